@@ -1,0 +1,1 @@
+"""The agent library: typed methods become verbs; registration, heartbeats and health come with it."""

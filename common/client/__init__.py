@@ -1,0 +1,1 @@
+"""The client: calls by name through breakers, within one budget, and events without gaps."""

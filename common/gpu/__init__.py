@@ -1,0 +1,1 @@
+"""Cards: NVML through its own binding, and folders that stand for cards where there are none."""

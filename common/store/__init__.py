@@ -1,0 +1,1 @@
+"""What a service remembers: the protocol, and the backends that keep it."""

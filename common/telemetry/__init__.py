@@ -1,0 +1,1 @@
+"""Metrics, latency quantiles, and logs as JSON lines."""

@@ -1,0 +1,1 @@
+"""CoreOrchestrator: who is where, requests in flight, and the twin."""

@@ -1,0 +1,1 @@
+"""ResourceManager: plans leases over all hosts' cards; the cards' supervisors admit them."""
