@@ -1,0 +1,1 @@
+"""What the Makefile runs to judge and prepare the repository; no part of the product."""

@@ -1,0 +1,73 @@
+"""The house rules of every run: nothing is skipped in silence, and nothing is expected to fail.
+
+A test that cannot run here says so with `pytest.skip(reason)`, or through the `needs` fixture, which names the Debian package. All of
+them are listed by name with their reason at the end of the run, and in build/could-not-run.txt for `make test` to repeat.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from scripts.system import PACKAGES, SBIN
+
+ROOT = Path(__file__).resolve().parent.parent
+LIST = ROOT / "build" / "could-not-run.txt"
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The repository's root folder."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def needs() -> Callable[[str], str]:
+    """Call with a command's name for its path; where it is missing the test is skipped, and the reason names the Debian package."""
+
+    def find(command: str) -> str:
+        found = shutil.which(command, path=os.environ.get("PATH", "") + SBIN)
+        if found is None:
+            package = next((package.name for package in PACKAGES if package.shown_by == command), command)
+            pytest.skip(f"needs {command} (Debian package {package}: make system)")
+        return found
+
+    return find
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    expected_to_fail = [item.nodeid for item in items if item.get_closest_marker("xfail")]
+    if expected_to_fail:
+        raise pytest.UsageError(
+            f"a test is right or it is mended, never expected to fail: {', '.join(expected_to_fail)}"
+        )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):  # type: ignore[no-untyped-def]
+    report = yield
+    if hasattr(report, "wasxfail"):
+        del report.wasxfail
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid} says that it is expected to fail; mend it or say why it cannot run"
+    return report
+
+
+def reason_of(report: pytest.TestReport | pytest.CollectReport) -> str:
+    """Why a test did not run, in its own words."""
+    told = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    return told.removeprefix("Skipped: ")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    lines = sorted(f"{report.nodeid}: {reason_of(report)}" for report in terminalreporter.stats.get("skipped", []))
+    LIST.parent.mkdir(exist_ok=True)
+    LIST.write_text("".join(f"{line}\n" for line in lines))
+    if lines:
+        terminalreporter.section(f"could not run here: {len(lines)}")
+        for line in lines:
+            terminalreporter.write_line(line)
