@@ -1,0 +1,1 @@
+"""The one dispatch rule: which waiting work is next, and which agent performs it."""
