@@ -1,8 +1,9 @@
 """Which floor a module stands on, and whether an import goes where it may.
 
-The table is the one contract of type `floors` in pyproject.toml: each floor lists module patterns, and the pattern that names a module
-most closely decides; what no pattern names is held to the strictest floor. The import linter runs `FloorsContract`; the coverage gate asks `floor_of` which modules need every branch. This
-file never looks at coverage and never reads a source file itself.
+The table is the one contract of type `floors` in pyproject.toml: each floor lists module patterns, and the pattern that
+names a module most closely decides; what no pattern names is held to the strictest floor. The import linter runs
+`FloorsContract`; the coverage gate asks `floor_of` which modules need every branch. This file never looks at coverage
+and never reads a source file itself.
 """
 
 from __future__ import annotations

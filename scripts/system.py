@@ -1,7 +1,7 @@
 """The Debian packages the tests use, each with its reason: says which are missing, and installs them for root.
 
-Plain Python without any package, since it runs before anything is installed. It starts no service and leaves none that would start
-by itself: the tests start their own servers on ports of their own.
+Plain Python without any package, since it runs before anything is installed. It starts no service and leaves none that
+would start by itself: the tests start their own servers on ports of their own.
 """
 
 from __future__ import annotations

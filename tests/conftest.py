@@ -1,19 +1,21 @@
 """The house rules of every run: nothing is skipped in silence, and nothing is expected to fail.
 
-A test that cannot run here says so with `pytest.skip(reason)`, or through the `needs` fixture, which names the Debian package. All of
-them are listed by name with their reason at the end of the run, and in build/could-not-run.txt for `make test` to repeat.
+A test that cannot run here says so with `pytest.skip(reason)`, or through the `needs` fixture, which names the Debian
+package. All of them are listed by name with their reason at the end of the run, and in build/could-not-run.txt for
+`make test` to repeat.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from scripts.system import PACKAGES, SBIN
+from tests.lab.netns import TwoHosts, why_not
 
 ROOT = Path(__file__).resolve().parent.parent
 LIST = ROOT / "build" / "could-not-run.txt"
@@ -27,7 +29,7 @@ def repository() -> Path:
 
 @pytest.fixture(scope="session")
 def needs() -> Callable[[str], str]:
-    """Call with a command's name for its path; where it is missing the test is skipped, and the reason names the Debian package."""
+    """Call with a command's name for its path; where it is missing the test is skipped, naming the Debian package."""
 
     def find(command: str) -> str:
         found = shutil.which(command, path=os.environ.get("PATH", "") + SBIN)
@@ -37,6 +39,15 @@ def needs() -> Callable[[str], str]:
         return found
 
     return find
+
+
+@pytest.fixture
+def two_hosts() -> Iterator[TwoHosts]:
+    """Two hosts on one switch, built for this test alone; skipped where the machine does not allow it."""
+    if reason := why_not():
+        pytest.skip(reason)
+    with TwoHosts() as hosts:
+        yield hosts
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
