@@ -1,0 +1,65 @@
+"""The last outcomes of calls to one endpoint: how many, how many failed, how many were slow.
+
+Bounded twice: by count, so that a busy endpoint is judged by its latest calls, and by time, so that a quiet one is not
+judged by last week's. It never reads a clock and never decides; the breaker does.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+FINE: Final = 0
+FAILED: Final = 1
+SLOW: Final = 2
+"""Bits of one outcome; a call may have failed slowly."""
+
+
+class Window:
+    """A ring of the last `size` outcomes, none older than `span_s` once `forget` has run."""
+
+    __slots__ = ("_at", "_bits", "_next", "_size", "_span_s", "calls", "failures", "slow")
+
+    def __init__(self, size: int, span_s: float) -> None:
+        self._size = size
+        self._span_s = span_s
+        self._at = [0.0] * size
+        self._bits = [FINE] * size
+        self._next = 0
+        self.calls = 0
+        self.failures = 0
+        self.slow = 0
+
+    def add(self, bits: int, now: float) -> None:
+        """Takes one outcome in; a full ring loses its oldest. Constant time."""
+        here = self._next
+        after = here + 1
+        self._next = after if after < self._size else 0
+        self._at[here] = now
+        if self.calls < self._size:
+            self.calls += 1
+        was = self._bits[here]
+        if bits != was:
+            self._bits[here] = bits
+            self.failures += (bits & FAILED) - (was & FAILED)
+            self.slow += ((bits & SLOW) - (was & SLOW)) >> 1
+
+    def forget(self, now: float) -> None:
+        """Drops what is older than the span; constant time per outcome ever added."""
+        horizon = now - self._span_s
+        while self.calls:
+            oldest = (self._next - self.calls) % self._size
+            if self._at[oldest] > horizon:
+                return
+            self._drop(oldest)
+
+    def clear(self) -> None:
+        """Drops everything."""
+        while self.calls:
+            self._drop((self._next - self.calls) % self._size)
+
+    def _drop(self, oldest: int) -> None:
+        was = self._bits[oldest]
+        self._bits[oldest] = FINE
+        self.calls -= 1
+        self.failures -= was & FAILED
+        self.slow -= (was & SLOW) >> 1
