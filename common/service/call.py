@@ -1,0 +1,38 @@
+"""One call as its handler sees it: who asks, until when, and a way to send parts before the answer."""
+
+from __future__ import annotations
+
+from common.errors import Cancelled
+from common.service.reply import Reply
+
+
+class Call:
+    """The circumstances of one request; `deadline` is on this process's monotonic clock, None for no deadline."""
+
+    __slots__ = ("_gone", "_reply", "arrived", "deadline", "identity", "trace", "verb")
+
+    def __init__(
+        self, reply: Reply, verb: str, identity: str, arrived: float, deadline: float | None, trace: str | None
+    ) -> None:
+        self._reply = reply
+        self._gone = False
+        self.verb = verb
+        self.identity = identity
+        self.arrived = arrived
+        self.deadline = deadline
+        self.trace = trace
+
+    @property
+    def streams(self) -> bool:
+        """Whether the caller gets parts; plain callers get the final answer alone."""
+        return self._reply.streams
+
+    def budget_s(self, now: float, at_most: float) -> float:
+        """The seconds this call may still wait: what the caller left, and never more than `at_most`."""
+        return at_most if self.deadline is None else max(0.0, min(at_most, self.deadline - now))
+
+    def part(self, value: object) -> None:
+        """Send a piece of the answer before it; Cancelled when the caller is gone, so that the work stops."""
+        if self._gone or not self._reply.part(value):
+            self._gone = True
+            raise Cancelled(f"the caller of {self.verb} is gone")

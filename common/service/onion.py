@@ -1,0 +1,235 @@
+"""The way of one request through a service, from frames to the answer; the layers and their order are fixed here.
+
+    dress -> header -> admit (in flight) -> decode -> deadline -> authorize -> handler -> journal -> answer
+
+Everything after the dress runs inside the verb's meter, so that refusals are counted. Exactly one answer leaves for every
+message, whatever its bytes. Nothing here knows what a verb means.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+from common.api.words import Access, AnyVerb
+from common.clock import Clock
+from common.errors import BadRequest, Cancelled, DeadlineExceeded, Internal, Overloaded, TandemError
+from common.resilience.bulkhead import Bulkhead
+from common.service.call import Call
+from common.service.journal import Journal
+from common.service.reply import NativeReply, PlainReply, Reply
+from common.service.routes import Route, Routes
+from common.telemetry.meters import VerbMeter
+from common.transport.router_port import RouterPort
+from common.wire import header, plain
+from common.wire.codec import BodyDecoder
+from common.wire.frames import Buffer, Malformed, Native, Plain, framed
+from common.wire.header import CallHeader, CallKind, Codec
+
+Authorize = Callable[[str, AnyVerb], None]
+"""Raises Unauthenticated or Forbidden when the identity may not use the verb."""
+
+_HEALTH: Final = "health_check"
+
+
+class Body(NamedTuple):
+    """What came behind the header, not decoded yet."""
+
+    codec: Codec
+    frame: Buffer
+    names: list[str]
+    attachments: tuple[Buffer, ...]
+
+    def decode(self, decoder: BodyDecoder[Any]) -> Any:
+        """The request; BadRequest says what is wrong and where."""
+        if self.names or self.attachments:
+            return decoder.decode_with(self.codec, self.frame, self.names, self.attachments)
+        return decoder.decode(self.codec, self.frame)
+
+
+class Onion:
+    """One process's layers; `identify` names the caller behind a route."""
+
+    def __init__(
+        self,
+        routes: Routes,
+        journal: Journal,
+        bulkhead: Bulkhead,
+        clock: Clock,
+        identify: Callable[[RouterPort, bytes], str],
+        authorize: Authorize,
+        refused: VerbMeter,
+    ) -> None:
+        self._routes = routes
+        self._journal = journal
+        self._bulkhead = bulkhead
+        self._now = clock.monotonic
+        self._identify = identify
+        self._authorize = authorize
+        self._refused = refused
+        self._tasks: dict[asyncio.Task[None], Call] = {}
+        self._by_id: dict[tuple[bytes, int], asyncio.Task[None]] = {}
+        self._log = logging.getLogger("tandem.service")
+        self.draining: TandemError | None = None
+
+    @property
+    def in_flight(self) -> int:
+        """Calls that are being waited for."""
+        return len(self._tasks)
+
+    def receive(self, port: RouterPort, route: bytes, frames: list[Buffer]) -> None:
+        """Take one message in; its one answer leaves now, after the commit, or when its task ends."""
+        message = framed(frames) if frames else Malformed((), BadRequest("a message without frames"))
+        if type(message) is Native:
+            self._native(port, route, message)
+        elif type(message) is Plain:
+            self._plain(port, route, message)
+        else:
+            self._refuse(PlainReply(port, route, message.envelope, b""), message.error)  # type: ignore[union-attr]
+
+    def _native(self, port: RouterPort, route: bytes, message: Native) -> None:
+        try:
+            head = header.decode_call(message.header)
+        except BadRequest as error:
+            self._refuse(PlainReply(port, route, message.envelope, b""), error)
+            return
+        if head.kind is CallKind.WITHDRAW:
+            self._withdraw(route, head.id)
+            return
+        reply = NativeReply(port, route, message.envelope, head.id, head.codec)
+        body = Body(head.codec, message.body, head.attachments or [], tuple(message.attachments))
+        self._serve(port, route, reply, head.verb, body, head)
+
+    def _plain(self, port: RouterPort, route: bytes, message: Plain) -> None:
+        if message.body in plain.RAW_HEALTH:
+            body = Body(Codec.JSON, b"{}", [], ())
+            self._serve(port, route, PlainReply(port, route, message.envelope, b""), _HEALTH, body, None)
+            return
+        try:
+            call = plain.decode_call(message.body)
+        except BadRequest as error:
+            self._refuse(PlainReply(port, route, message.envelope, plain.id_of(message.body)), error)
+            return
+        head = CallHeader(header.PROTOCOL, CallKind.CALL, 0, call.action, call.deadline_ms, Codec.JSON, call.token)
+        reply = PlainReply(port, route, message.envelope, call.id)
+        self._serve(port, route, reply, call.action, Body(Codec.JSON, message.body, [], ()), head)
+
+    def _refuse(self, reply: Reply, error: TandemError) -> None:
+        self._refused.begin()
+        self._refused.end(0.0, error.code, error.message)
+        reply.error(error)
+
+    def _serve(
+        self, port: RouterPort, peer: bytes, reply: Reply, verb: str, body: Body, head: CallHeader | None
+    ) -> None:
+        route = self._routes.get(verb)
+        if route is None:
+            self._refuse(reply, self._routes.unknown(verb))
+            return
+        now = self._now()
+        deadline = now + head.budget_ms / 1000 if head is not None and head.budget_ms else None
+        call = Call(reply, verb, self._identify(port, peer), now, deadline, head.trace if head is not None else None)
+        route.meter.begin()
+        try:
+            if self.draining is not None and route.verb.access is not Access.READ:
+                raise self.draining
+            request = body.decode(route.decoder)
+            self._authorize(call.identity, route.verb)
+            if route.waits:
+                self._start(route, request, call, reply, peer, head)
+                return
+            outcome = route.handler(request, call)
+        except TandemError as error:
+            self._settle(route, call, reply, error)
+        except Exception:
+            self._settle(route, call, reply, self._bug(route))
+        else:
+            self._settle(route, call, reply, outcome)
+
+    def _bug(self, route: Route) -> Internal:
+        self._log.exception("verb %s failed", route.verb.name)
+        return Internal(f"{route.verb.name} failed inside the service; its log has the story")
+
+    def _settle(self, route: Route, call: Call, reply: Reply, outcome: object) -> None:
+        if self._journal.dirty:
+            self._journal.hold(lambda failure: self._answer(route, call, reply, failure or outcome))
+        else:
+            self._answer(route, call, reply, outcome)
+
+    def _answer(self, route: Route, call: Call, reply: Reply, outcome: object) -> None:
+        if isinstance(outcome, TandemError):
+            route.meter.end(self._now() - call.arrived, outcome.code, outcome.message)
+            reply.error(outcome)
+            return
+        try:
+            reply.final(outcome)
+        except (TypeError, ValueError, OverflowError, RecursionError):
+            self._answer(route, call, reply, self._bug(route))
+            return
+        route.meter.end(self._now() - call.arrived, None)
+
+    def _start(
+        self, route: Route, request: object, call: Call, reply: Reply, peer: bytes, head: CallHeader | None
+    ) -> None:
+        holder = peer.hex() if peer else call.identity
+        if not self._bulkhead.enter(holder):
+            raise Overloaded("too many calls of this connection wait here", retry_after_ms=100)
+        task = asyncio.create_task(self._run(route, request, call, reply))
+        self._tasks[task] = call
+        key = (peer, head.id) if head is not None and reply.streams else None
+        if key is not None:
+            self._by_id[key] = task
+        task.add_done_callback(lambda ended: self._ended(ended, holder, key))
+
+    def _ended(self, task: asyncio.Task[None], holder: str, key: tuple[bytes, int] | None) -> None:
+        self._bulkhead.leave(holder)
+        self._tasks.pop(task, None)
+        if key is not None and self._by_id.get(key) is task:
+            del self._by_id[key]
+
+    async def _run(self, route: Route, request: object, call: Call, reply: Reply) -> None:
+        outcome: object
+        try:
+            outcome = await route.handler(request, call)
+        except TandemError as error:
+            outcome = error
+        except asyncio.CancelledError:
+            outcome = self._why_cancelled(call)
+        except Exception:
+            outcome = self._bug(route)
+        self._settle(route, call, reply, outcome)
+
+    def _why_cancelled(self, call: Call) -> TandemError:
+        if call.deadline is not None and call.deadline <= self._now():
+            return DeadlineExceeded(
+                f"{call.verb} was not done within the caller's {call.deadline - call.arrived:.3f} s"
+            )
+        return self.draining or Cancelled(f"{call.verb} was withdrawn")
+
+    def _withdraw(self, peer: bytes, call_id: int) -> None:
+        task = self._by_id.get((peer, call_id))
+        if task is not None:
+            task.cancel()
+
+    def sweep(self) -> None:
+        """Cancel the calls whose deadline has passed; called some ten times a second."""
+        now = self._now()
+        for task, call in self._tasks.items():
+            if call.deadline is not None and call.deadline <= now:
+                task.cancel()
+
+    def drained(self) -> bool:
+        """The turn's messages are all in: commit what they decided; whether anything was."""
+        return self._journal.commit()
+
+    async def finish(self, within_s: float) -> None:
+        """Let the calls under way end, and cancel those that have not after `within_s`."""
+        if self._tasks:
+            await asyncio.wait(list(self._tasks), timeout=within_s)
+        for task in list(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(list(self._tasks), timeout=1.0)
+        self._journal.commit()

@@ -1,0 +1,259 @@
+"""The shell every service and agent stands in: one loop, its ports, its routes, its journal, its health, its end.
+
+A room hands in its verbs and handlers; the shell opens the ports, answers the basic verbs, beats, sweeps deadlines, and drains
+when told to stop. It decides nothing about what a verb means.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from common.api import basic
+from common.api.basic import BreakerStats, Health, Phase, Status
+from common.api.words import AnyVerb, Topic, Verb
+from common.errors import Unavailable
+from common.ids import new_id
+from common.resilience.bulkhead import Bulkhead
+from common.service import basics
+from common.service.clock import SystemClock, system_rng
+from common.service.journal import Journal
+from common.service.onion import Onion
+from common.service.publisher import Publisher
+from common.service.routes import Rep, Req, Routes, TypedHandler
+from common.store.memory import MemoryStore
+from common.store.protocol import RecordStore
+from common.telemetry.meters import Meters
+from common.telemetry.metrics import Metrics
+from common.transport import sockets
+from common.transport.events import EventPort
+from common.transport.health_port import HealthPort
+from common.transport.router_port import RouterPort, open_ports
+
+VERSION: Final = "0.1.0"
+SWEEP_S: Final = 0.1
+BEAT_S: Final = 1.0
+DRAIN_S: Final = 5.0
+RETRY_ADDRESS_S: Final = 2.0
+UNROUTABLE: Final = "unroutable"
+"""The meter of messages that named no verb served here."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShellSettings:
+    """Where a process stands; port 0 is chosen by the system, events or health port None is not opened.
+
+    `addresses` are explicit; the first must be there at start, the others are retried until they are.
+    """
+
+    service: str
+    host: str
+    port: int
+    events_port: int | None = None
+    health_port: int | None = None
+    addresses: tuple[str, ...] = ("127.0.0.1",)
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+class Shell:
+    """One process's shell, made on its running loop."""
+
+    def __init__(self, settings: ShellSettings, topics: Sequence[Topic] = (), store: RecordStore | None = None) -> None:
+        self.settings = settings
+        self.loop = asyncio.get_running_loop()
+        self.clock = SystemClock()
+        self.rng = system_rng()
+        self.boot = new_id("boot", self.rng)
+        self.context = sockets.new_context()
+        self.log = logging.getLogger("tandem.service")
+        self.phase: Phase = "starting"
+        self.lacks: dict[str, str] = {}
+        self.problems: dict[str, str] = {}
+        self.store = store if store is not None else MemoryStore()
+        self.journal = Journal(self.store)
+        self.topics = tuple(topics)
+        self.publisher = Publisher(topics, int(self.clock.wall() * 1000), self.clock.timestamp, self.journal)
+        self.metrics = Metrics()
+        self.meters = Meters(self.clock.monotonic())
+        self.breakers: Callable[[], Iterable[BreakerStats]] = list
+        self.routes = Routes(self.meters.of)
+        refused = self.meters.of(UNROUTABLE)
+        self.onion = Onion(self.routes, self.journal, Bulkhead(), self.clock, self._identify, _allow, refused)
+        self.port = 0
+        self.events_port = 0
+        self.health_port = 0
+        self._started_at = self.clock.monotonic()
+        self._ports: list[RouterPort] = []
+        self._events: EventPort | None = None
+        self._health: HealthPort | None = None
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._local = f"local@{settings.host}"
+        self._stop = asyncio.Event()
+        self._show_metrics()
+        basics.add_routes(self)
+
+    def _show_metrics(self) -> None:
+        metrics = self.metrics
+        metrics.show_meters(self.meters, self.clock)
+        metrics.show_breakers(self._breaker_stats)
+        metrics.read_gauge("tandem_service_ready", "1 while work is taken.", lambda: float(self.phase == "ready"))
+        metrics.read_gauge("tandem_service_calls_waiting", "Calls being waited for.", lambda: self.onion.in_flight)
+        for name, (text, read) in self._counters().items():
+            metrics.read_counter(f"tandem_service_{name}_total", text, read)
+
+    def _counters(self) -> dict[str, tuple[str, Callable[[], float]]]:
+        return {
+            "replies_undelivered": (
+                "Replies whose caller was gone or did not read.",
+                lambda: sum(port.undelivered for port in self._ports),
+            ),
+            "commits": ("Groups made durable.", lambda: self.journal.commits),
+            "commits_failed": ("Groups that could not be made durable.", lambda: self.journal.failures),
+            "events": ("Events published.", lambda: self._events.sent if self._events is not None else 0),
+        }
+
+    def _breaker_stats(self) -> Iterable[BreakerStats]:
+        return self.breakers()
+
+    def counters(self) -> dict[str, float]:
+        """The process's counters, by name."""
+        return {name: read() for name, (_, read) in self._counters().items()}
+
+    def handle(self, verb: Verb[Req, Rep], handler: TypedHandler[Req, Rep]) -> None:
+        """Serve `verb` by `handler(request, call)`."""
+        self.routes.add(verb, handler)
+
+    def every(self, seconds: float, work: Callable[[], None]) -> None:
+        """Call `work` every so many seconds until the end; what it raises is logged and does not end it."""
+        self.spawn(self._repeat(seconds, work), f"every {seconds} s")
+
+    async def _repeat(self, seconds: float, work: Callable[[], None]) -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            try:
+                work()
+            except Exception:
+                self.log.exception("the work done every %s s failed", seconds)
+
+    def spawn(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+        """Run `work` beside the calls until it ends or the shell does; a failure is logged."""
+        task = self.loop.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._work_ended)
+        return task
+
+    def _work_ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self.log.error("%s ended with an error", task.get_name(), exc_info=task.exception())
+
+    async def open(self) -> None:
+        """Open the ports and begin to answer; Conflict when one is taken, Unavailable when the first address is absent."""
+        try:
+            self._open_ports()
+        except Exception:
+            await self.close(drain_s=0)
+            raise
+        self.phase = "ready"
+        self.every(SWEEP_S, self._tick)
+        self.every(BEAT_S, self.publisher.beat)
+
+    def _open_ports(self) -> None:
+        settings = self.settings
+        first = sockets.Address(settings.addresses[0], settings.port)
+        self._ports = open_ports(self.context, [first], self.onion.receive, self.onion.drained)
+        self.port = self._ports[0].number
+        for address in settings.addresses[1:]:
+            self.spawn(self._open_late(sockets.Address(address, self.port)), f"listening on {address}")
+        if settings.events_port is not None:
+            self._events = EventPort(self.context, [sockets.Address(settings.addresses[0], settings.events_port)])
+            self.events_port = self._events.number
+            self.publisher.open(self._events)
+        if settings.health_port is not None:
+            self._health = HealthPort("127.0.0.1", settings.health_port, self.report, self.metrics.exposition)
+            self._health.start()
+            self.health_port = self._health.port
+
+    async def _open_late(self, address: sockets.Address) -> None:
+        while True:
+            try:
+                self._ports += open_ports(self.context, [address], self.onion.receive, self.onion.drained)
+            except Unavailable as error:
+                self.lacks[address.host] = error.message
+                await asyncio.sleep(RETRY_ADDRESS_S)
+            else:
+                self.lacks.pop(address.host, None)
+                return
+
+    def _tick(self) -> None:
+        if self._health is not None:
+            self._health.heartbeat()
+        self.onion.sweep()
+        self.meters.tick(self.clock.monotonic())
+
+    def _identify(self, port: RouterPort, _route: bytes) -> str:
+        return "curve" if port.encrypted else self._local
+
+    def report(self) -> Health:
+        """This process's health; safe to call from any thread."""
+        problems = [*self.problems.values(), *([self.journal.problem] if self.journal.problem else [])]
+        status: Status = "degraded" if problems else "ok"
+        return Health(
+            status=status,
+            ready=self.phase == "ready",
+            service=self.settings.service,
+            version=VERSION,
+            uptime=max(0.0, self.clock.monotonic() - self._started_at),
+            boot=self.boot,
+            host=self.settings.host,
+            phase=self.phase,
+            reasons=problems,
+            lacks=list(self.lacks.values()),
+        )
+
+    def info(self) -> basic.Info:
+        """What this process is and offers."""
+        return basics.info(self, os.getpid())
+
+    def uptime_s(self) -> float:
+        """Seconds since the shell was made."""
+        return max(0.0, self.clock.monotonic() - self._started_at)
+
+    def stop(self) -> None:
+        """Begin to end; `serve` returns once it is over."""
+        self._stop.set()
+
+    async def serve(self) -> None:
+        """Answer until `stop`, then drain: new work is refused, work under way gets DRAIN_S to end."""
+        await self._stop.wait()
+        await self.close()
+
+    async def close(self, drain_s: float = DRAIN_S) -> None:
+        """Drain, close the ports, the health port last, and the store."""
+        if self.phase == "stopped":
+            return
+        self.phase = "draining"
+        self.onion.draining = Unavailable(f"{self.settings.service} is shutting down", retry_after_ms=500)
+        await self.onion.finish(drain_s)
+        for task in list(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(list(self._tasks), timeout=1.0)
+        self.journal.commit()
+        for port in self._ports:
+            port.close()
+        if self._events is not None:
+            self._events.close()
+        self.phase = "stopped"
+        if self._health is not None:
+            self._health.close()
+        await self.loop.run_in_executor(None, self.context.term)
+        self.store.close()
+
+
+def _allow(_identity: str, _verb: AnyVerb) -> None:
+    """Every caller reached a loopback port of this host, and may do what its people may."""

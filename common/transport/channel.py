@@ -1,0 +1,129 @@
+"""A client's channel to one endpoint on an asyncio loop: messages out, messages in, and news of the connection.
+
+What cannot leave at once waits in a bounded outbox; the connection's loss is told at once (a socket monitor sees it), after
+everything that had arrived before it was handed over.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Final, Protocol
+
+import zmq
+from zmq.utils.monitor import parse_monitor_message
+
+from common.errors import Overloaded
+from common.transport import sockets
+from common.transport.drain import Drain
+from common.wire.frames import Buffer
+
+OUTBOX: Final = 10_000
+"""Messages kept for a connection that is being made; beyond it the caller is told `overloaded`."""
+
+_MORE_NOW: Final = int(zmq.SNDMORE | zmq.DONTWAIT)
+_LAST_NOW: Final = int(zmq.DONTWAIT)
+WATCHED: Final = int(
+    zmq.EVENT_HANDSHAKE_SUCCEEDED
+    | zmq.EVENT_DISCONNECTED
+    | zmq.EVENT_CONNECT_RETRIED
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+)
+"""What a socket monitor is asked to tell."""
+
+
+class Listener(Protocol):
+    """Who a channel tells what happens on it."""
+
+    def message(self, frames: list[Buffer]) -> None:
+        """A message came."""
+
+    def connected(self) -> None:
+        """The connection stands."""
+
+    def lost(self, reason: str) -> None:
+        """The connection ended: what was sent and not answered will not be."""
+
+    def refused(self, reason: str, unsent: int) -> None:
+        """An attempt to connect failed; `unsent` messages that waited for it were dropped, undone."""
+
+
+def reason_for(event: int, address: str) -> str:
+    """A monitor's event as a sentence."""
+    if event == zmq.EVENT_DISCONNECTED:
+        return f"the connection to {address} was lost"
+    if event == zmq.EVENT_CONNECT_RETRIED:
+        return f"nobody listens at {address}"
+    return f"{address} refused the handshake; check that both sides use the same keys, or none"
+
+
+class Channel:
+    """One DEALER, connected to one endpoint and drained on the running loop."""
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], endpoint: sockets.Endpoint, listener: Listener) -> None:
+        self.endpoint = endpoint
+        self.is_connected = False
+        self._listener = listener
+        self._outbox: deque[Sequence[Buffer]] = deque()
+        self._socket = sockets.dealer(context, endpoint)
+        self._monitor: zmq.Socket[bytes] = self._socket.get_monitor_socket(WATCHED)
+        self._send = sockets.raw_send(self._socket)
+        self._drain = Drain(self._socket, listener.message, self._flush)
+        self._news = Drain(self._monitor, self._connection_news)
+        self._socket.connect(endpoint.address)
+
+    def send(self, frames: Sequence[Buffer]) -> None:
+        """Send a message, or keep it until the connection stands; Overloaded when too many are kept."""
+        if self._outbox or not self._try(frames):
+            if len(self._outbox) >= OUTBOX:
+                raise Overloaded(f"{OUTBOX} messages wait for {self.endpoint.address}", retry_after_ms=100)
+            self._outbox.append(frames)
+        self._drain.look()
+
+    def _try(self, frames: Sequence[Buffer]) -> bool:
+        send = self._send
+        last = len(frames) - 1
+        try:
+            send(frames[0], _MORE_NOW if last else _LAST_NOW)
+        except zmq.Again:
+            return False
+        for index in range(1, last):
+            send(frames[index], _MORE_NOW)
+        if last:
+            send(frames[last], _LAST_NOW)
+        return True
+
+    def _connection_news(self, frames: list[Buffer]) -> None:
+        event = int(parse_monitor_message([bytes(frame) for frame in frames])["event"])
+        if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+            self.is_connected = True
+            self._listener.connected()
+            self._drain.look()
+            return
+        reason = reason_for(event, self.endpoint.address)
+        if event == zmq.EVENT_DISCONNECTED:
+            was_connected, self.is_connected = self.is_connected, False
+            self._drain.read_all()
+            if was_connected:
+                self._listener.lost(reason)
+        else:
+            unsent = len(self._outbox)
+            self._outbox.clear()
+            self._listener.refused(reason, unsent)
+
+    def _flush(self) -> bool:
+        sent = False
+        while self._outbox and self._try(self._outbox[0]):
+            self._outbox.popleft()
+            sent = True
+        return sent
+
+    def close(self, linger_ms: int = 0) -> None:
+        """Disconnect; what was sent gets `linger_ms` to leave."""
+        self._drain.close()
+        self._news.close()
+        self._socket.disable_monitor()
+        self._monitor.close(0)
+        self._socket.close(linger_ms)

@@ -1,0 +1,89 @@
+"""A service's request port: one ROUTER per address on one loop, all of them feeding one receiver.
+
+Refuses nothing and understands nothing: it moves frames and counts what could not be delivered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import zmq
+
+from common.transport import sockets
+from common.transport.drain import Drain
+from common.wire.frames import Buffer
+
+_MORE_NOW: Final = int(zmq.SNDMORE | zmq.DONTWAIT)
+_LAST_NOW: Final = int(zmq.DONTWAIT)
+
+
+Receive = Callable[["RouterPort", bytes, list[Buffer]], None]
+
+
+class RouterPort:
+    """One bound ROUTER, drained on the running loop."""
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        address: sockets.Address,
+        receive: Receive,
+        drained: Callable[[], bool] | None = None,
+    ) -> None:
+        self._socket = sockets.router(context, address.keys)
+        try:
+            self.number = sockets.bind(self._socket, address)
+        except Exception:
+            self._socket.close(0)
+            raise
+        self.address = address
+        self.encrypted = address.keys is not None
+        self.undelivered = 0
+        self._send = sockets.raw_send(self._socket)
+        self._receive = receive
+        self._drain = Drain(self._socket, self._message, drained)
+
+    def _message(self, frames: list[Buffer]) -> None:
+        self._receive(self, bytes(frames[0]), frames[1:])
+
+    def send(self, route: bytes, frames: Sequence[Buffer]) -> bool:
+        """Send one message to a peer; False (and counted) when it is gone or does not read."""
+        send = self._send
+        try:
+            send(route, _MORE_NOW)
+        except zmq.ZMQError:
+            self.undelivered += 1
+            return False
+        last = len(frames) - 1
+        for index in range(last):
+            send(frames[index], _MORE_NOW)
+        send(frames[last], _LAST_NOW)
+        self._drain.look()
+        return True
+
+    def close(self, linger_ms: int = sockets.DRAIN_LINGER_MS) -> None:
+        """Stop reading and unbind; what was sent gets `linger_ms` to leave."""
+        self._drain.close()
+        self._socket.close(linger_ms)
+
+
+def open_ports(
+    context: zmq.Context[zmq.Socket[bytes]],
+    addresses: Sequence[sockets.Address],
+    receive: Receive,
+    drained: Callable[[], bool] | None = None,
+) -> list[RouterPort]:
+    """A port per address; all take the number that the system chose for the first when that was asked for (port 0)."""
+    ports: list[RouterPort] = []
+    number = addresses[0].port
+    try:
+        for address in addresses:
+            wanted = sockets.Address(address.host, address.port or number, address.keys)
+            ports.append(RouterPort(context, wanted, receive, drained))
+            number = number or ports[0].number
+    except Exception:
+        for port in ports:
+            port.close(0)
+        raise
+    return ports

@@ -1,0 +1,166 @@
+"""The one factory of sockets: every option of design's "Sockets" is set here and nowhere else.
+
+ROUTER and DEALER inside the fabric, PUB and SUB for events. No socket sets a routing id, ROUTER_HANDOVER stays off, MANDATORY
+is on, connecting has a time-out and a bounded back-off, and high-water marks are explicit. Heartbeats run on CURVE links only:
+plain peers in other languages may not answer ZMTP pings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, cast
+
+import zmq
+
+from common.errors import Conflict, Unavailable
+from common.wire.frames import Buffer
+
+MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
+"""A longer frame closes the connection it came on."""
+
+REQUEST_HWM: Final = 10_000
+EVENT_HWM: Final = 10_000
+DRAIN_LINGER_MS: Final = 2_000
+CONNECT_TIMEOUT_MS: Final = 1_000
+RECONNECT_MS: Final = 100
+RECONNECT_MAX_MS: Final = 1_000
+HEARTBEAT_MS: Final = 500
+HEARTBEAT_TIMEOUT_MS: Final = 1_500
+BACKLOG: Final = 1_024
+
+
+Send = Callable[[Buffer, int], object]
+Receive = Callable[[int, bool], zmq.Frame]
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """A CURVE key pair, Z85."""
+
+    public: bytes
+    secret: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to bind: explicit, never a wildcard. `keys` make it a CURVE port."""
+
+    host: str
+    port: int
+    keys: Keys | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where to connect; with `server_key` over CURVE, as `keys`."""
+
+    address: str
+    server_key: bytes = b""
+    keys: Keys | None = None
+
+    @classmethod
+    def tcp(cls, host: str, port: int) -> Endpoint:
+        """A plain TCP endpoint."""
+        return cls(f"tcp://{host}:{port}")
+
+
+def new_context() -> zmq.Context[zmq.Socket[bytes]]:
+    """A context with one I/O thread and room for many agents' sockets (libzmq's own default is 1,023)."""
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
+    context.set(zmq.MAX_SOCKETS, 8_192)
+    context.set(zmq.BLOCKY, 0)
+    return context
+
+
+def _common(socket: zmq.Socket[bytes], hwm: int) -> zmq.Socket[bytes]:
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.SNDHWM, hwm)
+    socket.setsockopt(zmq.RCVHWM, hwm)
+    socket.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE_BYTES)
+    return socket
+
+
+def _server(socket: zmq.Socket[bytes], keys: Keys | None) -> None:
+    socket.setsockopt(zmq.BACKLOG, BACKLOG)
+    if keys is not None:
+        socket.setsockopt(zmq.CURVE_SERVER, 1)
+        socket.setsockopt(zmq.CURVE_SECRETKEY, keys.secret)
+        socket.setsockopt_string(zmq.ZAP_DOMAIN, "tandem")
+        _heartbeats(socket)
+
+
+def _client(socket: zmq.Socket[bytes], endpoint: Endpoint) -> None:
+    socket.setsockopt(zmq.CONNECT_TIMEOUT, CONNECT_TIMEOUT_MS)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, CONNECT_TIMEOUT_MS)
+    socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
+    socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
+    if endpoint.server_key:
+        if endpoint.keys is None:
+            raise Conflict(f"{endpoint.address} speaks CURVE and this process has no key pair of its own")
+        socket.setsockopt(zmq.CURVE_SERVERKEY, endpoint.server_key)
+        socket.setsockopt(zmq.CURVE_PUBLICKEY, endpoint.keys.public)
+        socket.setsockopt(zmq.CURVE_SECRETKEY, endpoint.keys.secret)
+        _heartbeats(socket)
+
+
+def _heartbeats(socket: zmq.Socket[bytes]) -> None:
+    socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
+    socket.setsockopt(zmq.HEARTBEAT_TTL, HEARTBEAT_TIMEOUT_MS)
+
+
+def router(context: zmq.Context[zmq.Socket[bytes]], keys: Keys | None = None) -> zmq.Socket[bytes]:
+    """An unbound request port; sending to a peer that is gone or does not read raises instead of losing silently."""
+    socket = _common(context.socket(zmq.ROUTER), REQUEST_HWM)
+    socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+    _server(socket, keys)
+    return socket
+
+
+def dealer(context: zmq.Context[zmq.Socket[bytes]], endpoint: Endpoint) -> zmq.Socket[bytes]:
+    """A channel to one endpoint, not connected yet; it queues nothing for a peer that is not there (IMMEDIATE)."""
+    socket = _common(context.socket(zmq.DEALER), REQUEST_HWM)
+    socket.setsockopt(zmq.IMMEDIATE, 1)
+    _client(socket, endpoint)
+    return socket
+
+
+def publisher(context: zmq.Context[zmq.Socket[bytes]], keys: Keys | None = None) -> zmq.Socket[bytes]:
+    """An unbound event port (XPUB, so that subscriptions are seen); a stuck subscriber loses events, alone."""
+    socket = _common(context.socket(zmq.XPUB), EVENT_HWM)
+    _server(socket, keys)
+    return socket
+
+
+def subscriber(context: zmq.Context[zmq.Socket[bytes]], endpoint: Endpoint, topics: Sequence[str]) -> zmq.Socket[bytes]:
+    """A subscription to `topics`, not connected yet."""
+    socket = _common(context.socket(zmq.SUB), EVENT_HWM)
+    _client(socket, endpoint)
+    for topic in topics:
+        socket.setsockopt(zmq.SUBSCRIBE, topic.encode())
+    return socket
+
+
+def bind(socket: zmq.Socket[bytes], address: Address) -> int:
+    """Bind and return the port (chosen by the system for port 0); Conflict says that it is taken, Unavailable that the host
+    has no such address (yet).
+    """
+    try:
+        socket.bind(f"tcp://{address.host}:{address.port}")
+    except zmq.ZMQError as error:
+        where = f"{address.host}:{address.port}"
+        if error.errno == zmq.EADDRINUSE:
+            raise Conflict(f"{where} is taken by another process; stop it or choose another port") from error
+        raise Unavailable(f"cannot listen on {where}: {error.strerror}") from error
+    return int(socket.getsockopt(zmq.LAST_ENDPOINT).decode().rstrip("\0").rpartition(":")[2])  # type: ignore[union-attr]
+
+
+def raw_send(socket: zmq.Socket[bytes]) -> Send:
+    """The bound Cython `send(frame, flags)`, without pyzmq's Python layer over it (a third of its cost)."""
+    return cast("Send", super(zmq.Socket, socket).send)
+
+
+def raw_receive(socket: zmq.Socket[bytes]) -> Receive:
+    """The bound Cython `recv(flags, copy)`; called with copy False it gives a Frame, which knows whether more follow."""
+    return cast("Receive", super(zmq.Socket, socket).recv)
