@@ -18,7 +18,7 @@ from scripts.system import PACKAGES, SBIN
 from tests.lab.netns import TwoHosts, why_not
 
 ROOT = Path(__file__).resolve().parent.parent
-LIST = ROOT / "build" / "could-not-run.txt"
+LIST = "build/could-not-run.txt"
 
 
 @pytest.fixture(scope="session")
@@ -53,9 +53,7 @@ def two_hosts() -> Iterator[TwoHosts]:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     expected_to_fail = [item.nodeid for item in items if item.get_closest_marker("xfail")]
     if expected_to_fail:
-        raise pytest.UsageError(
-            f"a test is right or it is mended, never expected to fail: {', '.join(expected_to_fail)}"
-        )
+        raise pytest.UsageError(f"no test may be expected to fail: {', '.join(expected_to_fail)}")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -70,14 +68,15 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):  
 
 def reason_of(report: pytest.TestReport | pytest.CollectReport) -> str:
     """Why a test did not run, in its own words."""
-    told = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    told = report.longrepr[2] if isinstance(report.longrepr, (tuple, list)) else str(report.longrepr)
     return told.removeprefix("Skipped: ")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     lines = sorted(f"{report.nodeid}: {reason_of(report)}" for report in terminalreporter.stats.get("skipped", []))
-    LIST.parent.mkdir(exist_ok=True)
-    LIST.write_text("".join(f"{line}\n" for line in lines))
+    listed = terminalreporter.config.rootpath / LIST
+    listed.parent.mkdir(exist_ok=True)
+    listed.write_text("".join(f"{line}\n" for line in lines))
     if lines:
         terminalreporter.section(f"could not run here: {len(lines)}")
         for line in lines:
