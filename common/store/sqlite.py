@@ -190,23 +190,29 @@ class SqliteStore:
 
     def _set_up(self, connection: sqlite3.Connection, unclean: bool) -> None:
         connection.execute("PRAGMA locking_mode = EXCLUSIVE")  # before the first look at the WAL, or it is shared
-        self._refuse_newer(connection)
+        known = self._is_ours(connection)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
         connection.execute(f"PRAGMA journal_size_limit = {WAL_LIMIT_BYTES}")
         connection.execute(f"PRAGMA synchronous = {self._synchronous.name}")
         if unclean:
             self._refuse_damaged(connection)
+        if not known:
+            self._make_schema(connection)
+
+    def _make_schema(self, connection: sqlite3.Connection) -> None:
+        """Written only into a new file, so that a service can start and read on a full disk."""
         connection.execute("BEGIN IMMEDIATE")
         connection.execute(
-            "CREATE TABLE IF NOT EXISTS records "
+            "CREATE TABLE records "
             "(tbl TEXT NOT NULL, key TEXT NOT NULL, value BLOB NOT NULL, PRIMARY KEY (tbl, key)) WITHOUT ROWID"
         )
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {SCHEMA}")
         connection.execute("COMMIT")
 
-    def _refuse_newer(self, connection: sqlite3.Connection) -> None:
+    def _is_ours(self, connection: sqlite3.Connection) -> bool:
+        """True for a file of this schema, False for a new one; every other is refused, untouched."""
         (schema,) = connection.execute("PRAGMA user_version").fetchone()
         (application,) = connection.execute("PRAGMA application_id").fetchone()
         (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
@@ -217,6 +223,7 @@ class SqliteStore:
                 f"{self._path} has schema {schema} and this Tandem knows up to {SCHEMA}; run the newer Tandem, "
                 "or restore the backup made before it was installed"
             )
+        return bool(tables)
 
     def _refuse_damaged(self, connection: sqlite3.Connection) -> None:
         (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
