@@ -1,0 +1,88 @@
+"""The environment variables Tandem reads, all of them here: a door's own settings, and what a supervisor tells its children.
+
+| variable | meaning | default |
+| --- | --- | --- |
+| TANDEM_HOME | folder that holds one locked subfolder per host | ./var |
+| TANDEM_HOST | name of the host this process belongs to | empty: not told |
+| TANDEM_AGENT_NAME | the process's name in the startup file | empty: not supervised |
+| TANDEM_PORT, TANDEM_EVENTS_PORT, TANDEM_HEALTH_PORT | ports to bind on this host's loopback; 0: any | 0 |
+| TANDEM_REGISTRY | CoreOrchestrator as reached from this host | tcp://127.0.0.1:7000 |
+| TANDEM_SUPERVISOR | this host's supervisor | empty: none |
+| TANDEM_SUPERVISED | the supervisor's life and the process's name: the mark by which stray children are found | empty |
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from common.errors import BadRequest
+
+DEFAULT_HOME: Final = "var"
+DEFAULT_REGISTRY: Final = "tcp://127.0.0.1:7000"
+MARK: Final = "TANDEM_SUPERVISED"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a door reads before it has a startup file."""
+
+    home: Path
+
+    @classmethod
+    def read(cls, environ: Mapping[str, str] = os.environ) -> Settings:
+        """From the environment; the home becomes absolute, since children may run elsewhere."""
+        return cls(home=Path(environ.get("TANDEM_HOME") or DEFAULT_HOME).absolute())
+
+
+@dataclass(frozen=True, slots=True)
+class AgentEnvironment:
+    """What a supervisor tells a child; the defaults are those of a process started by hand."""
+
+    home: Path
+    host: str = ""
+    agent_name: str = ""
+    port: int = 0
+    events_port: int = 0
+    health_port: int = 0
+    registry: str = DEFAULT_REGISTRY
+    supervisor: str = ""
+
+    @classmethod
+    def read(cls, environ: Mapping[str, str] = os.environ) -> AgentEnvironment:
+        """From the environment; `BadRequest` names every variable that cannot be read."""
+        ports = {name: environ.get(name) or "0" for name in ("TANDEM_PORT", "TANDEM_EVENTS_PORT", "TANDEM_HEALTH_PORT")}
+        wrong = [f"{name}={text!r}" for name, text in ports.items() if not _is_port(text)]
+        if wrong:
+            raise BadRequest(f"not a port from 0 to 65535: {', '.join(wrong)}")
+        port, events_port, health_port = (int(text) for text in ports.values())
+        return cls(
+            home=Settings.read(environ).home,
+            host=environ.get("TANDEM_HOST", ""),
+            agent_name=environ.get("TANDEM_AGENT_NAME", ""),
+            port=port,
+            events_port=events_port,
+            health_port=health_port,
+            registry=environ.get("TANDEM_REGISTRY") or DEFAULT_REGISTRY,
+            supervisor=environ.get("TANDEM_SUPERVISOR", ""),
+        )
+
+    def variables(self) -> dict[str, str]:
+        """The same as environment variables, for a child."""
+        return {
+            "TANDEM_HOME": str(self.home),
+            "TANDEM_HOST": self.host,
+            "TANDEM_AGENT_NAME": self.agent_name,
+            "TANDEM_PORT": str(self.port),
+            "TANDEM_EVENTS_PORT": str(self.events_port),
+            "TANDEM_HEALTH_PORT": str(self.health_port),
+            "TANDEM_REGISTRY": self.registry,
+            "TANDEM_SUPERVISOR": self.supervisor,
+        }
+
+
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdigit() and int(text[:6]) <= 65_535

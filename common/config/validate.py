@@ -1,0 +1,227 @@
+"""What the parts of startup files say about each other: names, ports, addresses, dependencies, commands; never reads anything.
+
+Several hosts' files may be judged together, as when all of them run on one machine: then a dependency across hosts must
+exist, a circle through two files shows, and hosts that share an address share its ports.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from common.config.document import Document, Place, Problem
+from common.config.schema import Entry, Startup, qualified
+
+Exists = Callable[[Startup, Entry], bool]
+"""Whether an entry's command can be run, asked of whoever may look."""
+
+RESERVED: Final = {
+    port + offset: owner
+    for port, owner in (
+        (7000, "core_orchestrator"),
+        (7001, "resource_manager"),
+        (7002, "observability_hub"),
+        (7003, "error_bus"),
+        (7005, "security_gateway"),
+        (7090, "supervisor"),
+        (7091, "supervisor"),
+    )
+    for offset in (0, 500, 1000)
+} | {7080: "console", 7081: "console"}
+"""Well-known ports and who may have them, on every host: relays offer one host's services on the others' loopback."""
+
+PORT_FIELDS: Final = ("port", "events_port", "health_check_port")
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A file under judgement: where its values stand, and what was read from it."""
+
+    document: Document
+    startup: Startup
+
+
+def judge(candidates: Sequence[Candidate], exists: Exists) -> list[Problem]:
+    """Every problem of meaning in these files, in the order of files and lines."""
+    found: list[Problem] = []
+    for candidate in candidates:
+        found += _names(candidate)
+        found += _addresses(candidate)
+        found += _commands(candidate, exists)
+        found += _dependencies(candidate, candidates)
+    found += _hosts(candidates)
+    found += _ports(candidates)
+    found += _circles(candidates)
+    order = {candidate.document.file: index for index, candidate in enumerate(candidates)}
+    return sorted(found, key=lambda problem: (order[problem.file], problem.line))
+
+
+def _placed(startup: Startup) -> Iterator[tuple[Place, Entry]]:
+    for index, service in enumerate(startup.services):
+        yield ("services", index), service
+    for index, agent in enumerate(startup.agents):
+        yield ("agents", index), agent
+
+
+def _hosts(candidates: Sequence[Candidate]) -> Iterator[Problem]:
+    seen: dict[str, Candidate] = {}
+    for candidate in candidates:
+        first = seen.setdefault(candidate.startup.host, candidate)
+        if first is not candidate:
+            message = f"{candidate.startup.host} is already the host of {first.document.file}"
+            yield candidate.document.problem(("host",), message, "give each host a name of its own")
+
+
+def _names(candidate: Candidate) -> Iterator[Problem]:
+    first: dict[str, Place] = {}
+    for place, entry in _placed(candidate.startup):
+        if entry.name and first.setdefault(entry.name, place) != place:
+            line = candidate.document.line((*first[entry.name], "name"))
+            message = f"{entry.name} is already the name of line {line}'s process"
+            yield candidate.document.problem((*place, "name"), message, "names are unique on a host")
+
+
+def _addresses(candidate: Candidate) -> Iterator[Problem]:
+    document, startup = candidate.document, candidate.startup
+    if document.at(("listen",)) == []:
+        yield document.problem(("listen",), "no address to listen on", "write [127.0.0.1], or leave it out")
+    for index, address in enumerate(startup.listen):
+        yield from _address(document, ("listen", index), address)
+    for name in startup.peers:
+        if name == startup.host:
+            yield document.problem(("peers", name), f"{name} is this host itself", "list only the others")
+        if document.at(("peers", name, "address")) == "":
+            yield document.problem(("peers", name, "address"), "the address is empty", "write the peer's address")
+
+
+def _address(document: Document, place: Place, address: str) -> Iterator[Problem]:
+    try:
+        wildcard = address == "*" or ipaddress.ip_address(address).is_unspecified
+    except ValueError:
+        yield document.problem(place, f"{address!r} is not an IP address", "write one of this host's own addresses")
+        return
+    if wildcard:
+        yield document.problem(place, f"{address} would listen everywhere", "list each address explicitly")
+
+
+def _commands(candidate: Candidate, exists: Exists) -> Iterator[Problem]:
+    for place, entry in _placed(candidate.startup):
+        where = (*place, "command")
+        if candidate.document.at(where) == []:
+            yield candidate.document.problem(where, "the command is empty", "write [program, argument, ...]")
+        elif entry.command and not exists(candidate.startup, entry):
+            message = f"there is no program {entry.command[0]!r} to run"
+            yield candidate.document.problem(where, message, "install it, or give its full path")
+
+
+def _dependencies(candidate: Candidate, candidates: Sequence[Candidate]) -> Iterator[Problem]:
+    for place, entry in _placed(candidate.startup):
+        for key, names in (("depends_on", entry.depends_on), ("after", entry.after)):
+            for index, name in enumerate(names):
+                wrong = _dependency(candidate.startup, entry, name, candidates)
+                if wrong:
+                    yield candidate.document.problem((*place, key, index), *wrong)
+
+
+def _dependency(startup: Startup, entry: Entry, name: str, candidates: Sequence[Candidate]) -> tuple[str, str] | None:
+    """What is wrong with depending on `name`, and its mend."""
+    host, _, process = qualified(startup.host, name).partition("/")
+    if (host, process) == (startup.host, entry.name):
+        return f"{entry.name} depends on itself", "take it out"
+    there = startup if host == startup.host else next((c.startup for c in candidates if c.startup.host == host), None)
+    if there is None:
+        known = host in startup.peers
+        return None if known else (f"{name} is on {host}, which is not among the peers", f"add {host} to peers")
+    names = [other.name for other in there.entries]
+    if process in names:
+        return None
+    close = difflib.get_close_matches(process, names, n=1)
+    return f"{host} has no process {process!r}", f"did you mean {close[0]}?" if close else "add it, or take this out"
+
+
+def _ports(candidates: Sequence[Candidate]) -> Iterator[Problem]:
+    taken: dict[tuple[str, int], tuple[str, str]] = {}
+    for candidate in candidates:
+        for place, name, port in _claims(candidate.startup):
+            owner = RESERVED.get(port)
+            if owner not in (None, name):
+                yield candidate.document.problem(
+                    place, f"port {port} is {owner}'s well-known port", "choose another, or 0"
+                )
+            claim = f"{candidate.startup.host}/{name} ({place[-1]})"
+            holder = _take(taken, candidate, port, claim, place)
+            if holder:
+                yield candidate.document.problem(place, f"port {port} is already {holder}", "choose another, or 0")
+
+
+def _claims(startup: Startup) -> Iterator[tuple[Place, str, int]]:
+    for key in PORT_FIELDS:
+        if port := getattr(startup.supervisor, key):
+            yield ("supervisor", key), "supervisor", port
+    for place, entry in _placed(startup):
+        for key in PORT_FIELDS:
+            if port := getattr(entry, key):
+                yield (*place, key), entry.name, port
+
+
+def _take(
+    taken: dict[tuple[str, int], tuple[str, str]], candidate: Candidate, port: int, claim: str, place: Place
+) -> str:
+    """Claims `port` on each of the host's addresses; who holds it already, with file and line, or nothing."""
+    here = f"{candidate.document.file}:{candidate.document.line(place)}"
+    holder = ""
+    for address in {"127.0.0.1", *candidate.startup.listen}:
+        first = taken.setdefault((address, port), (claim, here))
+        if first != (claim, here):
+            holder = f"{first[0]}'s, {first[1]}"
+    return holder
+
+
+def _circles(candidates: Sequence[Candidate]) -> Iterator[Problem]:
+    """Each circle of depends_on and after once, named from its first process in the files' order."""
+    edges: dict[str, list[str]] = {}
+    places: dict[str, tuple[Document, Place]] = {}
+    for candidate in candidates:
+        host = candidate.startup.host
+        for place, entry in _placed(candidate.startup):
+            node = qualified(host, entry.name)
+            edges.setdefault(node, [qualified(host, name) for name in (*entry.depends_on, *entry.after)])
+            places.setdefault(node, (candidate.document, place))
+    for circle in _find_circles(edges):
+        document, place = places[circle[0]]
+        told = " -> ".join([*circle, circle[0]])
+        yield document.problem(place, f"a circle of dependencies: {_short(told, candidates)}", "cut it at one place")
+
+
+def _short(told: str, candidates: Sequence[Candidate]) -> str:
+    return told.replace(f"{candidates[0].startup.host}/", "") if len(candidates) == 1 else told
+
+
+def _find_circles(edges: Mapping[str, Sequence[str]]) -> list[list[str]]:
+    """One circle per back edge of a depth-first walk (Tarjan 1972), without recursion; self edges are told elsewhere."""
+    found: list[list[str]] = []
+    done: set[str] = set()
+    for start in edges:
+        path: list[str] = []
+        stack: list[tuple[str, int]] = [(start, 0)]
+        while stack:
+            node, step = stack.pop()
+            if step == 0:
+                if node in done or node not in edges:
+                    continue
+                path.append(node)
+            if step == len(edges[node]):
+                done.add(path.pop())
+                continue
+            stack.append((node, step + 1))
+            following = edges[node][step]
+            if following in path:
+                circle = path[path.index(following) :]
+                if len(circle) > 1:
+                    found.append(circle)
+            else:
+                stack.append((following, 0))
+    return found
