@@ -48,7 +48,7 @@ FAULTS: Final[Mapping[Fault, str]] = MappingProxyType(
 Amount = Annotated[int, Meta(ge=0, le=2**53 - 1)]
 
 
-class CardFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class CardFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The content of card.json; `hides` says what of its processes the card keeps to itself, as NVML in containers does."""
 
     uuid: str
@@ -149,11 +149,11 @@ class SimulatedCards:
 
     def _uses(self, processes: Path) -> list[ProcessUse]:
         try:
-            entries = sorted(os.listdir(processes))
+            entries = os.listdir(processes)
         except OSError:
             return []
         uses = (self._use(processes / entry) for entry in entries if not entry.startswith("."))
-        return [use for use in uses if use is not None]
+        return sorted((use for use in uses if use is not None), key=lambda use: use.pid)
 
     def _use(self, path: Path) -> ProcessUse | None:
         named = _USE_FILE.fullmatch(path.name)
