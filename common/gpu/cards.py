@@ -6,6 +6,7 @@ measurement and grants nothing.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Protocol
 
@@ -16,6 +17,9 @@ from common.gpu.claims import Claim, claim, machine_wide_folder
 from common.gpu.nvml import NvmlCards
 from common.gpu.simulated import SimulatedCards
 from common.vram.cards import CardSample
+
+
+log = logging.getLogger(__name__)
 
 
 class CardSource(Protocol):
@@ -73,7 +77,8 @@ def open_cards(host: str, simulated: Path | None = None, claims_dir: Path | None
     """
     try:
         return ClaimedCards(NvmlCards(host), host, claims_dir or machine_wide_folder())
-    except Unavailable:
+    except Unavailable as error:
         if simulated is None:
             raise
+        log.warning("%s; the cards in %s are simulated", error.message, simulated)
     return ClaimedCards(SimulatedCards(host, simulated), host, claims_dir or simulated / "claims")

@@ -176,9 +176,12 @@ def test_the_drivers_cards_come_before_simulated_ones(cards: Path, tmp_path: Pat
 
 
 @pytest.mark.usefixtures("nvml")
-def test_simulated_cards_serve_where_the_driver_finds_none(cards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_simulated_cards_serve_where_the_driver_finds_none_and_the_log_says_why(
+    cards: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setenv("TANDEM_SIMULATED_CARDS", "")
     opened = open_cards("mainpc", cards)
+    assert "finds no card on mainpc" in caplog.text
     assert [(sample.simulated, sample.problem) for sample in opened.sample(0.0)] == [(True, ""), (True, "")]
     opened.close()
 
