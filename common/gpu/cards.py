@@ -18,7 +18,6 @@ from common.gpu.nvml import NvmlCards
 from common.gpu.simulated import SimulatedCards
 from common.vram.cards import CardSample
 
-
 log = logging.getLogger(__name__)
 
 
