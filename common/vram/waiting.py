@@ -1,0 +1,162 @@
+"""The queue for VRAM: in which order requests wait, which may start now, and which bytes are kept for whom.
+
+Order. A request's rank is its priority plus `points_per_s` for each second waited. All ranks rise alike, so two requests
+never change places: the order is that of asked_at - priority / points_per_s, ties by ticket. After 100 / points_per_s seconds
+no newcomer, whatever its priority, comes in ahead.
+
+No head-of-line blocking. `startable` walks the whole queue and starts whatever fits.
+
+No starvation. A request is the head of a card when it is the first in the queue that the card could ever hold. A head
+that has waited `reserve_after_s` seconds keeps one card to itself: the one of its cards with the most grantable bytes,
+and that one for as long as it is its head. Nothing behind it starts there, so each byte that comes free there is its own; the
+other cards go on serving everyone.
+
+Every request has a deadline; `overdue` names those past theirs. The queue grants nothing and tells nobody.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import msgspec
+
+from common.api.leases import LeaseProgress
+from common.vram.placement import Candidate, Wish, choose, pick
+
+
+class QueuePolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """The knobs: priority points gained per second of waiting, and the seconds after which a head keeps a card."""
+
+    points_per_s: float = 0.5
+    reserve_after_s: float = 60.0
+
+
+DEFAULT: Final = QueuePolicy()
+
+
+class Waiter(msgspec.Struct, frozen=True):
+    """One request in the queue; times in seconds of the caller's monotonic clock."""
+
+    ticket: str
+    wish: Wish
+    priority: int
+    asked_at: float
+    deadline: float
+
+
+class LeaseQueue:
+    """The requests that wait for VRAM, first in line first."""
+
+    def __init__(self, policy: QueuePolicy = DEFAULT) -> None:
+        self._policy = policy
+        self._order: list[tuple[float, str]] = []
+        self._waiters: dict[str, Waiter] = {}
+        self._kept: dict[str, str] = {}
+        self._told: dict[str, tuple[int, str]] = {}
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __contains__(self, ticket: str) -> bool:
+        return ticket in self._waiters
+
+    def add(self, waiter: Waiter) -> None:
+        """Puts a request in its place; a ticket that waits already is replaced."""
+        self.remove(waiter.ticket)
+        self._waiters[waiter.ticket] = waiter
+        insort(self._order, self._rank(waiter))
+
+    def remove(self, ticket: str) -> None:
+        """Takes a request out, because it starts or was withdrawn; one that does not wait is no matter."""
+        waiter = self._waiters.pop(ticket, None)
+        if waiter is not None:
+            self._order.remove(self._rank(waiter))
+            self._told.pop(ticket, None)
+            self._kept = {uuid: holder for uuid, holder in self._kept.items() if holder != ticket}
+
+    def overdue(self, now: float) -> list[Waiter]:
+        """The requests past their deadline, first in line first."""
+        return [waiter for waiter in self._line() if waiter.deadline <= now]
+
+    def position(self, ticket: str) -> int:
+        """The place in the line; 1 is next. Raises KeyError for a ticket that does not wait."""
+        return self._order.index(self._rank(self._waiters[ticket])) + 1
+
+    def startable(self, cards: Sequence[Candidate], now: float) -> list[tuple[Waiter, Candidate]]:
+        """What may start now, on which card, in the order of the line; each start lowers what those behind it find."""
+        self._keep(cards, now)
+        open_cards = {(card.host, card.index): card for card in cards}
+        kept_ahead: set[str] = set()
+        starts = []
+        for waiter in self._line():
+            card = pick(waiter.wish, open_cards.values(), kept_ahead)
+            if card is not None:
+                starts.append((waiter, card))
+                left = card.grantable_bytes - waiter.wish.need_bytes
+                open_cards[card.host, card.index] = msgspec.structs.replace(card, grantable_bytes=left)
+            kept_ahead.update(uuid for uuid, ticket in self._kept.items() if ticket == waiter.ticket)
+        return starts
+
+    def kept_from(self, ticket: str) -> frozenset[str]:
+        """The cards that requests ahead of this one keep to themselves."""
+        ahead = self.position(ticket)
+        return frozenset(uuid for uuid, holder in self._kept.items() if self.position(holder) < ahead)
+
+    def kept_from_new(self, priority: int, now: float) -> frozenset[str]:
+        """The cards that would be kept from a request that came now with this priority."""
+        rank = now - priority / self._policy.points_per_s
+        return frozenset(uuid for uuid, holder in self._kept.items() if self._rank(self._waiters[holder])[0] <= rank)
+
+    def news(
+        self, cards: Sequence[Candidate], missing: Sequence[str], now: float
+    ) -> list[tuple[Waiter, LeaseProgress]]:
+        """The requests whose place or reason changed since they were last told, with what to tell them."""
+        told = []
+        kept_ahead: set[str] = set()
+        for place, waiter in enumerate(self._line(), start=1):
+            choice = choose(waiter.wish, cards, kept_ahead, missing=missing)
+            if self._told.get(waiter.ticket) != (place, choice.reason):
+                self._told[waiter.ticket] = place, choice.reason
+                told.append((waiter, _progress(waiter, place, choice.free_bytes, choice.reason, now)))
+            kept_ahead.update(uuid for uuid, ticket in self._kept.items() if ticket == waiter.ticket)
+        return told
+
+    def _keep(self, cards: Sequence[Candidate], now: float) -> None:
+        kept: dict[str, str] = {}
+        headless = {card.uuid: card for card in cards if not card.problem}
+        for waiter in self._line():
+            heads = [card for card in headless.values() if _could_hold(card, waiter.wish)]
+            if heads and now - waiter.asked_at >= self._policy.reserve_after_s:
+                kept[self._nearest(waiter, heads)] = waiter.ticket
+            for card in heads:
+                del headless[card.uuid]
+            if not headless:
+                break
+        self._kept = kept
+
+    def _nearest(self, waiter: Waiter, heads: Iterable[Candidate]) -> str:
+        ticket = waiter.ticket
+        best = min(heads, key=lambda card: (self._kept.get(card.uuid) != ticket, -card.grantable_bytes, card.label))
+        return best.uuid
+
+    def _line(self) -> list[Waiter]:
+        return [self._waiters[ticket] for _, ticket in self._order]
+
+    def _rank(self, waiter: Waiter) -> tuple[float, str]:
+        return waiter.asked_at - waiter.priority / self._policy.points_per_s, waiter.ticket
+
+
+def _could_hold(card: Candidate, wish: Wish) -> bool:
+    return wish.names(card) and card.capacity_bytes >= wish.need_bytes
+
+
+def _progress(waiter: Waiter, place: int, free_bytes: int, reason: str, now: float) -> LeaseProgress:
+    return LeaseProgress(
+        position=place,
+        need_bytes=waiter.wish.need_bytes,
+        free_bytes=free_bytes,
+        waited_s=max(0.0, now - waiter.asked_at),
+        reason=reason,
+    )
