@@ -15,11 +15,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, Literal
+from typing import Final
 
 from common.api.core_orchestrator import Liveness
-
-Breaker = Literal["closed", "open", "half_open"]
+from common.resilience.breaker import State as Breaker
 
 LIVENESS_ORDER: Final[tuple[Liveness, ...]] = ("alive", "unpromised", "suspect", "expired")
 TIERS: Final[tuple[frozenset[Liveness], ...]] = (frozenset({"alive", "unpromised"}), frozenset({"suspect"}))
@@ -39,14 +38,14 @@ class Candidate:
     in_flight: int
     concurrency: int
     last_used: int = 0
-    breaker: Breaker = "closed"
+    breaker: Breaker = Breaker.CLOSED
     retry_at: float = 0.0
 
     def limit(self, now: float) -> int:
         """How many it may have in flight: its concurrency, one probe while its breaker is half open, none while open."""
-        if self.breaker == "closed":
+        if self.breaker is Breaker.CLOSED:
             return self.concurrency
-        return 0 if self.breaker == "open" and now < self.retry_at else 1
+        return 0 if self.breaker is Breaker.OPEN and now < self.retry_at else 1
 
 
 @dataclass(frozen=True, slots=True)

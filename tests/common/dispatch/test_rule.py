@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.dispatch.rule import Candidate, Chosen, Nobody, Reason, Wait, Wish, choose
+from common.resilience.breaker import State as Breaker
 
 
 def agent(name: str = "a", **changes: object) -> Candidate:
@@ -48,7 +49,7 @@ def test_a_busy_healthy_agent_is_waited_for_rather_than_a_suspect_asked() -> Non
 
 
 def test_a_suspect_is_asked_when_the_healthy_ones_are_barred_or_absent() -> None:
-    barred = agent("a", breaker="open", retry_at=5.0)
+    barred = agent("a", breaker=Breaker.OPEN, retry_at=5.0)
     assert choose(HERE, [barred, agent("b", liveness="suspect")], 0.0) == Chosen("b")
     assert choose(HERE, [agent("b", liveness="suspect")], 0.0) == Chosen("b")
 
@@ -59,12 +60,12 @@ def test_an_expired_agent_is_never_asked() -> None:
 
 
 def test_an_open_breaker_bars_until_its_probe_is_due_and_then_takes_one() -> None:
-    barred = agent("a", breaker="open", retry_at=5.0)
+    barred = agent("a", breaker=Breaker.OPEN, retry_at=5.0)
     assert choose(HERE, [barred, agent("b", liveness="expired")], 4.9) == Wait(
         Reason.BARRED, "the breaker is open for a, b"
     )
     assert choose(HERE, [barred], 5.0) == Chosen("a")
-    probing = agent("a", breaker="half_open", in_flight=1)
+    probing = agent("a", breaker=Breaker.HALF_OPEN, in_flight=1)
     assert isinstance(choose(HERE, [probing], 9.0), Wait)
 
 
@@ -77,7 +78,7 @@ CANDIDATES = st.lists(
         in_flight=st.integers(0, 4),
         concurrency=st.integers(1, 4),
         last_used=st.integers(0, 9),
-        breaker=st.sampled_from(["closed", "open", "half_open"]),
+        breaker=st.sampled_from(Breaker),
         retry_at=st.sampled_from([0.0, 10.0]),
     ),
     unique_by=lambda candidate: candidate.name,

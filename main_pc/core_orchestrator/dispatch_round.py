@@ -1,0 +1,116 @@
+"""One round of dispatch: gives waiting requests to agents by the one dispatch rule, as far as agents are free.
+
+The queues of all capabilities are merged by rank, so the most urgent request goes first whatever it asks for. The head of a queue
+that has to wait holds up its own capability and no other, for all behind it want the same agents; a request that waits out a
+back-off is passed over. What the round has given away counts, though nothing is applied before it ends.
+
+A queue for which nobody is left or expected waits `nobody_s` more, so that agents may come back after a restart of theirs or
+of this service, and then ends as `failed: no_provider`.
+
+It changes nothing and sends nothing.
+"""
+
+from __future__ import annotations
+
+from heapq import heapify, heappop, heappush
+
+from common.dispatch.rule import Candidate, Chosen, Nobody, Wait, Wish, choose
+from common.errors import Code
+from main_pc.core_orchestrator.capabilities import Offer, Offers, Provider, payload_of
+from main_pc.core_orchestrator.instructions import Decision, Send
+from main_pc.core_orchestrator.request_book import Place, Request, RequestBook, end_of
+from main_pc.core_orchestrator.request_facts import Fact, QueueStalled, RequestStarted
+
+EXPECTED = "its agent is starting"
+NOBODY = "no agent offers it any more"
+
+Cursor = tuple[Place, str, int]
+"""A request's place, its capability, and its index in that capability's queue."""
+
+
+class Round:
+    """One round at `now` (monotonic seconds; `at` in RFC 3339)."""
+
+    def __init__(self, book: RequestBook, now: float, at: str, offers: Offers) -> None:
+        self._book, self._now, self._at = book, now, at
+        self._offers: dict[str, Offer] = {capability: offers(capability) for capability in book.queues}
+        self._given: dict[str, int] = {}
+        self._turns: dict[str, int] = {}
+        self._facts: list[Fact] = []
+        self._sends: list[Send] = []
+
+    def play(self) -> Decision:
+        """The facts and sends of this round; played once."""
+        heads: list[Cursor] = [(queue[0], capability, 0) for capability, queue in self._book.queues.items()]
+        heapify(heads)
+        while heads:
+            place, capability, index = heappop(heads)
+            if not self._passes(self._book.active[place[2]]):
+                continue
+            queue = self._book.queues[capability]
+            if index + 1 < len(queue):
+                heappush(heads, (queue[index + 1], capability, index + 1))
+        return Decision(tuple(self._facts), tuple(self._sends))
+
+    def _passes(self, request: Request) -> bool:
+        """Deals with one request; False holds up the rest of its queue."""
+        if request.not_before > self._now or request.deadline <= self._now:
+            return True
+        offer = self._offers[request.asked.capability]
+        candidates = [self._candidate(provider) for provider in offer.providers]
+        match choose(Wish(request.asked.host, request.tried), candidates, self._now):
+            case Chosen(name):
+                self._give(request, next(provider for provider in offer.providers if provider.name == name))
+                return True
+            case Wait(_, detail):
+                self._stall(request, detail, nobody=False)
+            case Nobody():
+                self._unoffered(request, expected=offer.expected)
+        return False
+
+    def _candidate(self, provider: Provider) -> Candidate:
+        name = provider.name
+        return Candidate(
+            name=name,
+            host=provider.host,
+            liveness=provider.liveness,
+            in_flight=self._book.in_flight(name) + self._given.get(name, 0),
+            concurrency=provider.concurrency,
+            last_used=self._turns.get(name) or self._book.last_used(name),
+            breaker=provider.breaker,
+            retry_at=provider.retry_at,
+        )
+
+    def _give(self, request: Request, provider: Provider) -> None:
+        request_id, attempt = request.asked.request_id, request.attempts + 1
+        self._given[provider.name] = self._given.get(provider.name, 0) + 1
+        self._turns[provider.name] = self._book.turn + len(self._sends) + 1
+        self._facts.append(
+            RequestStarted(
+                request_id=request_id, agent_name=provider.name, attempt=attempt, idempotent=provider.idempotent
+            )
+        )
+        self._sends.append(
+            Send(request_id, attempt, provider.name, provider.verb, payload_of(request.asked), request.deadline)
+        )
+
+    def _stall(self, request: Request, reason: str, *, nobody: bool) -> None:
+        capability = request.asked.capability
+        known = self._book.stalls.get(capability)
+        if known is None or (known.reason, known.nobody) != (reason, nobody):
+            self._facts.append(QueueStalled(capability=capability, reason=reason, nobody=nobody))
+
+    def _unoffered(self, request: Request, *, expected: bool) -> None:
+        stall = self._book.stalls.get(request.asked.capability)
+        if expected:
+            self._stall(request, EXPECTED, nobody=False)
+        elif stall is None or not stall.nobody or self._now - stall.since < self._book.limits.nobody_s:
+            self._stall(request, NOBODY, nobody=True)
+        else:
+            self._abandon(request.asked.capability)
+
+    def _abandon(self, capability: str) -> None:
+        error = f"{NOBODY}, and nobody came within {self._book.limits.nobody_s:g} s"
+        for _, _, request_id in self._book.queues[capability]:
+            request = self._book.active[request_id]
+            self._facts.append(end_of(request, "failed", self._at, code=Code.NO_PROVIDER, error=error))
