@@ -152,7 +152,7 @@ class SubmitRequest(Message, frozen=True):
 
 
 class RequestStatus(Message, frozen=True):
-    """A request's state; `result` when done, `error` and `code` when not to be done."""
+    """A request's state; `result` when done, `error` and `code` when not to be done, `reason` while it waits."""
 
     request_id: Id
     state: State
@@ -163,6 +163,7 @@ class RequestStatus(Message, frozen=True):
     result: Any = None
     code: str = ""
     error: str = ""
+    reason: str = ""
 
 
 class RequestProgress(Message, frozen=True):
@@ -172,6 +173,7 @@ class RequestProgress(Message, frozen=True):
     state: State
     agent_name: str = ""
     position: Count = 0
+    reason: str = ""
     part: Any = None
 
 
