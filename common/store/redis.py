@@ -13,10 +13,11 @@ the writer thread.
 
 from __future__ import annotations
 
+import re
 import secrets
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, cast
 from urllib.parse import urlsplit
 
 import msgspec
@@ -43,6 +44,7 @@ RENEW_S: Final = 3.0
 SCAN_ROWS: Final = 1000
 """Rows asked of the server at a time while loading."""
 _WAITAOF_SINCE: Final = (7, 2)
+_VERSION: Final = re.compile(rb"redis_version:(\S+)")
 
 _TAKE: Final = """
 local schema = tonumber(redis.call('HGET', KEYS[1], 'schema') or '0')
@@ -93,6 +95,15 @@ _MEND: Final[tuple[tuple[str, type[StorageUnavailable], str], ...]] = (
 )
 
 
+class _Connection(Protocol):
+    """What redis-py leaves untyped of its connection."""
+
+    def on_connect(self) -> None: ...
+    def send_command(self, *words: str) -> None: ...
+    def read_response(self) -> Any: ...
+    def disconnect(self) -> None: ...
+
+
 class RedisStore:
     """A RecordStore on the server at `url` (redis://, rediss:// or unix://), held for the service `name` until `close`.
 
@@ -124,6 +135,7 @@ class RedisStore:
                 socket_connect_timeout=CONNECT_S,
                 retry=Retry(NoBackoff(), 0),
                 retry_on_error=[],
+                redis_connect_func=self._greet,
             )
         except ValueError as error:
             raise StoreRefused(f"{self._where} is no address of a Redis server: {error}") from error
@@ -173,7 +185,6 @@ class RedisStore:
 
     def _open(self, me: Holder) -> None:
         try:
-            self._verify_server()
             answer = self._taken(me, replacing="")
             if answer[0] == b"held" and is_gone(_holder(answer[2]), me):
                 answer = self._taken(me, replacing=answer[1].decode())
@@ -216,8 +227,7 @@ class RedisStore:
         return outcome
 
     def _refence(self) -> None:
-        """Shuts out every commit sent so far; the server may also have come back with other settings."""
-        self._verify_server()
+        """Shuts out every commit sent so far."""
         if self._next_token == self._token:
             self._next_token = secrets.token_hex(8)
         self._refuse_replaced(self._script(_REFENCE, self._guards, self._token, self._next_token, ALIVE_MS))
@@ -249,13 +259,24 @@ class RedisStore:
         while not self._stopped.wait(RENEW_S):
             try:
                 self._script(_RENEW, self._guards, self._token, ALIVE_MS)
-            except self._errors:
+            except (self._errors, StoreRefused):
                 pass  # the next commit meets the same server and says so
 
-    def _verify_server(self) -> None:
-        server = self._client.info("server")
-        settings = cast("dict[str, str]", self._client.config_get("append*"))
-        self._waits_for_flush = waits_for_flush(str(server["redis_version"]), settings, self._needs, self._where)
+    def _greet(self, connection: _Connection) -> None:
+        """First words of every connection: the server may have come back with settings that keep less."""
+        connection.on_connect()
+        connection.send_command("INFO", "server")
+        version = _VERSION.search(connection.read_response())
+        connection.send_command("CONFIG", "GET", "append*")
+        names = iter(part.decode() for part in connection.read_response())
+        settings = dict(zip(names, names, strict=True))
+        try:
+            self._waits_for_flush = waits_for_flush(
+                version[1].decode() if version else "0", settings, self._needs, self._where
+            )
+        except StoreRefused:
+            connection.disconnect()
+            raise
 
     def _script(self, script: str, keys: Sequence[str], *arguments: str | bytes | int) -> Any:
         return self._client.eval(script, len(keys), *keys, *arguments)

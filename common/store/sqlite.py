@@ -13,7 +13,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -121,25 +121,16 @@ class SqliteStore:
             if connection is None:
                 raise StorageUnavailable(f"{self._path} is closed: its service is stopping")
             try:
+                _roll_back(connection)
                 yield connection
-            except sqlite3.Error as error:
-                self._roll_back(connection)
-                raise self._explained(error) from error
-            except BaseException:
-                self._roll_back(connection)
+            except BaseException as error:
+                with suppress(sqlite3.Error):  # the next use rolls back again before it reads or writes
+                    _roll_back(connection)
+                if isinstance(error, sqlite3.Error):
+                    raise self._explained(error) from error
                 raise
 
-    def _roll_back(self, connection: sqlite3.Connection) -> None:
-        """Some errors, such as a full disk, have rolled back already; a rollback that fails is repeated by `_begin`."""
-        if connection.in_transaction:
-            try:
-                connection.execute("ROLLBACK")
-            except sqlite3.Error:
-                pass
-
     def _begin(self, connection: sqlite3.Connection, durability: Durability) -> None:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
         if durability is not self._synchronous:  # can only be changed between transactions
             connection.execute(f"PRAGMA synchronous = {durability.name}")
             self._synchronous = durability
@@ -239,3 +230,9 @@ class SqliteStore:
             if name.startswith(prefix):
                 return kind(f"{self._path}: {mend} ({name})")
         return StorageUnavailable(f"{self._path}: {error} ({name})")
+
+
+def _roll_back(connection: sqlite3.Connection) -> None:
+    """Drops what a failed commit left; some errors, such as a full disk, have done so already."""
+    if connection.in_transaction:
+        connection.execute("ROLLBACK")

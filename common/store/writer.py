@@ -70,19 +70,11 @@ class FullWriter:
         It gets None once the changes survive power loss, otherwise the error: then the service rebuilds from the store
         and calls `resume`.
         """
-        with self._wake:
-            refusal = self._halted or (self._closed() if self._closing else None)
-            if refusal is None:
-                self._waiting.append(_Submission(changes, done))
-                self._wake.notify()
-        if refusal is not None:
-            self._loop.call_soon(self._tell, [_Submission(changes, done)], refusal)
+        self._queue(_Submission(changes, done), self._halted)
 
     def probe(self, done: Done) -> None:
         """Checks the store on the thread, also while halted; `done` gets None when a commit is likely to succeed again."""
-        with self._wake:
-            self._waiting.append(_Submission(None, done))
-            self._wake.notify()
+        self._queue(_Submission(None, done), None)
 
     def resume(self) -> None:
         """Takes submissions again: the service has rebuilt from the store since the failure."""
@@ -104,6 +96,16 @@ class FullWriter:
                 left = [*self._under_way, *self._waiting]
                 self._waiting.clear()
             self._tell(left, StorageUnavailable(f"{self._store.where} did not take it within {drain_s:g} s of closing"))
+
+    def _queue(self, submission: _Submission, refusal: StorageUnavailable | None) -> None:
+        with self._wake:
+            if self._closing:
+                refusal = StorageUnavailable(f"{self._store.where} takes no more changes: its service is stopping")
+            if refusal is None:
+                self._waiting.append(submission)
+                self._wake.notify()
+        if refusal is not None:
+            self._loop.call_soon(self._tell, [submission], refusal)
 
     def _run(self) -> None:
         """The thread: take a group, commit it, send its outcome to the loop, until closed and empty."""
@@ -155,9 +157,6 @@ class FullWriter:
                 done(error)
             except Exception as bug:
                 self._loop.call_exception_handler({"message": "a commit's callback raised", "exception": bug})
-
-    def _closed(self) -> StorageUnavailable:
-        return StorageUnavailable(f"{self._store.where} takes no more changes: its service is stopping")
 
 
 def _group(waiting: deque[_Submission], limit: int) -> list[_Submission]:

@@ -13,12 +13,12 @@ START_S = 20.0
 
 
 class RedisServer:
-    """Runs `binary` in `folder`; `start` after `kill` brings the same records back from its append-only file."""
+    """Runs `binary` in `folder`; `start` after `kill` brings the same records back, under `settings` as they are then."""
 
     def __init__(self, binary: str, folder: Path, *, appendfsync: str = "always", appendonly: str = "yes") -> None:
         self._binary = binary
         self._folder = folder
-        self._settings = {"appendonly": appendonly, "appendfsync": appendfsync}
+        self.settings = {"appendonly": appendonly, "appendfsync": appendfsync}
         self._process: subprocess.Popen[str] | None = None
         self._drain: threading.Thread | None = None
         self.port = _free_port()
@@ -32,7 +32,7 @@ class RedisServer:
         setpriv = shutil.which("setpriv")
         dies_with_us = [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
         options = {"bind": "127.0.0.1", "port": self.port, "unixsocket": self.socket, "dir": self._folder, "save": ""}
-        arguments = [str(part) for key, value in (options | self._settings).items() for part in (f"--{key}", value)]
+        arguments = [str(part) for key, value in (options | self.settings).items() for part in (f"--{key}", value)]
         process = subprocess.Popen(
             [*dies_with_us, self._binary, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
@@ -87,7 +87,10 @@ class RedisServer:
         with process.stdout as lines:
             for line in lines:
                 said.append(line)
-                if "The server is now ready to accept connections at" in line or "Ready to accept connections unix" in line:
+                if (
+                    "The server is now ready to accept connections at" in line
+                    or "Ready to accept connections unix" in line
+                ):
                     ready.set()
         ready.set()
 

@@ -245,6 +245,38 @@ def test_an_error_without_a_known_mend_still_says_where(tmp_path: Path) -> None:
     store.close()
 
 
+def test_half_a_group_is_never_seen_even_if_its_rollback_fails_too(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    connection = store._connection
+    assert connection is not None
+
+    def deny(action: int, what: str | None, *_: object) -> int:
+        ends = action == sqlite3.SQLITE_TRANSACTION and what in ("COMMIT", "ROLLBACK")
+        return sqlite3.SQLITE_DENY if ends else sqlite3.SQLITE_OK
+
+    connection.set_authorizer(deny)
+    with pytest.raises(StorageUnavailable, match="not authorized"):
+        store.commit([put("a")], Durability.NORMAL)
+    with pytest.raises(StorageUnavailable, match="not authorized"):
+        keys(store)
+    connection.set_authorizer(None)
+    assert keys(store) == []
+    store.commit([put("b")], Durability.NORMAL)
+    assert keys(store) == ["b"]
+    store.close()
+
+
+def test_a_new_file_whose_name_cannot_be_made_safe_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("common.store.sqlite.os.fsync", broken)
+        with pytest.raises(StorageUnavailable, match=r"x\.db: Input/output error; make it writable"):
+            opened(tmp_path)
+    opened(tmp_path).close()
+
+
 def test_it_needs_no_more_than_the_standard_library() -> None:
     script = "import sys, common.store.open, common.store.sqlite; sys.exit('redis' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
