@@ -20,7 +20,6 @@ from common.errors import Unavailable
 from common.ids import new_id
 from common.resilience.bulkhead import Bulkhead
 from common.service import basics
-from common.service.clock import SystemClock, system_rng
 from common.service.journal import Journal
 from common.service.onion import Onion
 from common.service.publisher import Publisher
@@ -29,6 +28,7 @@ from common.store.memory import MemoryStore
 from common.store.protocol import RecordStore
 from common.telemetry.meters import Meters
 from common.telemetry.metrics import Metrics
+from common.telemetry.system_clock import SystemClock, system_rng
 from common.transport import sockets
 from common.transport.events import EventPort
 from common.transport.health_port import HealthPort

@@ -92,12 +92,15 @@ class BodyDecoder(Generic[T]):
         return value
 
 
+def is_struct(type_: object) -> bool:
+    """Whether this is a struct type, and not, say, `dict[str, Any]`."""
+    return isinstance(type_, type) and issubclass(type_, msgspec.Struct)
+
+
 def _free_form_fields(type_: type[Any]) -> tuple[str, ...]:
-    return (
-        tuple(field.name for field in msgspec.structs.fields(type_) if _mentions_any(field.type))
-        if issubclass(type_, msgspec.Struct)
-        else ()
-    )
+    if not is_struct(type_):
+        return ()
+    return tuple(field.name for field in msgspec.structs.fields(type_) if _mentions_any(field.type))
 
 
 def _mentions_any(hint: Any) -> bool:

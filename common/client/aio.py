@@ -1,0 +1,270 @@
+"""The client's asynchronous face: calls by name, streams, and events without gaps, on the running loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, Final, TypeVar, overload
+
+import zmq
+
+from common.api import basic, core_orchestrator
+from common.api.basic import BreakerStats
+from common.api.words import AnyVerb, Cursor, Message, Verb
+from common.client.directory import Directory, Place
+from common.client.following import Event, Fill, Following, Lost, Notice, taken
+from common.client.guard import Guard
+from common.client.link import Link
+from common.client.names import NameCache
+from common.client.plain_link import PlainLink
+from common.client.pursuit import Find, Forget, Found, Pause, Pursuit, Rules, Send, pursue
+from common.client.settings import ClientSettings
+from common.client.verbs import repeatable, request_for, verb_named
+from common.clock import Clock, Rng
+from common.errors import BadRequest, SnapshotRequired, TandemError
+from common.transport import sockets
+from common.transport.events import Subscription
+from common.transport.sockets import Endpoint
+
+Req = TypeVar("Req", bound=Message)
+Rep = TypeVar("Rep", bound=Message)
+
+SWEEP_S: Final = 0.1
+IDLE_SWEEPS: Final = 600
+"""A link without a call for this many sweeps is closed."""
+
+
+class AsyncClient:
+    """Calls services by their names and agents by theirs; made and used on one running loop.
+
+    `asker_host` is the fabric's host this process runs on, to which the registry's answers are relative.
+    """
+
+    def __init__(
+        self,
+        directory: Directory,
+        clock: Clock,
+        rng: Rng,
+        settings: ClientSettings | None = None,
+        context: zmq.Context[zmq.Socket[bytes]] | None = None,
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._directory = directory
+        self._settings = settings or ClientSettings()
+        self._clock = clock
+        self._own_context = context is None
+        self._context = context or sockets.new_context()
+        self._guard = Guard(rng, self._settings.breaker, self._settings.retry)
+        self._rules = Rules(clock, rng, self._guard, self._settings.retry)
+        self._links: dict[Endpoint, Link | PlainLink] = {}
+        self._unused: dict[Endpoint, int] = {}
+        self._names = NameCache()
+        self._watching: asyncio.Task[None] | None = None
+        self._sweeping = self._loop.create_task(self._sweep())
+        self._log = logging.getLogger("tandem.client")
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    @overload
+    async def call(
+        self,
+        target: str,
+        verb: Verb[Req, Rep],
+        request: Req,
+        *,
+        timeout_s: float | None = None,
+        idempotent: bool | None = None,
+    ) -> Rep: ...
+
+    @overload
+    async def call(
+        self,
+        target: str,
+        verb: str,
+        request: dict[str, Any] | None = None,
+        *,
+        timeout_s: float | None = None,
+        idempotent: bool | None = None,
+    ) -> dict[str, Any]: ...
+
+    async def call(
+        self,
+        target: str,
+        verb: AnyVerb | str,
+        request: Any = None,
+        *,
+        timeout_s: float | None = None,
+        idempotent: bool | None = None,
+    ) -> Any:
+        """Call `verb` of a service or agent; all attempts together take at most `timeout_s`.
+
+        A verb by its name takes and returns a dict. Raises the TandemError that ended it; tries again by itself only where
+        that can help and the verb is idempotent (by the catalog, by its key, or because the caller says so).
+        """
+        known = verb_named(verb, target) if isinstance(verb, str) else verb
+        request = request_for(known, request)
+        deadline = self._clock.monotonic() + (self._settings.timeout_s if timeout_s is None else timeout_s)
+        again = repeatable(known, request) if idempotent is None else idempotent
+        return await self._perform(pursue(self._rules, target, known, request, deadline, again))
+
+    async def _perform(self, pursuit: Pursuit) -> Any:
+        outcome: Any = None
+        error: BaseException | None = None
+        while True:
+            try:
+                step = pursuit.send(outcome) if error is None else pursuit.throw(error)
+            except StopIteration as end:
+                return end.value
+            outcome = error = None
+            try:
+                if type(step) is Send:
+                    outcome = await self._send(step)
+                elif type(step) is Find:
+                    outcome = self._at_hand(step.target) or await self._ask_registry(step.target)
+                elif type(step) is Pause:
+                    await asyncio.sleep(step.seconds)
+                elif type(step) is Forget:
+                    self._names.forget(step.target)
+            except BaseException as raised:
+                error = raised
+
+    def _at_hand(self, target: str) -> Found | None:
+        place = self._directory.place(target)
+        if place is not None:
+            return Found(place.requests)
+        known = self._names.lookup(target, self._clock.monotonic())
+        return None if known is None else Found(known.endpoint, known.dress, remembered=True)
+
+    async def _ask_registry(self, target: str) -> Found:
+        if self._watching is None:
+            self._watching = self._loop.create_task(self._watch_names())
+        asked = core_orchestrator.AgentName(agent_name=target)
+        timeout_s = min(5.0, self._settings.timeout_s)
+        answer = await self.call(
+            core_orchestrator.SERVICE, core_orchestrator.GET_AGENT_ENDPOINT, asked, timeout_s=timeout_s
+        )
+        known = self._names.learn(target, Endpoint.tcp(answer.host, answer.port), answer.dress, self._clock.monotonic())
+        return Found(known.endpoint, known.dress)
+
+    async def _watch_names(self) -> None:
+        names, now = self._names, self._clock.monotonic
+        place = self._directory.place(core_orchestrator.SERVICE)
+        if place is None or place.events is None:
+            return
+        topic = core_orchestrator.AGENTS_CHANGED.name
+        stream = self.events(
+            core_orchestrator.SERVICE, [topic], live=lambda: names.live(now()), heard=lambda: names.heard(now())
+        )
+        async for notice in stream:
+            if isinstance(notice, Event):
+                names.forget(notice.entity)
+            else:
+                names.forget_all()
+
+    async def _send(self, step: Send) -> Any:
+        return await self._link(step.found).call(step.verb, step.request, step.deadline)
+
+    def _link(self, found: Found) -> Link | PlainLink:
+        link = self._links.get(found.endpoint)
+        if link is None:
+            make = Link if found.dress == "native" else PlainLink
+            link = self._links[found.endpoint] = make(self._context, found.endpoint, self._clock)
+        return link
+
+    async def stream(
+        self, target: str, verb: AnyVerb | str, request: Any = None, *, timeout_s: float | None = None
+    ) -> AsyncIterator[Any]:
+        """The parts of a streamed reply, then the final reply as the last item. Never sent twice."""
+        known = verb_named(verb, target) if isinstance(verb, str) else verb
+        deadline = self._clock.monotonic() + (self._settings.timeout_s if timeout_s is None else timeout_s)
+        found = self._at_hand(target) or await self._ask_registry(target)
+        link = self._link(found)
+        if isinstance(link, PlainLink):
+            yield await link.call(known, request_for(known, request), deadline)
+            return
+        async for item in link.stream(known, request_for(known, request), deadline):
+            yield item
+
+    async def events(
+        self,
+        target: str,
+        topics: Sequence[str],
+        since: dict[str, Cursor] | None = None,
+        *,
+        live: Callable[[], None] = lambda: None,
+        heard: Callable[[], None] = lambda: None,
+    ) -> AsyncIterator[Event | Lost]:
+        """The events of a service's topics, in order and without gaps, from `since` (a list verb's `as_of`) or from now on.
+
+        A Lost says that some could not be had again: list anew. `live` is called when the subscription stands, `heard` at
+        every sign of the publisher.
+        """
+        place = await self._place(target)
+        if place.events is None:
+            raise BadRequest(f"{target} publishes no events")
+        following = Following(topics, since)
+        inbox: asyncio.Queue[tuple[bytes, bytes, bytes]] = asyncio.Queue()
+        subscription = Subscription(
+            self._context, place.events, topics, lambda topic, head, body: inbox.put_nowait((topic, head, body)), live
+        )
+        try:
+            while True:
+                notices = taken(following, *await inbox.get())
+                heard()
+                while notices:
+                    notice = notices.pop(0)
+                    if isinstance(notice, Fill):
+                        notices += await self._fill(target, following, notice)
+                    else:
+                        yield notice
+        finally:
+            subscription.close()
+
+    async def _place(self, target: str) -> Place:
+        place = self._directory.place(target)
+        if place is not None:
+            return place
+        asked = core_orchestrator.AgentName(agent_name=target)
+        at = await self.call(core_orchestrator.SERVICE, core_orchestrator.GET_AGENT_ENDPOINT, asked)
+        events = Endpoint.tcp(at.host, at.events_port) if at.events_port else None
+        return Place(Endpoint.tcp(at.host, at.port), events)
+
+    async def _fill(self, target: str, following: Following, gap: Fill) -> list[Notice]:
+        asked = basic.EventsSince(topic=gap.topic, epoch=gap.since.epoch, seq=gap.since.seq)
+        try:
+            return following.filled(gap.topic, await self.call(target, basic.EVENTS_SINCE, asked, timeout_s=5.0))
+        except SnapshotRequired:
+            return following.not_filled(gap.topic, for_good=True)
+        except TandemError:
+            return following.not_filled(gap.topic, for_good=False)
+
+    def breakers(self) -> list[BreakerStats]:
+        """Every endpoint's breaker as it stands."""
+        return self._guard.stats(self._clock.monotonic())
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_S)
+            for endpoint, link in list(self._links.items()):
+                link.sweep()
+                self._unused[endpoint] = self._unused.get(endpoint, 0) + 1 if link.idle else 0
+                if self._unused[endpoint] > IDLE_SWEEPS:
+                    del self._links[endpoint], self._unused[endpoint]
+                    link.close()
+
+    async def close(self) -> None:
+        """Disconnect everything; calls under way end as interrupted."""
+        tasks = [task for task in (self._sweeping, self._watching) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for link in self._links.values():
+            link.close()
+        self._links.clear()
+        if self._own_context:
+            await self._loop.run_in_executor(None, self._context.term)

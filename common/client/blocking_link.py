@@ -1,0 +1,182 @@
+"""A client's connection to one endpoint for programs without a loop: one call at a time, polled to its end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import zmq
+from zmq.utils.monitor import parse_monitor_message
+
+from common.api.words import AnyVerb
+from common.client.conversation import Answer, Conversation, Part
+from common.client.plain_link import plain_call, plain_reply
+from common.clock import Clock
+from common.errors import BadRequest, DeadlineExceeded, Interrupted, TandemError, Unavailable
+from common.resilience.budget import remaining_ms
+from common.transport import sockets
+from common.transport.channel import WATCHED, reason_for
+from common.transport.drain import read_message
+from common.transport.sockets import Endpoint
+from common.wire.frames import Buffer
+
+_POLLIN: Final = int(zmq.POLLIN)
+
+
+class Wire:
+    """One DEALER and its monitor, waited for together."""
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], endpoint: Endpoint, clock: Clock) -> None:
+        self._address = endpoint.address
+        self._clock = clock
+        self._socket = sockets.dealer(context, endpoint)
+        self._monitor: zmq.Socket[bytes] = self._socket.get_monitor_socket(WATCHED)
+        self._receive = sockets.raw_receive(self._socket)
+        self._news = sockets.raw_receive(self._monitor)
+        self._poller = zmq.Poller()
+        self._poller.register(self._socket, zmq.POLLIN)
+        self._poller.register(self._monitor, zmq.POLLIN)
+        self._connected = False
+        self._socket.connect(endpoint.address)
+
+    def send(self, frames: tuple[Buffer, ...] | list[Buffer], deadline: float) -> None:
+        """Send once the connection stands; Unavailable when nobody is there, DeadlineExceeded when it took too long."""
+        while True:
+            try:
+                self._socket.send_multipart(frames, zmq.DONTWAIT, copy=False)
+            except zmq.Again:
+                if not self._connected:
+                    self._wait(deadline)
+                else:
+                    self._socket.poll(100, zmq.POLLOUT)
+            else:
+                return
+
+    def receive(self, deadline: float) -> list[Buffer]:
+        """The next message; Interrupted when the connection is lost first, DeadlineExceeded when none came in time."""
+        while True:
+            frames = read_message(self._receive)
+            if frames is not None:
+                return frames
+            self._wait(deadline)
+
+    def _wait(self, deadline: float) -> None:
+        left_ms = remaining_ms(deadline, self._clock.monotonic())
+        if not left_ms:
+            raise DeadlineExceeded(f"no answer from {self._address} in time")
+        ready = dict(self._poller.poll(left_ms))
+        if self._monitor in ready and self._socket not in ready:
+            self._tell(read_message(self._news))
+
+    def _tell(self, frames: list[Buffer] | None) -> None:
+        if frames is None:
+            return
+        event = int(parse_monitor_message([bytes(frame) for frame in frames])["event"])
+        reason = reason_for(event, self._address)
+        if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+            self._connected = True
+        elif event == zmq.EVENT_DISCONNECTED and self._connected:
+            self._connected = False
+            raise Interrupted(f"{reason} before the call was answered")
+        elif event != zmq.EVENT_DISCONNECTED:
+            raise Unavailable(reason)
+
+    def settle(self) -> None:
+        """Take in what happened to the connection since the last call, so that no old news ends the next one."""
+        while (frames := read_message(self._news)) is not None:
+            try:
+                self._tell(frames)
+            except TandemError:
+                continue
+
+    def close(self, linger_ms: int = 0) -> None:
+        """Disconnect."""
+        self._socket.disable_monitor()
+        self._monitor.close(0)
+        self._socket.close(linger_ms)
+
+
+class BlockingLink:
+    """Native calls to one endpoint."""
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], endpoint: Endpoint, clock: Clock) -> None:
+        self._clock = clock
+        self._wire = Wire(context, endpoint, clock)
+        self._talk: Conversation[None] = Conversation()
+
+    def call(self, verb: AnyVerb, request: Any, deadline: float) -> Any:
+        """The reply; raises the error that ended the call."""
+        *_, final = self.stream(verb, request, deadline)
+        return final
+
+    def stream(self, verb: AnyVerb, request: Any, deadline: float) -> Iterator[Any]:
+        """The parts, then the reply as the last item."""
+        self._wire.settle()
+        budget_ms = max(1, remaining_ms(deadline, self._clock.monotonic()))
+        call_id, frames = self._talk.call(verb, request, None, budget_ms, deadline)
+        try:
+            self._wire.send(tuple(frames), deadline)
+            while True:
+                heard = self._next(deadline)
+                if isinstance(heard, Answer) and heard.error is not None:
+                    raise heard.error
+                yield heard.value
+                if isinstance(heard, Answer):
+                    return
+        finally:
+            withdrawal = self._talk.withdraw(call_id)
+            if withdrawal is not None:
+                self._give_up(tuple(withdrawal))
+
+    def _next(self, deadline: float) -> Answer[None] | Part[None]:
+        while True:
+            try:
+                heard = self._talk.accept(self._wire.receive(deadline))
+            except BadRequest:
+                continue
+            if heard is not None:
+                return heard
+
+    def _give_up(self, withdrawal: tuple[Buffer, ...]) -> None:
+        try:
+            self._wire.send(withdrawal, self._clock.monotonic())
+        except TandemError:
+            return
+
+    def close(self) -> None:
+        """Disconnect; a withdrawal on its way may still leave."""
+        self._wire.close(100)
+
+
+class PlainBlockingLink:
+    """Calls to one agent that speaks the plain dress only; a connection that was not answered in time is thrown away."""
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], endpoint: Endpoint, clock: Clock) -> None:
+        self._context = context
+        self._endpoint = endpoint
+        self._clock = clock
+        self._wire: Wire | None = None
+
+    def call(self, verb: AnyVerb, request: Any, deadline: float) -> dict[str, Any]:
+        """The reply's fields; raises the error that ended the call."""
+        wire = self._wire or Wire(self._context, self._endpoint, self._clock)
+        self._wire = None
+        budget_ms = max(1, remaining_ms(deadline, self._clock.monotonic()))
+        try:
+            wire.settle()
+            wire.send((b"", plain_call(verb.name, request, budget_ms)), deadline)
+            body = wire.receive(deadline)[-1]
+        except BaseException:
+            wire.close()
+            raise
+        self._wire = wire
+        return plain_reply(body)
+
+    def stream(self, verb: AnyVerb, request: Any, deadline: float) -> Iterator[dict[str, Any]]:
+        """The one reply."""
+        yield self.call(verb, request, deadline)
+
+    def close(self) -> None:
+        """Disconnect."""
+        if self._wire is not None:
+            self._wire.close()

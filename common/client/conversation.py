@@ -1,0 +1,134 @@
+"""A client's side of the wire on one channel, sans IO: calls become frames, frames become somebody's reply.
+
+It keeps the table of calls under way and knows no socket and no clock; both faces of the client talk through it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Generic, TypeVar
+
+import msgspec
+
+from common.api.words import AnyVerb
+from common.errors import BadRequest, TandemError
+from common.wire import codec, header
+from common.wire.calls import CallTable
+from common.wire.codec import BodyDecoder, is_struct
+from common.wire.frames import Buffer, Native, framed
+from common.wire.header import PROTOCOL, CallHeader, CallKind, Codec, ReplyKind
+
+W = TypeVar("W")
+
+ATTACH_FROM: Final = 16_384
+"""A binary field of this many bytes or more travels as a frame of its own, uncopied."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer(Generic[W]):
+    """The end of a call: its waiter, and the reply or the error."""
+
+    waiter: W
+    value: Any
+    error: TandemError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Part(Generic[W]):
+    """A piece of a streamed reply."""
+
+    waiter: W
+    value: Any
+
+
+class _Shape:
+    """What a verb's replies decode to, and which fields of its request are binary."""
+
+    __slots__ = ("blobs", "final", "part")
+
+    def __init__(self, verb: AnyVerb) -> None:
+        self.final: BodyDecoder[Any] = BodyDecoder(verb.reply)
+        self.part: BodyDecoder[Any] = BodyDecoder(verb.part if verb.part is not None else verb.reply)
+        fields = msgspec.structs.fields(verb.request) if is_struct(verb.request) else ()
+        self.blobs = tuple(field.name for field in fields if field.type is memoryview)
+
+    def detach(self, request: Any) -> tuple[Any, list[str] | None, list[Buffer]]:
+        """The request without its large binary fields, their names, and their bytes."""
+        names = [name for name in self.blobs if len(getattr(request, name)) >= ATTACH_FROM]
+        if not names:
+            return request, None, []
+        frames: list[Buffer] = [getattr(request, name) for name in names]
+        return msgspec.structs.replace(request, **{name: memoryview(b"") for name in names}), names, frames
+
+
+_shapes: dict[AnyVerb, _Shape] = {}
+
+
+def _shape(verb: AnyVerb) -> _Shape:
+    shape = _shapes.get(verb)
+    if shape is None:
+        shape = _shapes[verb] = _Shape(verb)
+    return shape
+
+
+class Conversation(Generic[W]):
+    """The calls under way on one channel, each with its waiter."""
+
+    def __init__(self) -> None:
+        self._calls: CallTable[tuple[W, _Shape]] = CallTable()
+        self.strays = 0
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    def call(
+        self, verb: AnyVerb, request: Any, waiter: W, budget_ms: int, deadline: float | None, trace: str | None = None
+    ) -> tuple[int, Sequence[Buffer]]:
+        """Open a call: its id, and the frames to send."""
+        shape = _shape(verb)
+        request, names, attached = shape.detach(request) if shape.blobs else (request, None, [])
+        codec_ = Codec.JSON if isinstance(request, dict) else Codec.MSGPACK
+        body = codec.encode(codec_, request)
+        call_id = self._calls.open((waiter, shape), deadline)
+        head = CallHeader(PROTOCOL, CallKind.CALL, call_id, verb.name, budget_ms, codec_, None, trace, names)
+        return call_id, (header.encode(head), body, *attached)
+
+    def withdraw(self, call_id: int) -> Sequence[Buffer] | None:
+        """Close a call that is not wanted any more: the frames that say so, None when it had ended."""
+        if self._calls.close(call_id) is None:
+            return None
+        return (header.encode(CallHeader(PROTOCOL, CallKind.WITHDRAW, call_id)), b"")
+
+    def accept(self, frames: Sequence[Buffer]) -> Answer[W] | Part[W] | None:
+        """Take a message in: whose answer or part it is; None (and counted) when nobody waits for it (any more)."""
+        message = framed(frames)
+        if type(message) is not Native:
+            self.strays += 1
+            return None
+        head = header.decode_reply(message.header)
+        entry = self._calls.waiter(head.id) if head.kind is ReplyKind.PART else self._calls.close(head.id)
+        if entry is None:
+            self.strays += 1
+            return None
+        waiter, shape = entry
+        return self._read(waiter, shape, head.kind, head.codec, message.body)
+
+    def _read(self, waiter: W, shape: _Shape, kind: ReplyKind, codec_: Codec, body: Buffer) -> Answer[W] | Part[W]:
+        try:
+            if kind is ReplyKind.FINAL:
+                return Answer(waiter, shape.final.decode(codec_, body))
+            if kind is ReplyKind.PART:
+                return Part(waiter, shape.part.decode(codec_, body))
+            return Answer(waiter, None, codec.decode_error(codec_, body))
+        except BadRequest as error:
+            return Answer(waiter, None, BadRequest(f"the reply is not of this verb's shape: {error.message}"))
+
+    def overdue(self, now: float) -> list[tuple[int, W]]:
+        """Take out the calls whose deadline has passed."""
+        return [(call_id, waiter) for call_id, (waiter, _) in self._calls.overdue(now)]
+
+    def take_all(self) -> Iterator[W]:
+        """Take out every call: the channel is gone."""
+        for _, (waiter, _) in self._calls.take_all():
+            yield waiter

@@ -1,0 +1,74 @@
+"""Per endpoint: its breaker and its retry budget; who may be called, and what a call's end says about it."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from common.api.basic import BreakerStats
+from common.clock import Rng
+from common.errors import TandemError, Unavailable
+from common.resilience.breaker import Breaker, BreakerSettings, Permit, Refusal, Transition, weighs
+from common.resilience.budget import RetryBudget, RetrySettings
+
+MAX_ENDPOINTS = 4_096
+"""Endpoints remembered; the longest unused is forgotten first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endangered:
+    """One endpoint's guards."""
+
+    breaker: Breaker
+    retries: RetryBudget
+
+
+class Guard:
+    """The guards of every endpoint a client calls."""
+
+    def __init__(self, rng: Rng, breaker: BreakerSettings, retry: RetrySettings) -> None:
+        self._rng = rng
+        self._breaker = breaker
+        self._retry = retry
+        self._endpoints: dict[str, Endangered] = {}
+        self._log = logging.getLogger("tandem.client")
+
+    def of(self, address: str, now: float) -> Endangered:
+        """The guards of an endpoint."""
+        guards = self._endpoints.get(address)
+        if guards is None:
+            if len(self._endpoints) >= MAX_ENDPOINTS:
+                del self._endpoints[next(iter(self._endpoints))]
+            guards = Endangered(Breaker(address, self._breaker, self._rng), RetryBudget(self._retry, now))
+            self._endpoints[address] = guards
+        return guards
+
+    def permit(self, guards: Endangered, now: float) -> Permit:
+        """Leave to call, or Unavailable with when to ask again."""
+        permit = guards.breaker.permit(now)
+        if isinstance(permit, Refusal):
+            address = guards.breaker.endpoint
+            raise Unavailable(
+                f"the breaker of {address} is open: it failed too often; next try in {permit.retry_in_s:.1f} s",
+                retry_after_ms=max(1, int(permit.retry_in_s * 1000)),
+                breaker="open",
+            )
+        if permit.transition is not None:
+            self._tell(permit.transition)
+        return permit
+
+    def record(
+        self, guards: Endangered, permit: Permit, error: TandemError | None, elapsed_s: float, now: float
+    ) -> None:
+        """What a call's end says about its endpoint."""
+        weight = weighs(None if error is None else error.code)
+        transition = guards.breaker.record(permit, weight, elapsed_s, now)
+        if transition is not None:
+            self._tell(transition)
+
+    def _tell(self, transition: Transition) -> None:
+        self._log.warning("the breaker of %s went from %s to %s", transition.endpoint, transition.was, transition.state)
+
+    def stats(self, now: float) -> list[BreakerStats]:
+        """Every breaker as it stands."""
+        return [guards.breaker.stats(now) for guards in list(self._endpoints.values())]

@@ -1,0 +1,140 @@
+"""A client's connection to one endpoint on a loop: calls with their futures and streams, over one channel.
+
+Each call ends exactly once: by its answer, its deadline, its withdrawal, or the loss of the connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import zmq
+
+from common.api.words import AnyVerb
+from common.client.conversation import Answer, Conversation
+from common.clock import Clock
+from common.errors import BadRequest, DeadlineExceeded, Interrupted, TandemError, Unavailable
+from common.resilience.budget import remaining_ms
+from common.transport.channel import Channel
+from common.transport.sockets import Endpoint
+from common.wire.frames import Buffer
+
+
+class Waiter:
+    """Who waits for one call: a future for its end, a queue for its parts where they are wanted."""
+
+    __slots__ = ("ended", "parts", "sent_on", "verb")
+
+    def __init__(
+        self, verb: AnyVerb, ended: asyncio.Future[Any], parts: asyncio.Queue[Any] | None, sent_on: int
+    ) -> None:
+        self.verb = verb
+        self.ended = ended
+        self.parts = parts
+        self.sent_on = sent_on
+
+    def fail(self, error: TandemError) -> None:
+        """End it with an error, unless it has ended."""
+        if not self.ended.done():
+            self.ended.set_exception(error)
+
+
+class Link:
+    """The calls under way to one endpoint."""
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], endpoint: Endpoint, clock: Clock) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._clock = clock
+        self._address = endpoint.address
+        self._talk: Conversation[Waiter] = Conversation()
+        self._channel = Channel(context, endpoint, self)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no call is under way."""
+        return not len(self._talk)
+
+    def _open(
+        self, verb: AnyVerb, request: Any, deadline: float, parts: asyncio.Queue[Any] | None
+    ) -> tuple[int, Waiter]:
+        waiter = Waiter(verb, self._loop.create_future(), parts, 0)
+        budget_ms = max(1, remaining_ms(deadline, self._clock.monotonic()))
+        call_id, frames = self._talk.call(verb, request, waiter, budget_ms, deadline)
+        try:
+            self._channel.send(frames)
+        except TandemError:
+            self._talk.withdraw(call_id)
+            raise
+        return call_id, waiter
+
+    async def call(self, verb: AnyVerb, request: Any, deadline: float) -> Any:
+        """The reply; raises the error that ended the call."""
+        call_id, waiter = self._open(verb, request, deadline, None)
+        try:
+            return await waiter.ended
+        except asyncio.CancelledError:
+            self._withdraw(call_id)
+            raise
+
+    async def stream(self, verb: AnyVerb, request: Any, deadline: float) -> AsyncIterator[Any]:
+        """The parts, then the reply as the last item; raises the error that ended the call."""
+        parts: asyncio.Queue[Any] = asyncio.Queue()
+        call_id, waiter = self._open(verb, request, deadline, parts)
+        waiter.ended.add_done_callback(lambda _: parts.put_nowait(_END))
+        try:
+            while (item := await parts.get()) is not _END:
+                yield item
+            yield await waiter.ended
+        finally:
+            self._withdraw(call_id)
+            if waiter.ended.done() and not waiter.ended.cancelled():
+                waiter.ended.exception()
+
+    def _withdraw(self, call_id: int) -> None:
+        frames = self._talk.withdraw(call_id)
+        if frames is not None and self._channel.is_connected:
+            self._channel.send(frames)
+
+    def sweep(self) -> None:
+        """End the calls whose deadline has passed; called some ten times a second."""
+        for _, waiter in self._talk.overdue(self._clock.monotonic()):
+            waiter.fail(DeadlineExceeded(f"{waiter.verb.name} had no answer from {self._address} in its time"))
+
+    def message(self, frames: list[Buffer]) -> None:
+        """A message came."""
+        try:
+            heard = self._talk.accept(frames)
+        except BadRequest:
+            return
+        if heard is None:
+            return
+        waiter = heard.waiter
+        if not isinstance(heard, Answer):
+            if waiter.parts is not None:
+                waiter.parts.put_nowait(heard.value)
+        elif heard.error is not None:
+            waiter.fail(heard.error)
+        elif not waiter.ended.done():
+            waiter.ended.set_result(heard.value)
+
+    def connected(self) -> None:
+        """The connection stands; what waited for it leaves now."""
+
+    def lost(self, reason: str) -> None:
+        """The connection ended with calls under way: they may or may not have been done."""
+        for waiter in self._talk.take_all():
+            waiter.fail(Interrupted(f"{reason} before {waiter.verb.name} was answered"))
+
+    def refused(self, reason: str, unsent: int) -> None:
+        """Nobody is there: nothing was done."""
+        for waiter in self._talk.take_all():
+            waiter.fail(Unavailable(reason))
+
+    def close(self) -> None:
+        """Disconnect; calls under way end as interrupted."""
+        self.lost("the client was closed")
+        self._channel.close()
+
+
+_END = object()

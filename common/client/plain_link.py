@@ -1,0 +1,127 @@
+"""Calling an agent that speaks the plain dress only: one JSON object out, one in, one call at a time on a connection.
+
+A connection whose call was not answered in time is thrown away, so that a late answer can never meet another call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+import msgspec
+import zmq
+
+from common.api.words import AnyVerb
+from common.clock import Clock
+from common.errors import BadRequest, DeadlineExceeded, Interrupted, TandemError, Unavailable
+from common.resilience.budget import remaining_ms
+from common.transport.channel import Channel
+from common.transport.sockets import Endpoint
+from common.wire.codec import ErrorBody, bounded, encode_json, error_from
+from common.wire.frames import Buffer
+
+IDLE_KEPT: Final = 4
+
+_objects = msgspec.json.Decoder(dict[str, Any])
+
+
+def plain_call(verb: str, request: Any, budget_ms: int) -> bytes:
+    """A request in plain dress."""
+    fields = (
+        msgspec.to_builtins(request, builtin_types=(bytes, memoryview)) if not isinstance(request, dict) else request
+    )
+    return encode_json({**fields, "action": verb, "_deadline_ms": budget_ms})
+
+
+def plain_reply(body: Buffer) -> dict[str, Any]:
+    """The reply's fields; raises the error it carries, BadRequest when it is no JSON object."""
+    try:
+        fields = _objects.decode(body)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise BadRequest(f"the agent's reply is not a JSON object: {error}") from error
+    bounded(fields, "", 0)
+    if fields.get("status") == "error":
+        text = str(fields.get("message") or fields.get("error") or "the agent answered with an error")
+        raise error_from(ErrorBody(code=str(fields.get("code", "internal")), error=text, message=text, retryable=False))
+    return fields
+
+
+class _Line:
+    """One connection with at most one call on it."""
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], endpoint: Endpoint) -> None:
+        self._answer: asyncio.Future[Buffer] | None = None
+        self._channel = Channel(context, endpoint, self)
+
+    async def ask(self, body: bytes) -> Buffer:
+        self._answer = asyncio.get_running_loop().create_future()
+        self._channel.send((b"", body))
+        return await self._answer
+
+    def message(self, frames: list[Buffer]) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result(frames[-1])
+
+    def connected(self) -> None:
+        """The connection stands."""
+
+    def lost(self, reason: str) -> None:
+        self._fail(Interrupted(f"{reason} before the call was answered"))
+
+    def refused(self, reason: str, unsent: int) -> None:
+        self._fail(Unavailable(reason))
+
+    def _fail(self, error: TandemError) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(error)
+
+    def close(self) -> None:
+        self._channel.close()
+
+
+class PlainLink:
+    """The connections to one plain agent."""
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], endpoint: Endpoint, clock: Clock) -> None:
+        self._context = context
+        self._endpoint = endpoint
+        self._clock = clock
+        self._idle: list[_Line] = []
+        self._busy: set[_Line] = set()
+
+    @property
+    def idle(self) -> bool:
+        """Whether no call is under way."""
+        return not self._busy
+
+    async def call(self, verb: AnyVerb, request: Any, deadline: float) -> dict[str, Any]:
+        """The reply's fields; raises the error that ended the call."""
+        line = self._idle.pop() if self._idle else _Line(self._context, self._endpoint)
+        self._busy.add(line)
+        now = self._clock.monotonic()
+        try:
+            async with asyncio.timeout(max(0.0, deadline - now)):
+                body = await line.ask(plain_call(verb.name, request, max(1, remaining_ms(deadline, now))))
+        except BaseException as error:
+            line.close()
+            if isinstance(error, TimeoutError):
+                raise DeadlineExceeded(
+                    f"{verb.name} had no answer from {self._endpoint.address} in its time"
+                ) from error
+            raise
+        finally:
+            self._busy.discard(line)
+        if len(self._idle) < IDLE_KEPT:
+            self._idle.append(line)
+        else:
+            line.close()
+        return plain_reply(body)
+
+    def sweep(self) -> None:
+        """Each call times itself."""
+
+    def close(self) -> None:
+        """Disconnect."""
+        for line in (*self._idle, *self._busy):
+            line.lost("the client was closed")
+            line.close()

@@ -1,0 +1,218 @@
+"""The client's synchronous face, for programs without a loop: the same names, breakers, retries and events, blocking."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Any, TypeVar, overload
+
+import zmq
+
+from common.api import basic, core_orchestrator
+from common.api.basic import BreakerStats
+from common.api.words import AnyVerb, Cursor, Message, Verb
+from common.client.blocking_link import BlockingLink, PlainBlockingLink
+from common.client.directory import Directory, Place
+from common.client.following import Event, Fill, Following, Lost, Notice, taken
+from common.client.guard import Guard
+from common.client.names import NameCache
+from common.client.pursuit import Find, Forget, Found, Pause, Pursuit, Rules, Send, pursue
+from common.client.settings import ClientSettings
+from common.client.verbs import repeatable, request_for, verb_named
+from common.clock import Clock, Rng
+from common.errors import BadRequest, SnapshotRequired, TandemError
+from common.transport import sockets
+from common.transport.drain import read_message
+from common.transport.sockets import Endpoint
+
+Req = TypeVar("Req", bound=Message)
+Rep = TypeVar("Rep", bound=Message)
+
+
+class Client:
+    """Calls services by their names and agents by theirs; safe to share between threads, one call at a time."""
+
+    def __init__(self, directory: Directory, clock: Clock, rng: Rng, settings: ClientSettings | None = None) -> None:
+        self._directory = directory
+        self._clock = clock
+        self._settings = settings or ClientSettings()
+        self._context = sockets.new_context()
+        self._guard = Guard(rng, self._settings.breaker, self._settings.retry)
+        self._rules = Rules(clock, rng, self._guard, self._settings.retry)
+        self._links: dict[Endpoint, BlockingLink | PlainBlockingLink] = {}
+        self._names = NameCache()
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @overload
+    def call(
+        self,
+        target: str,
+        verb: Verb[Req, Rep],
+        request: Req,
+        *,
+        timeout_s: float | None = None,
+        idempotent: bool | None = None,
+    ) -> Rep: ...
+
+    @overload
+    def call(
+        self,
+        target: str,
+        verb: str,
+        request: dict[str, Any] | None = None,
+        *,
+        timeout_s: float | None = None,
+        idempotent: bool | None = None,
+    ) -> dict[str, Any]: ...
+
+    def call(
+        self,
+        target: str,
+        verb: AnyVerb | str,
+        request: Any = None,
+        *,
+        timeout_s: float | None = None,
+        idempotent: bool | None = None,
+    ) -> Any:
+        """Call `verb` of a service or agent; all attempts together take at most `timeout_s`. See AsyncClient.call."""
+        known = verb_named(verb, target) if isinstance(verb, str) else verb
+        request = request_for(known, request)
+        deadline = self._deadline(timeout_s)
+        again = repeatable(known, request) if idempotent is None else idempotent
+        with self._lock:
+            return self._perform(pursue(self._rules, target, known, request, deadline, again))
+
+    def _deadline(self, timeout_s: float | None) -> float:
+        return self._clock.monotonic() + (self._settings.timeout_s if timeout_s is None else timeout_s)
+
+    def _perform(self, pursuit: Pursuit) -> Any:
+        outcome: Any = None
+        error: BaseException | None = None
+        while True:
+            try:
+                step = pursuit.send(outcome) if error is None else pursuit.throw(error)
+            except StopIteration as end:
+                return end.value
+            outcome = error = None
+            try:
+                if isinstance(step, Send):
+                    outcome = self._link(step.found).call(step.verb, step.request, step.deadline)
+                elif isinstance(step, Find):
+                    outcome = self._find(step.target)
+                elif isinstance(step, Pause):
+                    time.sleep(step.seconds)
+                elif isinstance(step, Forget):
+                    self._names.forget(step.target)
+            except BaseException as raised:
+                error = raised
+
+    def _find(self, target: str) -> Found:
+        place = self._directory.place(target)
+        if place is not None:
+            return Found(place.requests)
+        known = self._names.lookup(target, self._clock.monotonic())
+        if known is not None:
+            return Found(known.endpoint, known.dress, remembered=True)
+        at = self._ask_registry(target)
+        known = self._names.learn(target, Endpoint.tcp(at.host, at.port), at.dress, self._clock.monotonic())
+        return Found(known.endpoint, known.dress)
+
+    def _ask_registry(self, target: str) -> core_orchestrator.Endpoint:
+        asked = core_orchestrator.AgentName(agent_name=target)
+        timeout_s = min(5.0, self._settings.timeout_s)
+        return self.call(core_orchestrator.SERVICE, core_orchestrator.GET_AGENT_ENDPOINT, asked, timeout_s=timeout_s)
+
+    def _link(self, found: Found) -> BlockingLink | PlainBlockingLink:
+        link = self._links.get(found.endpoint)
+        if link is None:
+            make = BlockingLink if found.dress == "native" else PlainBlockingLink
+            link = self._links[found.endpoint] = make(self._context, found.endpoint, self._clock)
+        return link
+
+    def stream(
+        self, target: str, verb: AnyVerb | str, request: Any = None, *, timeout_s: float | None = None
+    ) -> Iterator[Any]:
+        """The parts of a streamed reply, then the final reply as the last item. Never sent twice."""
+        known = verb_named(verb, target) if isinstance(verb, str) else verb
+        with self._lock:
+            found = self._find(target)
+            yield from self._link(found).stream(known, request_for(known, request), self._deadline(timeout_s))
+
+    def events(
+        self,
+        target: str,
+        topics: Sequence[str],
+        since: dict[str, Cursor] | None = None,
+        *,
+        timeout_s: float | None = None,
+    ) -> Iterator[Event | Lost]:
+        """The events of a service's topics, in order and without gaps, from `since` or from now on.
+
+        A Lost says that some could not be had again: list anew. Ends when none came for `timeout_s` (None: never).
+        """
+        place = self._place(target)
+        if place.events is None:
+            raise BadRequest(f"{target} publishes no events")
+        following = Following(topics, since)
+        socket = sockets.subscriber(self._context, place.events, [*topics, basic.BEAT.name])
+        socket.connect(place.events.address)
+        quiet_since = self._clock.monotonic()
+        try:
+            while timeout_s is None or self._clock.monotonic() - quiet_since < timeout_s:
+                for notice in self._notices(target, following, socket):
+                    yield notice
+                    quiet_since = self._clock.monotonic()
+        finally:
+            socket.close(0)
+
+    def _notices(self, target: str, following: Following, socket: zmq.Socket[bytes]) -> Iterator[Event | Lost]:
+        if not socket.poll(100):
+            return
+        frames = read_message(sockets.raw_receive(socket))
+        if frames is None or len(frames) != 3:
+            return
+        notices = taken(following, bytes(frames[0]), bytes(frames[1]), bytes(frames[2]))
+        while notices:
+            notice = notices.pop(0)
+            if isinstance(notice, Fill):
+                notices += self._fill(target, following, notice)
+            else:
+                yield notice
+
+    def _fill(self, target: str, following: Following, gap: Fill) -> list[Notice]:
+        asked = basic.EventsSince(topic=gap.topic, epoch=gap.since.epoch, seq=gap.since.seq)
+        try:
+            return following.filled(gap.topic, self.call(target, basic.EVENTS_SINCE, asked, timeout_s=5.0))
+        except SnapshotRequired:
+            return following.not_filled(gap.topic, for_good=True)
+        except TandemError:
+            return following.not_filled(gap.topic, for_good=False)
+
+    def _place(self, target: str) -> Place:
+        place = self._directory.place(target)
+        if place is not None:
+            return place
+        at = self._ask_registry(target)
+        return Place(Endpoint.tcp(at.host, at.port), Endpoint.tcp(at.host, at.events_port) if at.events_port else None)
+
+    def breakers(self) -> list[BreakerStats]:
+        """Every endpoint's breaker as it stands."""
+        return self._guard.stats(self._clock.monotonic())
+
+    def close(self) -> None:
+        """Disconnect everything."""
+        with self._lock:
+            for link in self._links.values():
+                link.close()
+            self._links.clear()
+            self._context.destroy(linger=100)

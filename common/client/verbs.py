@@ -1,0 +1,40 @@
+"""What a client knows of a verb before it calls: its types by the catalog, and whether it may be sent again."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+from common.api.catalog import SERVICES
+from common.api.words import Access, AnyVerb, Empty, Verb
+
+_SERVICES = {spec.name: spec for spec in SERVICES}
+
+
+@lru_cache(maxsize=4_096)
+def verb_named(name: str, target: str) -> AnyVerb:
+    """A verb whose request and reply are dicts; whether it is idempotent is known where the catalog has the target's verb."""
+    spec = _SERVICES.get(target.partition("/")[0])
+    known = spec.verb(name) if spec is not None else None
+    fields: Any = dict[str, Any]
+    return Verb(
+        name,
+        fields,
+        fields,
+        known.access if known is not None else Access.USE,
+        idempotent=known.idempotent if known is not None else False,
+        part=fields if known is None or known.part is not None else None,
+    )
+
+
+def request_for(verb: AnyVerb, request: Any) -> Any:
+    """The request to send where the caller gave none."""
+    if request is not None:
+        return request
+    return Empty() if verb.request is Empty else {}
+
+
+def repeatable(verb: AnyVerb, request: Any) -> bool:
+    """Whether sending it twice is the same as once: by the verb, or by an idempotency key in the request."""
+    key = request.get("idempotency_key") if isinstance(request, dict) else getattr(request, "idempotency_key", "")
+    return verb.idempotent or bool(key)
