@@ -151,16 +151,24 @@ class Shell:
         if not task.cancelled() and task.exception() is not None:
             self.log.error("%s ended with an error", task.get_name(), exc_info=task.exception())
 
-    async def open(self) -> None:
-        """Open the ports and begin to answer; Conflict when one is taken, Unavailable when the first address is absent."""
+    async def open(self, *, ready: bool = True) -> None:
+        """Open the ports and begin to answer; Conflict when one is taken, Unavailable when the first address is absent.
+
+        Without `ready` the health answer says that no work is taken yet, until `set_ready`.
+        """
         try:
             self._open_ports()
         except Exception:
             await self.close(drain_s=0)
             raise
-        self.phase = "ready"
+        if ready:
+            self.set_ready()
         self.every(SWEEP_S, self._tick)
         self.every(BEAT_S, self.publisher.beat)
+
+    def set_ready(self) -> None:
+        """Work is taken from now on."""
+        self.phase = "ready"
 
     def _open_ports(self) -> None:
         settings = self.settings
@@ -224,21 +232,31 @@ class Shell:
         return max(0.0, self.clock.monotonic() - self._started_at)
 
     def stop(self) -> None:
-        """Begin to end; `serve` returns once it is over."""
+        """Begin to end: whoever awaits `stopped` goes on."""
         self._stop.set()
 
-    async def serve(self) -> None:
-        """Answer until `stop`, then drain: new work is refused, work under way gets DRAIN_S to end."""
+    async def stopped(self) -> None:
+        """Wait until the process is told to end."""
         await self._stop.wait()
+
+    async def serve(self) -> None:
+        """Answer until `stop`, then drain and close."""
+        await self.stopped()
         await self.close()
 
-    async def close(self, drain_s: float = DRAIN_S) -> None:
-        """Drain, close the ports, the health port last, and the store."""
-        if self.phase == "stopped":
+    async def drain(self, within_s: float = DRAIN_S) -> None:
+        """Refuse new work and let the work under way end, at most `within_s`; a second call does nothing."""
+        if self.phase in ("draining", "stopped"):
             return
         self.phase = "draining"
         self.onion.draining = Unavailable(f"{self.settings.service} is shutting down", retry_after_ms=500)
-        await self.onion.finish(drain_s)
+        await self.onion.finish(within_s)
+
+    async def close(self, drain_s: float = DRAIN_S) -> None:
+        """Drain, then close the ports, the health port last, and the store; a second call does nothing."""
+        if self.phase == "stopped":
+            return
+        await self.drain(drain_s)
         for task in list(self._tasks):
             task.cancel()
         if self._tasks:

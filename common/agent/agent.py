@@ -1,0 +1,211 @@
+"""The agent: subclass it, mark methods as verbs, run it. Everything else comes with it.
+
+    class Language(Agent):
+        @verb(capability="text", idempotent=True)
+        def detect(self, data: str) -> dict[str, str]:
+            return {"language": langid.classify(data)[0]}
+
+    Language("language").run()
+
+`async def` methods run inline on the loop; `def` methods run one at a time on a worker thread, so they may compute.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, ClassVar
+
+from common.agent.leasing import HeldLease, this_process
+from common.agent.membership import TTL_S, Membership
+from common.agent.verb import Item, Items, Method, methods_of
+from common.api import core_orchestrator as core
+from common.api import leases
+from common.api.agent import ERROR_REPORTED, TOPICS, ErrorReported
+from common.api.words import Topic
+from common.client.aio import AsyncClient
+from common.client.opening import open_async_client
+from common.config.settings import AgentEnvironment
+from common.errors import DeadlineExceeded, TandemError
+from common.ids import new_id
+from common.service.call import Call
+from common.service.loop import on_stop_signal, run
+from common.service.shell import Shell, ShellSettings
+from common.telemetry.logs import configure
+
+
+class Agent:
+    """One agent process. Name, host and ports come from its supervisor's environment unless given here (port 0: any)."""
+
+    topics: ClassVar[tuple[Topic, ...]] = ()
+
+    def __init__(
+        self,
+        name: str = "",
+        *,
+        host: str = "",
+        port: int | None = None,
+        events_port: int | None = None,
+        health_port: int | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
+        environment = AgentEnvironment.read()
+        self.name = environment.agent_name or name or type(self).__name__
+        self.host = host or environment.host or "mainpc"
+        self._settings = ShellSettings(
+            service=self.name,
+            host=self.host,
+            port=environment.port if port is None else port,
+            events_port=environment.events_port if events_port is None else events_port,
+            health_port=environment.health_port if health_port is None else health_port,
+            metadata=metadata or {},
+        )
+        self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="worker")
+        self.log = logging.getLogger(f"tandem.agent.{self.name}")
+        self.shell: Shell
+        self.client: AsyncClient
+
+    async def started(self) -> None:
+        """Called once the ports are open and before registration: load what the verbs need here."""
+
+    async def stopping(self) -> None:
+        """Called when no call is under way any more, before the process ends."""
+
+    def run(self) -> None:
+        """Serve until told to stop (SIGTERM, SIGINT)."""
+        configure(self.name, self.host)
+        run(self.serve())
+
+    async def serve(self, ready: Callable[[], None] = lambda: None) -> None:
+        """Serve on the running loop until told to stop; `ready` is called when the ports are open."""
+        self.shell = Shell(self._settings, (*TOPICS, *self.topics))
+        self.client = open_async_client()
+        self.shell.breakers = self.client.breakers
+        methods = list(methods_of(self))
+        for method in methods:
+            self.shell.handle(method.verb, self._handler(method))
+        await self.shell.open(ready=False)
+        on_stop_signal(self.shell.stop)
+        await self.started()
+        self.shell.set_ready()
+        membership = Membership(
+            self.shell, self.client, lambda: self._registration(methods), lambda: self.shell.onion.in_flight
+        )
+        keeping = self.shell.spawn(membership.keep(), "membership")
+        ready()
+        try:
+            await self.shell.stopped()
+        finally:
+            keeping.cancel()
+            await membership.leave()
+            await self.shell.drain()
+            await self.stopping()
+            self._worker.shutdown(wait=False, cancel_futures=True)
+            await self.client.close()
+            await self.shell.close()
+
+    def _registration(self, methods: list[Method]) -> core.RegisterAgent:
+        offered = [method for method in methods if method.mark.capability]
+        return core.RegisterAgent(
+            agent_name=self.name,
+            host="127.0.0.1",
+            port=self.shell.port,
+            health_check_port=self.shell.health_port,
+            events_port=self.shell.events_port,
+            capabilities=[method.mark.capability for method in offered],
+            verbs={method.mark.capability: method.verb.name for method in offered},
+            idempotent=[method.mark.capability for method in offered if method.mark.idempotent],
+            metadata=self._settings.metadata,
+            ttl_s=TTL_S,
+            dress="native",
+            location=self.host,
+            boot=self.shell.boot,
+            pid=os.getpid(),
+        )
+
+    def _handler(self, method: Method) -> Callable[[Any, Call], Any]:
+        async def handle(request: Any, call: Call) -> Any:
+            try:
+                return await self._perform(method, method.arguments(request, call), call)
+            except TandemError:
+                raise
+            except Exception as error:
+                self.report_error(error, verb=method.verb.name)
+                raise
+
+        return handle
+
+    async def _perform(self, method: Method, arguments: dict[str, Any], call: Call) -> Any:
+        if method.streams:
+            items = method.function(**arguments) if method.is_async else self._from_worker(method.function(**arguments))
+            return await _streamed(items, call)
+        if method.is_async:
+            return method.reply(await method.function(**arguments))
+        return method.reply(await self._on_worker(lambda: method.function(**arguments), call))
+
+    async def _on_worker(self, work: Callable[[], Any], call: Call) -> Any:
+        now = self.shell.clock.monotonic
+
+        def unless_late() -> Any:
+            if call.deadline is not None and call.deadline <= now():
+                raise DeadlineExceeded(f"{call.verb} waited for the worker until its time was over")
+            return work()
+
+        return await self.shell.loop.run_in_executor(self._worker, unless_late)
+
+    async def _from_worker(self, items: Iterator[Any]) -> AsyncIterator[Any]:
+        while (item := await self.shell.loop.run_in_executor(self._worker, lambda: next(items, _END))) is not _END:
+            yield item
+
+    def lease(
+        self,
+        model: str,
+        bytes: int,
+        *,
+        wait_s: float = 60.0,
+        priority: int = 50,
+        ttl_s: float = 60.0,
+        host: str = "",
+        card_uuid: str = "",
+    ) -> HeldLease:
+        """`async with self.lease("whisper", 10 * 2**30) as held:` holds VRAM, renewed until the block is left.
+
+        Raises NoCapacity with need, free and a reason per card when it was not to be had within `wait_s`.
+        """
+        request = leases.AcquireLease(
+            model=model,
+            bytes=bytes,
+            priority=priority,
+            ttl_s=ttl_s,
+            host=host,
+            card_uuid=card_uuid,
+            owner=this_process(self.name, self.host),
+            idempotency_key=new_id("key", self.shell.rng),
+            wait_s=wait_s,
+        )
+        return HeldLease(self.client, self.host, request)
+
+    def report_error(self, error: BaseException, **details: Any) -> None:
+        """Tell the fabric of an error that was not expected: an event, a log line, never an exception."""
+        report = ErrorReported(
+            agent=self.name, error_type=type(error).__name__, message=str(error)[:2_000], details=details
+        )
+        self.shell.publisher.publish(ERROR_REPORTED, self.name, report)
+        self.log.error("%s: %s", report.error_type, report.message, exc_info=error)
+
+
+async def _streamed(items: AsyncIterator[Any], call: Call) -> Items:
+    kept: list[Any] = []
+    count = 0
+    async for item in items:
+        count += 1
+        if call.streams:
+            call.part(Item(item=item))
+        else:
+            kept.append(item)
+    return Items(count=count, items=kept)
+
+
+_END = object()

@@ -1,0 +1,40 @@
+"""Tandem's public face: what agents and programs import, and nothing else of the house.
+
+from tandem import Agent, verb        an agent in ten lines
+from tandem import open_client        calls, requests, leases and events from any program
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from common.agent.agent import Agent
+    from common.agent.verb import verb
+    from common.client.aio import AsyncClient
+    from common.client.opening import open_async_client, open_client
+    from common.client.sync import Client
+    from common.errors import TandemError
+    from common.service.call import Call
+
+__all__ = ["Agent", "AsyncClient", "Call", "Client", "TandemError", "open_async_client", "open_client", "verb"]
+
+_HOMES = {
+    "Agent": "common.agent.agent",
+    "AsyncClient": "common.client.aio",
+    "Call": "common.service.call",
+    "Client": "common.client.sync",
+    "TandemError": "common.errors",
+    "open_async_client": "common.client.opening",
+    "open_client": "common.client.opening",
+    "verb": "common.agent.verb",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that a program pays for what it takes."""
+    import importlib
+
+    if name not in _HOMES:
+        raise AttributeError(f"module 'tandem' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
