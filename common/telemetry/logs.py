@@ -28,6 +28,7 @@ LINE_BYTES: Final = 16_384
 """The longest line, its end included."""
 
 _TEXT_CHARS: Final = 6_000
+_SHORT_CHARS: Final = 300
 _NAME_CHARS: Final = 128
 _OVERLAP_CHARS: Final = 2_000  # read beyond a cut, so that a secret across it is seen whole
 _ITEMS: Final = 32
@@ -73,8 +74,8 @@ class JsonFormatter(logging.Formatter):
         at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         return {
             "at": at.replace("+00:00", "Z"),
-            "level": record.levelname[:_NAME_CHARS].lower(),
-            "logger": record.name[:_NAME_CHARS],
+            "level": _text(record.levelname)[:_NAME_CHARS].lower(),
+            "logger": _text(record.name)[:_NAME_CHARS],
             "message": "",
             "service": self._service,
             "host": self._host,
@@ -133,21 +134,26 @@ def _message(record: logging.LogRecord) -> str:
 
 def _error(error: BaseException) -> dict[str, Json]:
     stack = "".join(traceback.format_exception(error))
-    return {"type": type(error).__name__, "message": _shown(error, _TEXT_CHARS), "stack": _tail(stack)}
+    return {"type": type(error).__name__[:_NAME_CHARS], "message": _shown(error, _TEXT_CHARS), "stack": _tail(stack)}
 
 
 def _tail(stack: str) -> str:
     """The end of a stack, where the error is."""
-    return redact(stack[-_TEXT_CHARS - _OVERLAP_CHARS :])[-_TEXT_CHARS:]
+    return _unicode(redact(stack[-_TEXT_CHARS - _OVERLAP_CHARS :])[-_TEXT_CHARS:])
 
 
 def _shown(value: object, most: int) -> str:
-    """The value as text: redacted, cut, and free of what is not Unicode."""
+    """The value as text, redacted and cut."""
     text = _text(value)
     shown = redact(text[: most + _OVERLAP_CHARS])
     if len(shown) > most:
         shown = shown[:most] + "..."
-    return shown.encode("utf-8", "backslashreplace").decode()
+    return _unicode(shown)
+
+
+def _unicode(text: str) -> str:
+    """The text with lone surrogates spelt out, for no UTF-8 stream takes them."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _text(value: object) -> str:
@@ -191,7 +197,7 @@ def _without_stacks(entry: dict[str, Json]) -> None:
 
 
 def _with_short_texts(entry: dict[str, Json]) -> None:
-    entry["message"] = str(entry["message"])[:500]
+    entry["message"] = str(entry["message"])[:_SHORT_CHARS]
     error = entry.get("error")
     if isinstance(error, dict):
-        error["message"] = str(error["message"])[:500]
+        error["message"] = str(error["message"])[:_SHORT_CHARS]

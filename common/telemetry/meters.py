@@ -76,7 +76,10 @@ class VerbMeter:
 
 
 class Meters:
-    """The meters of one process, by verb; `now` is monotonic seconds."""
+    """The meters of one process, by verb; `now` is monotonic seconds.
+
+    Counted in one thread and read in any: a reader sees a moment that may be a few counts old.
+    """
 
     __slots__ = ("_bound", "_by_verb", "_turn_at")
 
@@ -99,7 +102,7 @@ class Meters:
             return
         lapsed = 1 + int((now - self._turn_at) // WINDOW_S)
         self._turn_at += lapsed * WINDOW_S
-        for meter in self._by_verb.values():
+        for meter in self:
             for _ in range(min(lapsed, 2)):
                 meter.recent.rotate()
 

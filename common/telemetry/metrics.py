@@ -77,13 +77,13 @@ class Metrics:
 
     def read_counter(self, name: str, help: str, read: Callable[[], Reading], labels: Sequence[str] = ()) -> None:
         """A counter that lives elsewhere; `read` is called at each scrape, in the scraping thread."""
-        self._registry.register(
-            _Reader(lambda: CounterMetricFamily(name, help, labels=labels), _counter_name(name), read)
-        )
+        base = _counter_name(name)
+        self._registry.register(_Reader(lambda: CounterMetricFamily(base, help, labels=labels), read))
 
     def read_gauge(self, name: str, help: str, read: Callable[[], Reading], labels: Sequence[str] = ()) -> None:
         """A gauge that lives elsewhere; `read` is called at each scrape, in the scraping thread."""
-        self._registry.register(_Reader(lambda: GaugeMetricFamily(name, help, labels=labels), _checked(name), read))
+        base = _checked(name)
+        self._registry.register(_Reader(lambda: GaugeMetricFamily(base, help, labels=labels), read))
 
     def show_meters(self, meters: Meters, clock: Clock) -> None:
         """Shows every verb's requests, durations and requests in flight; `clock` turns their windows in time."""
@@ -102,10 +102,9 @@ class _Reader(Collector):
     """One family whose values are asked for at scrape time."""
 
     def __init__(
-        self, family: Callable[[], CounterMetricFamily | GaugeMetricFamily], name: str, read: Callable[[], Reading]
+        self, family: Callable[[], CounterMetricFamily | GaugeMetricFamily], read: Callable[[], Reading]
     ) -> None:
         self._family = family
-        self._name = name
         self._read = read
 
     def describe(self) -> Iterable[Metric]:

@@ -52,8 +52,8 @@ def redact(text: str) -> str:
     text = _PEM.sub(HIDDEN, text)
     lowered = text.lower()
     if any(hint in lowered for hint in _HINTS):
-        text = _NAMED.sub(_keep_name, text)
         text = _OPTION.sub(_keep_name, text)
+        text = _NAMED.sub(_keep_name, text)
     text = _SCHEME.sub(_keep_name, text)
     text = _USERINFO.sub(_keep_name, text)
     text = _SHAPED.sub(HIDDEN, text)
@@ -68,5 +68,5 @@ def _hide_curve_key(match: re.Match[str]) -> str:
     """Of 40 random Z85 characters, all but one in a thousand have these kinds; a path or a hash has not."""
     text = match[0]
     marks = sum(character in _Z85_MARKS for character in text)
-    kinds = (any(map(str.isupper, text)), any(map(str.islower, text)), any(map(str.isdigit, text)), marks >= 2)
-    return HIDDEN if all(kinds) else text
+    mixed = any(map(str.isupper, text)) and any(map(str.islower, text))
+    return HIDDEN if mixed and marks >= 2 else text
