@@ -107,7 +107,7 @@ def _default(field: FieldInfo) -> Any:
 def _quantity(type_: type, value: object) -> object:
     """msgspec's hook for the types it does not know: our two quantities, from a number or a text."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        raise ValueError(f"Expected {_QUANTITIES[type_]}, got {_named(value)}")
+        raise ValueError(f"expected {_QUANTITIES[type_]}, got {_named(value)}")
     try:
         return (parse_bytes if type_ is Size else parse_seconds)(str(value))
     except BadRequest as error:
@@ -136,8 +136,8 @@ def _named(value: object) -> str:
 def _plain(message: str, value: object) -> str:
     if message.startswith("Invalid enum value"):
         return f"{value!r} is not a choice here"
-    text = message.replace("`", "")
-    return f"{text[0].lower()}{text[1:]}, not {value!r}" if text.startswith("Expected") and ", got" not in text else text
+    text = message.replace("`", "").replace("Expected", "expected")
+    return text if ", got" in text or not text.startswith("expected") else f"{text}, not {value!r}"
 
 
 def _mend(value: object, type_: Any) -> str:

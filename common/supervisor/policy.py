@@ -22,7 +22,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """How a process's life ended, and for how long it was ready; `code` as subprocess tells it (negative: a signal, None: unknown)."""
+    """How a life ended, and for how long it was ready; `code` as subprocess tells it (negative: a signal, None: unknown)."""
 
     at: float
     code: int | None

@@ -1,0 +1,99 @@
+"""How an entry of a startup file becomes a command line, an environment and ports; starts nothing.
+
+Limits are set by util-linux's wrappers (setpriv, prlimit, taskset) and nice, which replace themselves by the next command: no
+code of ours runs between fork and exec. `setpriv --pdeathsig KILL` ends the process itself at the supervisor's death even
+where the watchdog is gone too.
+"""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import sys
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.config.schema import Entry, Limits, Ports, Startup, fill
+from common.config.settings import MARK, AgentEnvironment
+from common.errors import NotFound
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """Everything a launch takes."""
+
+    argv: list[str]
+    environ: dict[str, str]
+    cwd: str | None
+    ports: Ports
+
+
+def prepare(startup: Startup, entry: Entry, home: Path, mark: str, inherited: Mapping[str, str]) -> Preparation:
+    """What launches `entry`; ports that the file leaves to the system are chosen now. NotFound where there is no such program.
+
+    `home` is TANDEM_HOME, `mark` what the process and all its children carry in TANDEM_SUPERVISED.
+    """
+    ports = choose_ports(Ports(entry.port, entry.events_port, entry.health_check_port))
+    own = AgentEnvironment(
+        home=home,
+        host=startup.host,
+        agent_name=entry.name,
+        port=ports.port,
+        events_port=ports.events_port,
+        health_port=ports.health_check_port,
+        registry=startup.registry,
+        supervisor=f"tcp://127.0.0.1:{startup.supervisor.port}" if startup.supervisor.port else "",
+    )
+
+    def filled(text: str) -> str:
+        return fill(text, python=sys.executable, home=str(home / startup.host), host=startup.host)
+
+    given = {key: filled(value) for key, value in entry.env.items()}
+    environ = {"PYTHONUNBUFFERED": "1", **inherited, **given, **own.variables(), MARK: mark}
+    cwd = filled(entry.cwd) or None
+    command = [filled(word) for word in entry.command]
+    program = Path(cwd or ".") / command[0] if "/" in command[0] else command[0]
+    if shutil.which(program, path=environ.get("PATH")) is None:
+        raise NotFound(f"there is no program {command[0]!r} to run")
+    return Preparation([*_wrappers(entry.limits, entry.survive_supervisor), *command], environ, cwd, ports)
+
+
+def choose_ports(wanted: Ports) -> Ports:
+    """`wanted` with each 0 replaced by a loopback port that was free a moment ago; a lost race shows as a failed launch."""
+    with ExitStack() as held:
+        return Ports(
+            *(port or _free_port(held) for port in (wanted.port, wanted.events_port, wanted.health_check_port))
+        )
+
+
+def missing_wrappers(startup: Startup) -> list[str]:
+    """The wrapper programs that this file's entries need and this machine lacks."""
+    needed = {word[0] for entry in startup.entries for word in _steps(entry.limits, entry.survive_supervisor)}
+    return sorted(program for program in needed if shutil.which(program) is None)
+
+
+def _free_port(held: ExitStack) -> int:
+    """A port of the system's choosing, kept from being chosen again until `held` closes."""
+    listener = held.enter_context(socket.socket())
+    listener.bind(("127.0.0.1", 0))
+    port: int = listener.getsockname()[1]
+    return port
+
+
+def _wrappers(limits: Limits, survives: bool) -> list[str]:
+    return [word for step in _steps(limits, survives) for word in step]
+
+
+def _steps(limits: Limits, survives: bool) -> list[list[str]]:
+    steps = [] if survives else [["setpriv", "--pdeathsig", "KILL"]]
+    rlimits = [("data", limits.memory_bytes), ("nofile", limits.open_files)]
+    flags = [f"--{name}={int(value)}" for name, value in rlimits if value is not None]
+    if flags:
+        steps.append(["prlimit", *flags])
+    if limits.nice:
+        steps.append(["nice", "-n", str(limits.nice)])
+    if limits.cpus:
+        steps.append(["taskset", "--cpu-list", ",".join(str(cpu) for cpu in limits.cpus)])
+    return steps

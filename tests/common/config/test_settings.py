@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from common.config.settings import AgentEnvironment, Settings
+from common.errors import BadRequest
+
+
+def test_the_home_is_absolute_and_defaults_to_var() -> None:
+    assert Settings.read({}).home == Path.cwd() / "var"
+    assert Settings.read({"TANDEM_HOME": "/x"}).home == Path("/x")
+
+
+def test_a_process_started_by_hand_gets_defaults() -> None:
+    environment = AgentEnvironment.read({})
+    assert environment.port == 0
+    assert environment.registry == "tcp://127.0.0.1:7000"
+    assert environment.supervisor == ""
+
+
+def test_what_a_supervisor_tells_is_what_a_child_reads() -> None:
+    told = AgentEnvironment(
+        home=Path("/x"),
+        host="h",
+        agent_name="a",
+        port=1,
+        events_port=2,
+        health_port=3,
+        registry="tcp://r",
+        supervisor="tcp://s",
+    )
+    assert AgentEnvironment.read(told.variables()) == told
+
+
+def test_every_port_that_cannot_be_read_is_named() -> None:
+    with pytest.raises(BadRequest, match=r"TANDEM_PORT='x', TANDEM_HEALTH_PORT='65536'"):
+        AgentEnvironment.read({"TANDEM_PORT": "x", "TANDEM_EVENTS_PORT": "7", "TANDEM_HEALTH_PORT": "65536"})
+    with pytest.raises(BadRequest, match="TANDEM_PORT"):
+        AgentEnvironment.read({"TANDEM_PORT": "9" * 5000})
