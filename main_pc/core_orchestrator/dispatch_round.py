@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from heapq import heapify, heappop, heappush
 
-from common.dispatch.rule import Candidate, Chosen, Nobody, Wait, Wish, choose
+from common.dispatch.rule import Candidate, Chosen, Wait, Wish, choose
 from common.errors import Code
 from main_pc.core_orchestrator.capabilities import Offer, Offers, Provider, payload_of
 from main_pc.core_orchestrator.instructions import Decision, Send
@@ -64,7 +64,7 @@ class Round:
                 return True
             case Wait(_, detail):
                 self._stall(request, detail, nobody=False)
-            case Nobody():
+            case _:
                 self._unoffered(request, expected=offer.expected)
         return False
 

@@ -75,7 +75,7 @@ def rows(fact: Fact) -> tuple[Change, ...]:
             return (AGENTS.put(fact.asked.agent_name, fact),)
         case AgentRenewed():
             return ()
-        case AgentGone():
+        case _:
             return (AGENTS.delete(fact.agent_name),)
 
 
@@ -134,7 +134,7 @@ class Registry:
                 return self._place(fact, now)
             case AgentRenewed():
                 return self._heard(fact.agent_name, now) or self._event("renewed", fact.agent_name, now)
-            case AgentGone():
+            case _:
                 event = self._event("deregistered", fact.agent_name, now)
                 self._forget(fact.agent_name)
                 return event

@@ -26,7 +26,6 @@ from main_pc.core_orchestrator.request_facts import (
     CallSettled,
     Fact,
     Move,
-    QueueStalled,
     RequestEnded,
     RequestForgotten,
     RequestQueued,
@@ -125,7 +124,7 @@ class RequestBook:
                 self._forget(fact.request_id)
             case CallSettled():
                 self._settle(fact)
-            case QueueStalled():
+            case _:
                 self.stalls[fact.capability] = Stall(fact.reason, fact.nobody, now)
         return None
 

@@ -22,7 +22,14 @@ def found(entry: Entry, asker: Asker, routes: Routes = LAN) -> tuple[str, int]:
 
 @pytest.mark.parametrize(
     ("host", "own"),
-    [("localhost", True), ("127.0.1.1", True), ("::1", True), ("0.0.0.0", True), ("10.0.0.2", False), ("pc2.lan", False)],
+    [
+        ("localhost", True),
+        ("127.0.1.1", True),
+        ("::1", True),
+        ("0.0.0.0", True),
+        ("10.0.0.2", False),
+        ("pc2.lan", False),
+    ],
 )
 def test_loopback_and_wildcards_mean_the_registrants_own_host(host: str, own: bool) -> None:
     assert is_own_host(host) is own
