@@ -38,7 +38,6 @@ from common.supervisor.instructions import (
     PeerHeard,
     PeerLost,
     Probed,
-    ShutdownAsked,
     Tick,
 )
 from common.supervisor.lifecycle import RUNNING, Lifecycle, State
@@ -102,7 +101,7 @@ class Desk:
                 found = []
             case Tick():
                 found = self._tick(event.at)
-            case ShutdownAsked():
+            case _:  # ShutdownAsked
                 self._stopping = True
                 found = self._each(self._processes.values(), lambda process: process.forgo(event.at))
         return found + self._advance(event.at)
@@ -160,8 +159,7 @@ class Desk:
                 return self._within(process, partial(process.on_launched, event))
             case Probed():
                 return self._within(process, partial(process.on_probed, event))
-            case Exited():
-                return self._within(process, partial(process.on_exited, event, self._rng))
+        return self._within(process, partial(process.on_exited, event, self._rng))
 
     def _tick(self, at: float) -> list[Instruction]:
         found: list[Instruction] = []

@@ -45,9 +45,8 @@ class Graph:
         """Why `name` may not start now, one reason for each process it waits for; empty: it may."""
         node = qualified(self.host, name)
         needed = [other for other in self._needs[node] if self._standings.get(other) != "ready"]
-        return [
-            self._reason(other) for other in (*needed, *self._follows[node]) if other in needed or self._rising(other)
-        ]
+        awaited = [*needed, *(other for other in self._follows[node] if self._rising(other))]
+        return [self._reason(other) for other in dict.fromkeys(awaited)]
 
     def hopeless(self, name: str) -> bool:
         """Whether `name` waits for a process of this host that will not become ready without an operator's doing."""
