@@ -1,0 +1,1 @@
+"""The contestants, one file each; each file's PEER fulfils benchmarks.peer.Peer."""
