@@ -72,3 +72,14 @@ def test_calls_of_one_agent_are_counted_one_by_one() -> None:
     assert desk.book.in_flight("a") == 1
     desk.answer(second)
     assert desk.book.in_flight("a") == 0
+
+
+def test_a_part_counts_only_from_the_attempt_that_runs_now() -> None:
+    desk = Desk(text=[provider()])
+    request_id = desk.submit()
+    assert not desk.book.runs(request_id, 0)
+    desk.dispatch()
+    desk.lose("a")
+    desk.dispatch()
+    assert [desk.book.runs(request_id, attempt) for attempt in (1, 2)] == [False, True]
+    assert not desk.book.runs("unknown", 1)

@@ -172,6 +172,16 @@ class RequestsMachine(RuleBasedStateMachine):
         assert book.stalls.keys() <= book.queues.keys()
 
     @invariant()
+    def the_tables_hold_the_present_and_no_more(self) -> None:
+        book, tables = self.desk.book, self.desk.store.tables
+        assert tables.get("requests", {}).keys() == book.active.keys()
+        assert tables.get("request_runs", {}).keys() == {
+            key for key, request in book.active.items() if request.attempts
+        }
+        assert tables.get("request_ends", {}).keys() == book.ended.keys()
+        assert tables.get("request_results", {}).keys() == book.results.keys()
+
+    @invariant()
     def facts_replay_to_the_same_book(self) -> None:
         if self.restarted:
             return
