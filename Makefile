@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
 BUILD := build
-JOBS ?= 2
+JOBS ?= 0
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
 
 .NOTPARALLEL:
@@ -39,7 +39,7 @@ demo: install $(STAMPS)/examples ## do the main job on real input and compare th
 test: lint types contracts packages $(STAMPS)/examples ## run every check and every test, then list what could not run here and why
 	@rm -rf $(BUILD)/coverage $(BUILD)/could-not-run.txt && mkdir -p $(BUILD)/coverage
 	@status=0; \
-	$(BIN)/coverage run -m pytest -q --numprocesses $(JOBS) --dist loadscope || status=1; \
+	$(BIN)/coverage run -m pytest -q --numprocesses $(JOBS) || status=1; \
 	$(BIN)/coverage combine -q && $(BIN)/coverage json -q -o $(BUILD)/coverage.json || status=1; \
 	$(BIN)/python -m scripts.coverage_gate $(BUILD)/coverage.json || status=1; \
 	if [ -s $(BUILD)/could-not-run.txt ]; then \
