@@ -40,8 +40,8 @@ test: lint types contracts packages $(STAMPS)/examples ## run every check and ev
 	@rm -rf $(BUILD)/coverage $(BUILD)/could-not-run.txt && mkdir -p $(BUILD)/coverage
 	@status=0; \
 	$(BIN)/coverage run -m pytest -q --numprocesses $(JOBS) || status=1; \
-	$(BIN)/coverage combine -q && $(BIN)/coverage json -q -o $(BUILD)/coverage.json || status=1; \
-	$(BIN)/python -m scripts.coverage_gate $(BUILD)/coverage.json || status=1; \
+	$(BIN)/coverage combine -q && $(BIN)/coverage json -q -o $(BUILD)/coverage.json \
+	  && $(BIN)/python -m scripts.coverage_gate $(BUILD)/coverage.json || status=1; \
 	if [ -s $(BUILD)/could-not-run.txt ]; then \
 	  echo "could not run here:"; sed 's/^/  /' $(BUILD)/could-not-run.txt; $(PYTHON) -m scripts.system list; \
 	else echo "every test ran"; fi; \
