@@ -32,7 +32,7 @@ class Session(msgspec.Struct, frozen=True):
 
     def members(self) -> set[Process]:
         """Every living process of it, strays by their mark included."""
-        return members({self.pid: self.start_time}, os.fsencode(self.mark) + b"\0")
+        return members({self.pid: self.start_time}, os.fsencode(self.mark) + b"\0" if self.mark else b"")
 
 
 class _Recorded(msgspec.Struct, frozen=True):
