@@ -66,6 +66,7 @@ types: install
 	@$(BIN)/mypy --no-error-summary -p scripts
 
 contracts: install
+	@mkdir -p $(BUILD)
 	@$(BIN)/lint-imports --no-logo >$(BUILD)/contracts.txt || { cat $(BUILD)/contracts.txt; exit 1; }
 
 house: install
