@@ -34,9 +34,9 @@ class _Entry:
     def account(self, tree: Mapping[int, int], policy: LedgerPolicy) -> Account:
         """The account as it stands; drawn up anew only when a look or the end of a lease made it old."""
         if self.drawn is None:
-            unknown = self.before.unknown_bytes if self.before else None
+            base = self.before.base_bytes if self.before else None
             claims = self.claims.values()
-            self.drawn = account(self.sample, claims, tree, policy, unknown, self.lingering_bytes)
+            self.drawn = account(self.sample, claims, tree, policy, base, self.lingering_bytes)
             self.card = None
         return self.drawn
 
@@ -127,13 +127,11 @@ class CardBook:
             for entry in self._entries.values()
         ]
 
-    def missing(self) -> list[str]:
-        """Why cards may be missing or of unknown size, a sentence each; empty when all is known."""
+    def missing(self) -> str:
+        """Why cards may be missing or of unknown size; empty when all is known."""
         unsized = [entry.sample for entry in self._entries.values() if entry.capacity_bytes == 0]
-        return [
-            *filter(None, [self.problem]),
-            *(f"{sample.host}:{sample.index} {sample.problem or 'has no memory'}" for sample in unsized),
-        ]
+        whys = (f"card {sample.index} {sample.problem or 'has no memory'}" for sample in unsized)
+        return "; ".join(filter(None, (self.problem, *whys)))
 
     def cards(self, now: float) -> list[Card]:
         """Every card as the lease verbs show it."""

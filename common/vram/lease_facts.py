@@ -1,23 +1,21 @@
 """The facts of one host's lease table, and the rows they leave behind.
 
-A fact is journalled once it is decided and says what happened, never how to decide it again. `rows` turns a fact into
-key/value changes of the current-state tables; from those rows alone a table is rebuilt. Nothing here knows a store.
+A fact says what was decided, never how to decide it again. `rows` turns a fact into changes of the current-state tables;
+from those rows alone a table is rebuilt. The fence epoch is committed FULL, leases NORMAL: a power cut empties the cards
+anyway, but it must not bring an old token back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Final, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import Final, Literal, TypeAlias
 
 import msgspec
 
 from common.api.leases import Owner
 from common.api.words import Timestamp
+from common.store.protocol import Change, RecordStore
+from common.store.records import Records
 
-SCHEMA: Final = 1
-
-FENCE, LIVE, ENDED = "lease_fence", "leases", "leases_ended"
-TABLES: Final = (FENCE, LIVE, ENDED)
 EPOCH_KEY: Final = "epoch"
 
 End: TypeAlias = Literal["released", "expired", "owner-died"]
@@ -43,7 +41,6 @@ class LeaseRecord(msgspec.Struct, frozen=True, kw_only=True):
     ttl_s: float
     granted_at: Timestamp
     base_bytes: int
-    schema: int = SCHEMA
 
 
 class EndedLease(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,56 +52,44 @@ class EndedLease(msgspec.Struct, frozen=True, kw_only=True):
     idempotency_key: str
     body: str
     end: End
-    schema: int = SCHEMA
-
-
-_Stored = TypeVar("_Stored", LeaseRecord, EndedLease)
 
 
 class EpochOpened(msgspec.Struct, frozen=True, tag="epoch-opened"):
     """A fence epoch; it must survive power loss before any lease of it is granted."""
 
     epoch: int
-    schema: int = SCHEMA
 
 
 class Granted(msgspec.Struct, frozen=True, tag="lease-granted"):
     """A lease came into being."""
 
     record: LeaseRecord
-    schema: int = SCHEMA
 
 
 class Renewed(msgspec.Struct, frozen=True, tag="lease-renewed"):
     """A lease's TTL began anew; leaves no row, for a rebuilt table begins every TTL anew."""
 
     lease_id: str
-    schema: int = SCHEMA
 
 
 class Ended(msgspec.Struct, frozen=True, tag="lease-ended"):
     """A lease ended and its bytes are no longer promised."""
 
     lease: EndedLease
-    schema: int = SCHEMA
 
 
 class Forgotten(msgspec.Struct, frozen=True, tag="leases-forgotten"):
     """Leases that ended so long ago, or so many ago, that their ids and keys are free again."""
 
     lease_ids: tuple[str, ...]
-    schema: int = SCHEMA
 
 
 Fact: TypeAlias = EpochOpened | Granted | Renewed | Ended | Forgotten
 
 
-class Row(NamedTuple):
-    """One change of a current-state table; `value` None deletes the key."""
-
-    table: str
-    key: str
-    value: bytes | None
+FENCE: Final = Records("lease_fence", EpochOpened)
+LIVE: Final = Records("leases", LeaseRecord)
+ENDED: Final = Records("leases_ended", EndedLease)
 
 
 def ended(record: LeaseRecord, end: End) -> Ended:
@@ -121,43 +106,25 @@ def ended(record: LeaseRecord, end: End) -> Ended:
     )
 
 
-def rows(fact: Fact) -> list[Row]:
-    """The changes a fact makes to the tables TABLES, to be committed together."""
+def rows(fact: Fact) -> tuple[Change, ...]:
+    """The changes a fact makes to the tables, to be committed together."""
     if isinstance(fact, EpochOpened):
-        return [Row(FENCE, EPOCH_KEY, msgspec.msgpack.encode(fact.epoch))]
+        return (FENCE.put(EPOCH_KEY, fact),)
     if isinstance(fact, Granted):
-        return [Row(LIVE, fact.record.lease_id, msgspec.msgpack.encode(fact.record))]
+        return (LIVE.put(fact.record.lease_id, fact.record),)
     if isinstance(fact, Ended):
-        lease_id = fact.lease.lease_id
-        return [Row(LIVE, lease_id, None), Row(ENDED, lease_id, msgspec.msgpack.encode(fact.lease))]
+        return LIVE.delete(fact.lease.lease_id), ENDED.put(fact.lease.lease_id, fact.lease)
     if isinstance(fact, Forgotten):
-        return [Row(ENDED, lease_id, None) for lease_id in fact.lease_ids]
-    return []
+        return tuple(map(ENDED.delete, fact.lease_ids))
+    return ()
 
 
-def facts(stored: Iterable[Row]) -> list[Fact]:
-    """The facts that rebuild what the rows hold, in the order of their tokens, leases that ended before those that live.
+def load(store: RecordStore) -> list[Fact]:
+    """The facts that rebuild what the store holds: leases that ended before those that live, each in order of tokens.
 
-    Raises ValueError where a row was written by a later schema, and msgspec.ValidationError where it is not one of ours.
+    Raises CorruptRecord, and StorageUnavailable while the store cannot be read.
     """
-    epochs: list[Fact] = []
-    live: list[LeaseRecord] = []
-    past: list[EndedLease] = []
-    for row in stored:
-        if row.value is None:
-            continue
-        if row.table == FENCE:
-            epochs.append(EpochOpened(msgspec.msgpack.decode(row.value, type=int)))
-        elif row.table == LIVE:
-            live.append(_current(msgspec.msgpack.decode(row.value, type=LeaseRecord)))
-        elif row.table == ENDED:
-            past.append(_current(msgspec.msgpack.decode(row.value, type=EndedLease)))
-    past.sort(key=lambda lease: lease.fencing_token)
-    live.sort(key=lambda record: record.fencing_token)
-    return [*epochs, *map(Ended, past), *map(Granted, live)]
-
-
-def _current(record: _Stored) -> _Stored:
-    if record.schema > SCHEMA:
-        raise ValueError(f"lease {record.lease_id} was written with schema {record.schema}; this one reads {SCHEMA}")
-    return record
+    epochs = (epoch for _, epoch in FENCE.load(store))
+    past = sorted((lease for _, lease in ENDED.load(store)), key=lambda lease: lease.fencing_token)
+    live = sorted((record for _, record in LIVE.load(store)), key=lambda record: record.fencing_token)
+    return [*map(Ended, past), *map(Granted, live), *epochs]

@@ -50,7 +50,7 @@ class LeaseState:
             if fact.lease_id in self.deadlines:
                 self.deadlines[fact.lease_id] = now + self.live[fact.lease_id].ttl_s
         elif isinstance(fact, EpochOpened):
-            self.fence, self.epoch_open = Fence(fact.epoch, 0), True
+            self.fence, self.epoch_open = max(self.fence, Fence(fact.epoch, 0)), True
         else:
             self._forgotten(fact)
 

@@ -1,7 +1,7 @@
 """The one writer's table of the leases on one host's cards: what is granted, renewed, ended and refused.
 
-Decisions and facts are apart. A deciding method changes nothing: it returns a Decision with the facts to be journalled,
-the reply, and the instructions to carry out once the facts are committed. `apply` folds a fact in, and is called for
+Decisions and facts are apart. A deciding method changes nothing: it returns a Decision with the facts to be committed,
+the reply, and the instructions to carry out once they are. `apply` folds a fact in, and is called for
 every fact in order, before the next decision. Measurements are no facts: `measure` and `lose_card` take them in directly,
 and nothing of them is kept over a restart.
 
@@ -11,10 +11,11 @@ that is lost ends no lease. A missing measurement ages none.
 
 How a shell drives it:
 
-    table = LeaseTable.restored(host, rows, now)        watch table.owners(), tell owner_died of those gone
-    commit and apply open_epoch().facts                 so that they survive power loss, before the first grant
+    table = LeaseTable.restored(host, store, now)       watch table.owners(), tell owner_died of those gone
+    commit and apply open_epoch().facts                 FULL, before the first grant
     at each look at the cards                           table.measure(...), then publish table.cards(now)
-    at each request                                     decision = table.admit(...); commit, apply, perform, reply
+    at each request                                     decision = table.admit(...); apply and commit the facts
+                                                        (lease_facts.rows), then perform the instructions and reply
     twice a second or more                              table.expire(...)
     when a watched process ended                        table.owner_died(...)
 
@@ -24,7 +25,7 @@ After a commit that failed, throw the table away and restore another: a new epoc
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -43,11 +44,12 @@ from common.api.leases import (
 from common.api.supervisor import AdmitLease
 from common.api.words import Empty, Timestamp
 from common.errors import Conflict, IdempotencyMismatch, NotFound, StaleFence, TandemError, Unavailable
+from common.store.protocol import RecordStore
 from common.vram import lease_facts, lease_view, placement
 from common.vram.cards import CardSample, ProcessId
 from common.vram.fencing import EpochSpent, Fence
 from common.vram.lease_decision import Announce, Decision, Instruction, Reply, Unwatch, Watch
-from common.vram.lease_facts import End, EpochOpened, Fact, Forgotten, Granted, LeaseRecord, Renewed, Row
+from common.vram.lease_facts import End, EpochOpened, Fact, Forgotten, Granted, LeaseRecord, Renewed
 from common.vram.lease_state import LeaseState
 from common.vram.ledger import DEFAULT, UNSEEN, LedgerPolicy
 from common.vram.placement import Candidate, Choice, Wish
@@ -70,10 +72,13 @@ class LeaseTable:
         self._state = LeaseState(host, policy)
 
     @classmethod
-    def restored(cls, host: str, rows: Iterable[Row], now: float, policy: LedgerPolicy = DEFAULT) -> LeaseTable:
-        """The table that the rows of lease_facts.TABLES hold; every TTL starts anew, and an epoch must be opened."""
+    def restored(cls, host: str, store: RecordStore, now: float, policy: LedgerPolicy = DEFAULT) -> LeaseTable:
+        """The table that the store holds; every TTL starts anew, and an epoch must be opened.
+
+        Raises CorruptRecord, and StorageUnavailable while the store cannot be read.
+        """
         table = cls(host, policy)
-        for fact in lease_facts.facts(rows):
+        for fact in lease_facts.load(store):
             table.apply(fact, now)
         table._state.epoch_open = False
         return table
@@ -98,9 +103,10 @@ class LeaseTable:
         """The cards as placement sees them."""
         return self._state.book.candidates(now)
 
-    def missing(self) -> list[str]:
-        """Why cards may be missing or of unknown size, a sentence each."""
-        return self._state.book.missing()
+    def missing(self) -> dict[str, str]:
+        """This host with the reason why cards may be missing or of unknown size; empty when all is known."""
+        why = self._state.book.missing()
+        return {self._state.host: why} if why else {}
 
     def cards(self, now: float) -> list[Card]:
         """The cards as the lease verbs show them."""
@@ -173,7 +179,7 @@ class LeaseTable:
         return self._end([self._state.live[lease_id] for lease_id in lease_ids], "owner-died", now, at)
 
     def _choose(self, wish: Wish, now: float) -> Choice:
-        return placement.choose(wish, self._state.book.candidates(now), missing=self._state.book.missing())
+        return placement.choose(wish, self._state.book.candidates(now), missing=self.missing())
 
     def _grant(self, asked: AdmitLease, choice: Choice, card: Candidate, at: Timestamp) -> Decision:
         fence, opened = self._next_fence()

@@ -67,15 +67,14 @@ UNSEEN: Final = Share(0, False)
 class Account(msgspec.Struct, frozen=True, kw_only=True):
     """A card's account at its last measurement; `problem` empty means schedulable.
 
-    `nameless_bytes` are held by no listed process, `unknown_bytes` are those of them that no lease explains, and
-    `base_bytes` is what a lease granted now starts from.
+    `nameless_bytes` are held by no listed process; `base_bytes` are those of them that no lease explains, living or
+    ended: what a lease granted now finds there.
     """
 
     grantable_bytes: int
     leased_bytes: int
     strangers: tuple[Stranger, ...]
     nameless_bytes: int
-    unknown_bytes: int
     base_bytes: int
     shares: Mapping[str, Share]
     problem: str
@@ -98,14 +97,14 @@ def account(
     claims: Iterable[Claim],
     tree: Mapping[int, int],
     policy: LedgerPolicy = DEFAULT,
-    unknown_before: int | None = None,
+    base_before: int | None = None,
     lingering_bytes: int = 0,
 ) -> Account:
     """Draws up the account of one card.
 
     `claims` are the leases on this card in the order of their grants. `tree` maps the pid of each descendant of a
-    pinned owner to that owner's pid, the nearest owner where they nest. `unknown_before` is the previous measurement's
-    `unknown_bytes`, None where there was none. `lingering_bytes` are nameless bytes of leases that ended.
+    pinned owner to that owner's pid, the nearest owner where they nest. `base_before` is the previous measurement's
+    `base_bytes`, None where there was none. `lingering_bytes` are nameless bytes of leases that ended.
     """
     held = _Holdings(claims)
     if sample.problem:
@@ -114,19 +113,18 @@ def account(
         held.see(use.pid, use.start_time, use.name, use.used_bytes, tree)
     free = min(max(0, sample.free_bytes), sample.total_bytes)
     nameless = max(0, sample.total_bytes - free - held.known_bytes)
-    open_bytes, base = held.unseen(nameless, lingering_bytes)
-    counted = held.counted_bytes() + max(open_bytes + base, nameless)
-    unknown = max(base, nameless - open_bytes)
-    visible = sample.processes is not None and nameless <= base + policy.growth_slack_bytes
-    problem = _growth(unknown, unknown_before, policy)
+    open_bytes, unexplained = held.unseen(nameless, lingering_bytes)
+    counted = held.counted_bytes() + max(open_bytes + unexplained, nameless)
+    base = max(0, max(unexplained, nameless - open_bytes) - lingering_bytes)
+    visible = sample.processes is not None and nameless <= unexplained + policy.growth_slack_bytes
+    problem = _growth(base, base_before, policy)
     room = min(free, sample.total_bytes - counted) - (sample.total_bytes - capacity(sample.total_bytes, policy))
     return Account(
         grantable_bytes=0 if problem else max(0, room),
         leased_bytes=held.leased_bytes,
         strangers=tuple(held.strangers),
         nameless_bytes=nameless,
-        unknown_bytes=unknown,
-        base_bytes=max(0, unknown - lingering_bytes),
+        base_bytes=base,
         shares=held.shares(visible),
         problem=problem,
     )
@@ -138,17 +136,16 @@ def _closed(problem: str, held: _Holdings) -> Account:
         leased_bytes=held.leased_bytes,
         strangers=(),
         nameless_bytes=0,
-        unknown_bytes=0,
         base_bytes=0,
         shares=held.shares(visible=False),
         problem=problem,
     )
 
 
-def _growth(unknown: int, before: int | None, policy: LedgerPolicy) -> str:
-    if before is None or unknown - before <= policy.growth_slack_bytes:
+def _growth(base: int, before: int | None, policy: LedgerPolicy) -> str:
+    if before is None or base - before <= policy.growth_slack_bytes:
         return ""
-    return f"{amount(unknown - before)} appeared that no process and no lease accounts for"
+    return f"{amount(base - before)} appeared that no process and no lease accounts for"
 
 
 @dataclass(slots=True)

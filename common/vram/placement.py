@@ -7,7 +7,8 @@ refused for good; any other waits. This module decides about the figures it is g
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Literal
 
 import msgspec
@@ -77,11 +78,16 @@ def pick(wish: Wish, cards: Iterable[Candidate], kept: Collection[str] = ()) -> 
 
 
 def choose(
-    wish: Wish, cards: Sequence[Candidate], kept: Collection[str] = (), *, missing: Collection[str] = ()
+    wish: Wish,
+    cards: Sequence[Candidate],
+    kept: Collection[str] = (),
+    *,
+    missing: Mapping[str, str] = MappingProxyType({}),
 ) -> Choice:
     """What would happen to the request now, with the cards' verdicts.
 
-    `missing` says, a sentence each, whose cards are not known at present; while there are any, nothing is refused for good.
+    `missing` says of each host whose cards are not all known why that is; where one of them is in question, nothing is
+    refused for good.
     """
     card = pick(wish, cards, kept)
     verdicts = [_verdict(wish, each, kept) for each in (cards if card is None or len(cards) <= EXPLAINED else (card,))]
@@ -93,8 +99,9 @@ def choose(
     if able:
         most = max(able, key=lambda each: each.grantable_bytes)
         return Choice("wait", None, most.grantable_bytes, _shortage(wish, most, kept), verdicts)
-    if missing:
-        reason = f"{wish.model} needs {amount(wish.need_bytes)}; {'; '.join(missing)}"
+    absent = [f"{host}: {why}" for host, why in missing.items() if wish.host in ("", host)]
+    if absent:
+        reason = f"{wish.model} needs {amount(wish.need_bytes)}; {'; '.join(absent)}"
         return Choice("wait", None, 0, reason, verdicts)
     return Choice("never", None, 0, _never(wish, asked), verdicts)
 
@@ -123,7 +130,7 @@ def refusal(wish: Wish, choice: Choice, retry_after_ms: int = 1_000, **details: 
         "free_bytes": choice.free_bytes,
         "cards": msgspec.to_builtins(choice.verdicts),
     }
-    if choice.outcome == "wait":
+    if choice.outcome != "never":
         return NoCapacity(choice.reason, retry_after_ms=retry_after_ms, **details)
     in_question = any(verdict.reason != NOT_ASKED for verdict in choice.verdicts)
     return TooLarge(choice.reason, **details) if in_question else NotFound(choice.reason, **details)

@@ -17,13 +17,13 @@ Every request has a deadline; `overdue` names those past theirs. The queue grant
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import msgspec
 
 from common.api.leases import LeaseProgress
-from common.vram.placement import Candidate, Wish, choose, pick
+from common.vram.placement import Candidate, Choice, Wish, choose, pick
 
 
 class QueuePolicy(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,6 +44,14 @@ class Waiter(msgspec.Struct, frozen=True):
     priority: int
     asked_at: float
     deadline: float
+
+
+class News(msgspec.Struct, frozen=True):
+    """What changed for one waiter: the choice as it stands, and how its caller is told."""
+
+    waiter: Waiter
+    choice: Choice
+    progress: LeaseProgress
 
 
 class LeaseQueue:
@@ -99,27 +107,20 @@ class LeaseQueue:
             kept_ahead.update(uuid for uuid, ticket in self._kept.items() if ticket == waiter.ticket)
         return starts
 
-    def kept_from(self, ticket: str) -> frozenset[str]:
-        """The cards that requests ahead of this one keep to themselves."""
-        ahead = self.position(ticket)
-        return frozenset(uuid for uuid, holder in self._kept.items() if self.position(holder) < ahead)
+    def kept_from(self, priority: int, asked_at: float) -> frozenset[str]:
+        """The cards kept from a request of this priority that came then, by those ahead of it."""
+        rank = asked_at - priority / self._policy.points_per_s
+        return frozenset(uuid for uuid, holder in self._kept.items() if self._rank(self._waiters[holder])[0] < rank)
 
-    def kept_from_new(self, priority: int, now: float) -> frozenset[str]:
-        """The cards that would be kept from a request that came now with this priority."""
-        rank = now - priority / self._policy.points_per_s
-        return frozenset(uuid for uuid, holder in self._kept.items() if self._rank(self._waiters[holder])[0] <= rank)
-
-    def news(
-        self, cards: Sequence[Candidate], missing: Sequence[str], now: float
-    ) -> list[tuple[Waiter, LeaseProgress]]:
-        """The requests whose place or reason changed since they were last told, with what to tell them."""
+    def news(self, cards: Sequence[Candidate], missing: Mapping[str, str], now: float) -> list[News]:
+        """The requests whose place or reason changed since they were last told, first in line first."""
         told = []
         kept_ahead: set[str] = set()
         for place, waiter in enumerate(self._line(), start=1):
             choice = choose(waiter.wish, cards, kept_ahead, missing=missing)
             if self._told.get(waiter.ticket) != (place, choice.reason):
                 self._told[waiter.ticket] = place, choice.reason
-                told.append((waiter, _progress(waiter, place, choice.free_bytes, choice.reason, now)))
+                told.append(News(waiter, choice, _progress(waiter, place, choice, now)))
             kept_ahead.update(uuid for uuid, ticket in self._kept.items() if ticket == waiter.ticket)
         return told
 
@@ -152,11 +153,11 @@ def _could_hold(card: Candidate, wish: Wish) -> bool:
     return wish.names(card) and card.capacity_bytes >= wish.need_bytes
 
 
-def _progress(waiter: Waiter, place: int, free_bytes: int, reason: str, now: float) -> LeaseProgress:
+def _progress(waiter: Waiter, place: int, choice: Choice, now: float) -> LeaseProgress:
     return LeaseProgress(
         position=place,
         need_bytes=waiter.wish.need_bytes,
-        free_bytes=free_bytes,
+        free_bytes=choice.free_bytes,
         waited_s=max(0.0, now - waiter.asked_at),
-        reason=reason,
+        reason=choice.reason,
     )
