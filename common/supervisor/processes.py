@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from common.clock import Clock
 from common.config.schema import Entry, Startup
@@ -26,7 +26,7 @@ from common.supervisor import sessions, watchdog
 from common.supervisor.guard import Guard
 from common.supervisor.home import HostHome
 from common.supervisor.instructions import Exited, Launched
-from common.supervisor.launching import prepare
+from common.supervisor.launching import Preparation, prepare
 from common.supervisor.logs import LogWriter, tail_lines
 from common.supervisor.sessions import Session
 
@@ -113,7 +113,7 @@ class Processes:
         mark = f"{'survivor/' if entry.survive_supervisor else ''}{self._boot}/{name}"
         try:
             prepared = prepare(self._startup, entry, self._home.root.parent, mark, self._environ)
-            popen = self._spawn(entry, prepared.argv, prepared.environ, prepared.cwd, log)
+            popen = self._spawn(entry, prepared, log)
         except NotFound as error:
             return Exited(name, life, self._clock.monotonic(), None, error.message)
         except OSError as error:
@@ -172,25 +172,12 @@ class Processes:
         await asyncio.gather(*self._ending)
         await self._guard.close()
 
-    def _spawn(
-        self, entry: Entry, argv: list[str], environ: dict[str, str], cwd: str | None, log: LogWriter
-    ) -> subprocess.Popen[bytes]:
-        if entry.survive_supervisor:
-            log.rotate()
-            with log.path.open("ab") as file:
-                return subprocess.Popen(
-                    argv,
-                    stdin=subprocess.DEVNULL,
-                    stdout=file,
-                    stderr=file,
-                    cwd=cwd,
-                    env=environ,
-                    start_new_session=True,
-                )
-        return subprocess.Popen(
-            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            cwd=cwd, env=environ, start_new_session=True, bufsize=0,
-        )  # fmt: skip
+    def _spawn(self, entry: Entry, prepared: Preparation, log: LogWriter) -> subprocess.Popen[bytes]:
+        if not entry.survive_supervisor:
+            return _popen(prepared, subprocess.PIPE)
+        log.rotate()
+        with log.path.open("ab") as file:
+            return _popen(prepared, file)
 
     def _adopt(self, entry: Entry, session: Session) -> Launched | None:
         log = LogWriter(self._home.log_file(entry.name), entry.logs.max_bytes, entry.logs.keep)
@@ -286,3 +273,17 @@ class Processes:
         """Where the disk is full the watchdog still knows every session, so launching goes on."""
         with suppress(OSError):
             sessions.save(self._home.sessions_file, [child.session for child in self._children.values()])
+
+
+def _popen(prepared: Preparation, sink: int | IO[bytes]) -> subprocess.Popen[bytes]:
+    """The process, leading a session of its own, with its output and its errors each going to `sink`."""
+    return subprocess.Popen(
+        prepared.argv,
+        stdin=subprocess.DEVNULL,
+        stdout=sink,
+        stderr=sink,
+        cwd=prepared.cwd,
+        env=prepared.environ,
+        start_new_session=True,
+        bufsize=0,
+    )

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
-from lives import ended, gone, pid_in, pinned, stubborn, until
+import uvloop
 
 from common.config.schema import Agent, Limits, Logs, Ports, Startup, Stop
 from common.config.units import Duration, Size
@@ -25,6 +25,7 @@ from common.supervisor.processes import Processes
 from common.supervisor.sessions import Session, load, save
 from common.supervisor.watchdog import Process
 from common.telemetry.system_clock import SystemClock
+from tests.common.supervisor.lives import ended, gone, pid_in, pinned, stubborn, until
 
 pytestmark = pytest.mark.usefixtures("wrappers")
 SHELL_ENVIRON = {"PATH": os.environ["PATH"]}
@@ -283,9 +284,9 @@ def test_processes_are_launched_from_the_main_thread_alone(tmp_path: Path) -> No
 
 SUPERVISOR = """
 import asyncio, sys
-sys.path[:0] = [{tests!r}, {root!r}]
+sys.path[:0] = [{root!r}]
 from pathlib import Path
-from test_processes import Host, agents_of
+from tests.common.supervisor.test_processes import Host, agents_of
 async def main():
     one = Host(Path({folder!r}), *agents_of(Path({folder!r})), boot="boot-dead")
     await one.processes.open()
@@ -308,8 +309,7 @@ def agents_of(folder: Path) -> list[Agent]:
 
 def killed_supervisor(folder: Path, *, watchdog_too: bool = False) -> list[Process]:
     """Starts a supervisor's processes in a program of its own, kills it with -9, and tells who they were."""
-    tests, root = Path(__file__).parent, Path(__file__).parents[3]
-    code = SUPERVISOR.format(tests=str(tests), root=str(root), folder=str(folder))
+    code = SUPERVISOR.format(root=str(Path(__file__).parents[3]), folder=str(folder))
     popen = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert popen.stdout is not None
     pids = [int(popen.stdout.readline()) for _ in range(5)]
@@ -356,6 +356,21 @@ def test_when_the_watchdog_is_killed_too_the_next_supervisor_ends_what_is_left(t
 
     asyncio.run(next_supervisor())
     assert gone(*everyone)
+
+
+def test_ends_and_logs_are_seen_under_uvloop_too(tmp_path: Path) -> None:
+    async def life() -> None:
+        one = Host(tmp_path, agent("a", "sh", "-c", "echo out; echo bad >&2; sleep 60"))
+        await one.processes.open()
+        one.launch("a")
+        await until(lambda: "out" in one.log("a") and "bad" in one.log("a"))
+        one.processes.terminate("a")
+        assert (await one.exit()).stderr_tail[0] == "bad"
+        await one.processes.close()
+        one.home.release()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(life())
 
 
 async def test_a_survivor_that_dies_before_it_is_adopted_is_passed_over(

@@ -4,10 +4,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from lives import pinned
 
 from common.supervisor import sessions
 from common.supervisor.sessions import Session, alive, end_leftovers, load, save
+from tests.common.supervisor.lives import pinned
 
 
 def test_what_is_saved_is_loaded_until_the_machine_boots_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

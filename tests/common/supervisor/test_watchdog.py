@@ -8,10 +8,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from lives import gone, ignores_term, pid_in, pinned, stubborn, wait_until
 
 from common.supervisor import watchdog
 from common.supervisor.watchdog import Process, is_alive, main, members, read_stat, send, sweep
+from tests.common.supervisor.lives import gone, ignores_term, pid_in, pinned, stubborn, wait_until
 
 
 def spawn(command: list[str], mark: str = "") -> tuple[subprocess.Popen[bytes], Process]:
