@@ -103,7 +103,7 @@ class Onion:
         self._serve(port, route, reply, head.verb, body, head)
 
     def _plain(self, port: RouterPort, route: bytes, message: Plain) -> None:
-        if message.body in plain.RAW_HEALTH:
+        if plain.asks_health(message.body):
             body = Body(Codec.JSON, b"{}", [], ())
             self._serve(port, route, PlainReply(port, route, message.envelope, b""), _HEALTH, body, None)
             return
@@ -159,16 +159,19 @@ class Onion:
             self._answer(route, call, reply, outcome)
 
     def _answer(self, route: Route, call: Call, reply: Reply, outcome: object) -> None:
-        if isinstance(outcome, TandemError):
-            route.meter.end(self._now() - call.arrived, outcome.code, outcome.message)
-            reply.error(outcome)
-            return
+        error = outcome if isinstance(outcome, TandemError) else None
         try:
-            reply.final(outcome)
+            if error is None:
+                reply.final(outcome)
+            else:
+                reply.error(error)
         except (TypeError, ValueError, OverflowError, RecursionError):
             self._answer(route, call, reply, self._bug(route))
             return
-        route.meter.end(self._now() - call.arrived, None)
+        if error is None:
+            route.meter.end(self._now() - call.arrived, None)
+        else:
+            route.meter.end(self._now() - call.arrived, error.code, error.message)
 
     def _start(
         self, route: Route, request: object, call: Call, reply: Reply, peer: bytes, head: CallHeader | None
@@ -182,6 +185,12 @@ class Onion:
         if key is not None:
             self._by_id[key] = task
         task.add_done_callback(lambda ended: self._ended(ended, holder, key))
+        task.add_done_callback(lambda ended: self._never_ran(ended, route, call, reply))
+
+    def _never_ran(self, task: asyncio.Task[None], route: Route, call: Call, reply: Reply) -> None:
+        """A task that was cancelled before its first step ends without a word of its own; its call is answered here."""
+        if task.cancelled():
+            self._settle(route, call, reply, self._why_cancelled(call))
 
     def _ended(self, task: asyncio.Task[None], holder: str, key: tuple[bytes, int] | None) -> None:
         self._bulkhead.leave(holder)
@@ -217,7 +226,7 @@ class Onion:
         """Cancel the calls whose deadline has passed; called some ten times a second."""
         now = self._now()
         for task, call in self._tasks.items():
-            if call.deadline is not None and call.deadline <= now:
+            if call.deadline is not None and call.deadline <= now and not task.cancelling():
                 task.cancel()
 
     def drained(self) -> bool:

@@ -1,14 +1,17 @@
 """Bodies: bytes to typed structs and back, in msgpack and JSON, with every failure a BadRequest that names the path.
 
-Values of free-form fields are bounded here: integers to 2^53-1 either side of nought, nesting to 64 levels.
+Values of free-form fields are bounded here: integers to 2^53-1 either side of nought, nesting to 64 levels, and nothing that
+JSON cannot say but bytes, so that what one caller wrote in msgpack can be read by all in JSON.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Generic, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Final, Generic, TypeVar, get_args, get_origin
 
 import msgspec
+from msgspec import Meta
 
 from common.errors import BY_CODE, BadRequest, Code, Internal, TandemError
 from common.ids import MAX_WIRE_INT
@@ -27,7 +30,7 @@ class ErrorBody(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     error: str
     message: str
     retryable: bool
-    retry_after_ms: int | None = None
+    retry_after_ms: Annotated[int, Meta(ge=0, le=MAX_WIRE_INT)] | None = None
     details: dict[str, Any] = {}
 
 
@@ -100,26 +103,38 @@ def is_struct(type_: object) -> bool:
 def _free_form_fields(type_: type[Any]) -> tuple[str, ...]:
     if not is_struct(type_):
         return ()
-    return tuple(field.name for field in msgspec.structs.fields(type_) if _mentions_any(field.type))
+    return tuple(field.name for field in msgspec.structs.fields(type_) if _mentions_unbounded(field.type))
 
 
-def _mentions_any(hint: Any) -> bool:
-    return hint is Any or (get_origin(hint) is not None and any(_mentions_any(part) for part in get_args(hint)))
+def _mentions_unbounded(hint: Any) -> bool:
+    if get_origin(hint) is Annotated:
+        bounds = [part for part in get_args(hint)[1:] if isinstance(part, Meta) and part.le is not None]
+        return not bounds and _mentions_unbounded(get_args(hint)[0])
+    return hint in (Any, int) or any(_mentions_unbounded(part) for part in get_args(hint))
 
 
 def bounded(value: Any, path: str, depth: int = 0) -> None:
-    """Refuse integers JSON readers would round, and nesting deeper than MAX_DEPTH, in a free-form value."""
+    """Refuse, in a free-form value, what JSON readers would round or cannot read, and nesting deeper than MAX_DEPTH."""
     if depth > MAX_DEPTH:
         raise BadRequest(f"nested deeper than {MAX_DEPTH} levels - at `$.{path}`")
-    if isinstance(value, int):
-        if not -MAX_WIRE_INT <= value <= MAX_WIRE_INT:
-            raise BadRequest(f"integer beyond 2^53-1 - at `$.{path}`")
-    elif isinstance(value, dict):
+    if isinstance(value, dict):
         for key, item in value.items():
+            if type(key) not in (str, int):
+                raise BadRequest(f"Expected `str`, got `{type(key).__name__}` - at a key of `$.{path}`")
             bounded(item, f"{path}.{str(key)[:64]}", depth + 1)
-    elif isinstance(value, list):
+    elif isinstance(value, (list, tuple, set, frozenset)):
         for index, item in enumerate(value):
             bounded(item, f"{path}[{index}]", depth + 1)
+    elif reason := _unsayable(value):
+        raise BadRequest(f"{reason} - at `$.{path}`")
+
+
+def _unsayable(value: object) -> str:
+    if isinstance(value, int):
+        return "" if -MAX_WIRE_INT <= value <= MAX_WIRE_INT else "integer beyond 2^53-1"
+    if isinstance(value, float):
+        return "" if math.isfinite(value) else "not a finite number"
+    return "extension types have no place in JSON" if isinstance(value, msgspec.msgpack.Ext) else ""
 
 
 def _readable(error: Exception) -> str:

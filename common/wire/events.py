@@ -31,7 +31,7 @@ def decode_header(frame: bytes) -> EventHeader:
     """Read an event's header; BadRequest when it is not one."""
     try:
         return _headers.decode(frame)
-    except (msgspec.MsgspecError, UnicodeError) as error:
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise BadRequest(f"not an event's header: {error}") from error
 
 

@@ -82,7 +82,7 @@ def decode_call(frame: Buffer) -> CallHeader:
     """Read a call's header; BadRequest says what is wrong and where."""
     try:
         header = _calls.decode(memoryview(frame)[1:])
-    except (msgspec.MsgspecError, UnicodeError) as error:
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise BadRequest(f"the native header is not readable: {error}") from error
     if header.protocol != PROTOCOL:
         raise BadRequest(f"protocol {header.protocol} is not spoken here; this is protocol {PROTOCOL}")
@@ -93,5 +93,5 @@ def decode_reply(frame: Buffer) -> ReplyHeader:
     """Read a reply's header; BadRequest says what is wrong and where."""
     try:
         return _replies.decode(memoryview(frame)[1:])
-    except (msgspec.MsgspecError, UnicodeError) as error:
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise BadRequest(f"the reply's header is not readable: {error}") from error

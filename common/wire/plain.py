@@ -15,8 +15,7 @@ from common.ids import MAX_WIRE_INT
 from common.wire.codec import encode_json, error_body
 from common.wire.frames import Buffer
 
-RAW_HEALTH: Final = frozenset((b"ping", b"health"))
-"""Whole messages that are not JSON and still get the health answer."""
+_RAW_HEALTH: Final = frozenset((b"ping", b"health"))
 
 _ROOMY_ID: Final = 1024
 
@@ -38,6 +37,11 @@ _calls = msgspec.json.Decoder(PlainCall)
 _ids = msgspec.json.Decoder(_IdOnly)
 
 
+def asks_health(body: Buffer) -> bool:
+    """Whether the whole message is `ping` or `health`: not JSON, and answered all the same."""
+    return len(body) <= len(b"health") and bytes(body) in _RAW_HEALTH
+
+
 def decode_call(body: Buffer) -> PlainCall:
     """Read the envelope; BadRequest says what is wrong and where."""
     try:
@@ -46,7 +50,18 @@ def decode_call(body: Buffer) -> PlainCall:
         raise BadRequest(_mend(error)) from error
     if len(call.id) > _ROOMY_ID:
         raise BadRequest(f"`_id` is longer than {_ROOMY_ID} bytes")
+    if not _is_text(call.id):
+        raise BadRequest("`_id` is not UTF-8")
     return call
+
+
+def _is_text(raw: msgspec.Raw) -> bool:
+    """Whether a value that was passed over undecoded may be echoed: its text has not been looked at yet."""
+    try:
+        str(bytes(raw), "utf-8")
+    except UnicodeError:
+        return False
+    return True
 
 
 def _mend(error: Exception) -> str:
@@ -63,13 +78,13 @@ def id_of(body: Buffer) -> msgspec.Raw:
         found = _ids.decode(body).id
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return msgspec.Raw(b"")
-    return found if len(found) <= _ROOMY_ID else msgspec.Raw(b"")
+    return found if len(found) <= _ROOMY_ID and _is_text(found) else msgspec.Raw(b"")
 
 
 def reply(value: Any, call_id: Buffer = b"") -> bytes:
     """A reply in plain dress: the struct's fields beside `status` success, unless the struct has a `status` of its own."""
     body = encode_json(value)
-    own_status = hasattr(value, "status")
+    own_status = "status" in value if isinstance(value, dict) else hasattr(value, "status")
     return _with_fields(b"" if own_status else b'"status":"success"', call_id, body)
 
 
