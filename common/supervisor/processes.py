@@ -15,7 +15,6 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import IO, Final
 
@@ -33,6 +32,8 @@ from common.supervisor.sessions import Session
 CHUNK: Final = 65_536
 TAIL_LINES: Final = 20
 TAIL_LINE_BYTES: Final = 500
+BREATH_S: Final = 0.01
+"""The pause after a full chunk: a process that writes without end gets 6.5 MB/s of the loop, and waits for the rest."""
 FIRST_LOOK_S: Final = 0.01
 SLOWEST_LOOK_S: Final = 0.1
 STUCK_AFTER_S: Final = 10.0
@@ -197,7 +198,7 @@ class Processes:
             if pipe is not None:
                 os.set_blocking(pipe.fileno(), False)
                 child.pipes.add(pipe.fileno())
-                loop.add_reader(pipe.fileno(), partial(self._read, child, pipe.fileno()))
+                self._listen(child, pipe.fileno())
         if not child.session.survives:
             self._guard.watch(child.session)
 
@@ -208,19 +209,29 @@ class Processes:
             session.port, session.events_port, session.health_check_port,
         )  # fmt: skip
 
-    def _read(self, child: _Child, pipe: int) -> bool:
-        """Takes what one pipe has, up to a chunk; whether there may be more."""
+    def _listen(self, child: _Child, pipe: int) -> None:
+        if pipe in child.pipes:
+            asyncio.get_running_loop().add_reader(pipe, self._hear, child, pipe)
+
+    def _hear(self, child: _Child, pipe: int) -> None:
+        if self._read(child, pipe) == CHUNK:
+            loop = asyncio.get_running_loop()
+            loop.remove_reader(pipe)
+            loop.call_later(BREATH_S, self._listen, child, pipe)
+
+    def _read(self, child: _Child, pipe: int) -> int:
+        """Takes what one pipe has, up to a chunk; how many bytes that was."""
         try:
             chunk = os.read(pipe, CHUNK)
         except BlockingIOError:
-            return False
+            return 0
         if not chunk:
             self._drop(child, pipe)
-            return False
+            return 0
         child.log.write(chunk)
         if child.popen and child.popen.stderr and pipe == child.popen.stderr.fileno():
             child.take_error(chunk)
-        return True
+        return len(chunk)
 
     def _drop(self, child: _Child, pipe: int) -> None:
         asyncio.get_running_loop().remove_reader(pipe)

@@ -182,6 +182,14 @@ async def test_a_log_is_rotated_while_its_process_writes(host: Callable[..., Hos
     assert one.log("a").endswith("\n20000\n")
 
 
+async def test_a_process_that_writes_fast_is_heard_to_its_last_byte(host: Callable[..., Host]) -> None:
+    one = host(agent("a", "sh", "-c", "head -c 1000000 /dev/zero | tr '\\0' x"))
+    await one.processes.open()
+    one.launch("a")
+    await one.exit()
+    assert one.processes.log_file("a").stat().st_size == 1_000_000
+
+
 async def test_only_the_last_error_lines_are_kept_and_each_only_so_long(host: Callable[..., Host]) -> None:
     one = host(agent("a", "sh", "-c", "seq 1 100 >&2; head -c 5000 /dev/zero | tr '\\0' x >&2"))
     await one.processes.open()
