@@ -16,7 +16,7 @@ from typing import Any, Final
 from common.api import basic
 from common.api.basic import BreakerStats, Health, Phase, Status
 from common.api.words import AnyVerb, Topic, Verb
-from common.errors import Unavailable
+from common.errors import Conflict, Unavailable
 from common.ids import new_id
 from common.resilience.bulkhead import Bulkhead
 from common.service import basics
@@ -190,7 +190,7 @@ class Shell:
         while True:
             try:
                 self._ports += open_ports(self.context, [address], self.onion.receive, self.onion.drained)
-            except Unavailable as error:
+            except (Unavailable, Conflict) as error:
                 self.lacks[address.host] = error.message
                 await asyncio.sleep(RETRY_ADDRESS_S)
             else:

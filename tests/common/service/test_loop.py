@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+
+import pytest
+import uvloop
+
+from common.service import loop
+
+
+def test_a_process_runs_on_uvloop_with_a_short_switch_interval() -> None:
+    before = sys.getswitchinterval()
+
+    async def main() -> type:
+        return type(asyncio.get_running_loop())
+
+    try:
+        assert loop.run(main()) is uvloop.Loop
+        assert sys.getswitchinterval() == pytest.approx(loop.SWITCH_INTERVAL_S)
+    finally:
+        sys.setswitchinterval(before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_signal_means_stop(number: signal.Signals) -> None:
+    before = sys.getswitchinterval()
+
+    async def main() -> bool:
+        stopped = asyncio.Event()
+        loop.on_stop_signal(stopped.set)
+        os.kill(os.getpid(), number)
+        async with asyncio.timeout(10):
+            return await stopped.wait()
+
+    try:
+        assert loop.run(main())
+    finally:
+        sys.setswitchinterval(before)
