@@ -56,9 +56,11 @@ Req = TypeVar("Req", bound=Message)
 Rep = TypeVar("Rep", bound=Message)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Verb(Generic[Req, Rep]):
     """One verb of a service: its types, who may call it, and whether sending it twice is the same as once.
+
+    A verb is itself and no other (compared by identity): tables on the hot path are keyed by it.
 
     `idempotent` verbs may be retried by any client; others only with an idempotency key, where the request has one.
     `part` is the type of the streamed replies that may precede the final one; None where there is only the final one.

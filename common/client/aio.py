@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any, Final, TypeVar, overload
+from typing import Any, Final, NamedTuple, TypeVar, overload
 
 import zmq
 
@@ -14,7 +14,7 @@ from common.api.basic import BreakerStats
 from common.api.words import AnyVerb, Cursor, Message, Verb
 from common.client.directory import Directory, Place
 from common.client.following import Event, Fill, Following, Lost, Notice, taken
-from common.client.guard import Guard
+from common.client.guard import Endangered, Guard
 from common.client.link import Link
 from common.client.names import NameCache
 from common.client.plain_link import PlainLink
@@ -35,6 +35,13 @@ IDLE_SWEEPS: Final = 600
 """A link without a call for this many sweeps is closed."""
 
 
+class _Line(NamedTuple):
+    """A well-known service within reach: what a first attempt needs."""
+
+    link: Link
+    guards: Endangered
+
+
 class AsyncClient:
     """Calls services by their names and agents by theirs; made and used on one running loop.
 
@@ -53,11 +60,13 @@ class AsyncClient:
         self._directory = directory
         self._settings = settings or ClientSettings()
         self._clock = clock
+        self._now = clock.monotonic
         self._own_context = context is None
         self._context = context or sockets.new_context()
         self._guard = Guard(rng, self._settings.breaker, self._settings.retry)
         self._rules = Rules(clock, rng, self._guard, self._settings.retry)
         self._links: dict[Endpoint, Link | PlainLink] = {}
+        self._lines: dict[str, _Line] = {}
         self._unused: dict[Endpoint, int] = {}
         self._names = NameCache()
         self._watching: asyncio.Task[None] | None = None
@@ -107,10 +116,37 @@ class AsyncClient:
         that can help and the verb is idempotent (by the catalog, by its key, or because the caller says so).
         """
         known = verb_named(verb, target) if isinstance(verb, str) else verb
-        request = request_for(known, request)
-        deadline = self._clock.monotonic() + (self._settings.timeout_s if timeout_s is None else timeout_s)
+        if request is None:
+            request = request_for(known, request)
+        now = self._now()
+        deadline = now + (self._settings.timeout_s if timeout_s is None else timeout_s)
+        line = self._lines.get(target)
+        failed: TandemError | None = None
+        if line is not None:
+            try:
+                return await self._first(line, known, request, now, deadline)
+            except TandemError as error:
+                failed = error
         again = repeatable(known, request) if idempotent is None else idempotent
-        return await self._perform(pursue(self._rules, target, known, request, deadline, again))
+        return await self._perform(pursue(self._rules, target, known, request, deadline, again, failed))
+
+    async def _first(self, line: _Line, verb: AnyVerb, request: Any, now: float, deadline: float) -> Any:
+        permit = self._guard.permit(line.guards, now)
+        line.guards.retries.deposit()
+        call_id, ended = line.link.begin(verb, request, now, deadline)
+        try:
+            reply = await ended
+        except TandemError as error:
+            at = self._now()
+            self._guard.record(line.guards, permit, error, at - now, at)
+            raise
+        except BaseException:
+            line.link.withdraw(call_id)
+            line.guards.breaker.release(permit)
+            raise
+        at = self._now()
+        self._guard.record(line.guards, permit, None, at - now, at)
+        return reply
 
     async def _perform(self, pursuit: Pursuit) -> Any:
         outcome: Any = None
@@ -136,9 +172,15 @@ class AsyncClient:
     def _at_hand(self, target: str) -> Found | None:
         place = self._directory.place(target)
         if place is not None:
+            self._lines[target] = self._line(place.requests)
             return Found(place.requests)
-        known = self._names.lookup(target, self._clock.monotonic())
+        known = self._names.lookup(target, self._now())
         return None if known is None else Found(known.endpoint, known.dress, remembered=True)
+
+    def _line(self, endpoint: Endpoint) -> _Line:
+        link = self._link(Found(endpoint))
+        assert isinstance(link, Link)
+        return _Line(link, self._guard.of(endpoint.address, self._now()))
 
     async def _ask_registry(self, target: str) -> Found:
         if self._watching is None:
@@ -255,6 +297,7 @@ class AsyncClient:
                 self._unused[endpoint] = self._unused.get(endpoint, 0) + 1 if link.idle else 0
                 if self._unused[endpoint] > IDLE_SWEEPS:
                     del self._links[endpoint], self._unused[endpoint]
+                    self._lines = {target: line for target, line in self._lines.items() if line.link is not link}
                     link.close()
 
     async def close(self) -> None:
@@ -266,5 +309,6 @@ class AsyncClient:
         for link in self._links.values():
             link.close()
         self._links.clear()
+        self._lines.clear()
         if self._own_context:
             await self._loop.run_in_executor(None, self._context.term)

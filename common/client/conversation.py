@@ -25,7 +25,7 @@ ATTACH_FROM: Final = 16_384
 """A binary field of this many bytes or more travels as a frame of its own, uncopied."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Answer(Generic[W]):
     """The end of a call: its waiter, and the reply or the error."""
 
@@ -34,7 +34,7 @@ class Answer(Generic[W]):
     error: TandemError | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Part(Generic[W]):
     """A piece of a streamed reply."""
 

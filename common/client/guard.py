@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from common.api.basic import BreakerStats
 from common.clock import Rng
 from common.errors import TandemError, Unavailable
-from common.resilience.breaker import Breaker, BreakerSettings, Permit, Refusal, Transition, weighs
+from common.resilience.breaker import Breaker, BreakerSettings, Permit, Refusal, Transition, Weight, weighs
 from common.resilience.budget import RetryBudget, RetrySettings
 
 MAX_ENDPOINTS = 4_096
@@ -61,7 +61,7 @@ class Guard:
         self, guards: Endangered, permit: Permit, error: TandemError | None, elapsed_s: float, now: float
     ) -> None:
         """What a call's end says about its endpoint."""
-        weight = weighs(None if error is None else error.code)
+        weight = Weight.SUCCESS if error is None else weighs(error.code)
         transition = guards.breaker.record(permit, weight, elapsed_s, now)
         if transition is not None:
             self._tell(transition)

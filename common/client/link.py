@@ -24,15 +24,12 @@ from common.wire.frames import Buffer
 class Waiter:
     """Who waits for one call: a future for its end, a queue for its parts where they are wanted."""
 
-    __slots__ = ("ended", "parts", "sent_on", "verb")
+    __slots__ = ("ended", "parts", "verb")
 
-    def __init__(
-        self, verb: AnyVerb, ended: asyncio.Future[Any], parts: asyncio.Queue[Any] | None, sent_on: int
-    ) -> None:
+    def __init__(self, verb: AnyVerb, ended: asyncio.Future[Any], parts: asyncio.Queue[Any] | None) -> None:
         self.verb = verb
         self.ended = ended
         self.parts = parts
-        self.sent_on = sent_on
 
     def fail(self, error: TandemError) -> None:
         """End it with an error, unless it has ended."""
@@ -55,43 +52,45 @@ class Link:
         """Whether no call is under way."""
         return not len(self._talk)
 
-    def _open(
-        self, verb: AnyVerb, request: Any, deadline: float, parts: asyncio.Queue[Any] | None
-    ) -> tuple[int, Waiter]:
-        waiter = Waiter(verb, self._loop.create_future(), parts, 0)
-        budget_ms = max(1, remaining_ms(deadline, self._clock.monotonic()))
-        call_id, frames = self._talk.call(verb, request, waiter, budget_ms, deadline)
+    def begin(
+        self, verb: AnyVerb, request: Any, now: float, deadline: float, parts: asyncio.Queue[Any] | None = None
+    ) -> tuple[int, asyncio.Future[Any]]:
+        """Send a call: its id, and the future of its reply. Whoever stops waiting for it calls `withdraw`."""
+        ended: asyncio.Future[Any] = self._loop.create_future()
+        budget_ms = remaining_ms(deadline, now) or 1
+        call_id, frames = self._talk.call(verb, request, Waiter(verb, ended, parts), budget_ms, deadline)
         try:
             self._channel.send(frames)
         except TandemError:
             self._talk.withdraw(call_id)
             raise
-        return call_id, waiter
+        return call_id, ended
 
     async def call(self, verb: AnyVerb, request: Any, deadline: float) -> Any:
         """The reply; raises the error that ended the call."""
-        call_id, waiter = self._open(verb, request, deadline, None)
+        call_id, ended = self.begin(verb, request, self._clock.monotonic(), deadline)
         try:
-            return await waiter.ended
+            return await ended
         except asyncio.CancelledError:
-            self._withdraw(call_id)
+            self.withdraw(call_id)
             raise
 
     async def stream(self, verb: AnyVerb, request: Any, deadline: float) -> AsyncIterator[Any]:
         """The parts, then the reply as the last item; raises the error that ended the call."""
         parts: asyncio.Queue[Any] = asyncio.Queue()
-        call_id, waiter = self._open(verb, request, deadline, parts)
-        waiter.ended.add_done_callback(lambda _: parts.put_nowait(_END))
+        call_id, ended = self.begin(verb, request, self._clock.monotonic(), deadline, parts)
+        ended.add_done_callback(lambda _: parts.put_nowait(_END))
         try:
             while (item := await parts.get()) is not _END:
                 yield item
-            yield await waiter.ended
+            yield await ended
         finally:
-            self._withdraw(call_id)
-            if waiter.ended.done() and not waiter.ended.cancelled():
-                waiter.ended.exception()
+            self.withdraw(call_id)
+            if ended.done() and not ended.cancelled():
+                ended.exception()
 
-    def _withdraw(self, call_id: int) -> None:
+    def withdraw(self, call_id: int) -> None:
+        """Nobody waits for this call any more: say so, unless it has ended."""
         frames = self._talk.withdraw(call_id)
         if frames is not None and self._channel.is_connected:
             self._channel.send(frames)

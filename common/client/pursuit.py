@@ -72,23 +72,32 @@ class Rules:
     retry: RetrySettings
 
 
-def pursue(rules: Rules, target: str, verb: AnyVerb, request: Any, deadline: float, idempotent: bool) -> Pursuit:
-    """Pursue one call to its reply, or raise the TandemError that ended it."""
-    attempt = 0
+def pursue(
+    rules: Rules,
+    target: str,
+    verb: AnyVerb,
+    request: Any,
+    deadline: float,
+    idempotent: bool,
+    failed: TandemError | None = None,
+) -> Pursuit:
+    """Pursue one call to its reply, or raise the TandemError that ended it; `failed` is how a first attempt ended already."""
+    attempt, error = (0, None) if failed is None else (1, failed)
     while True:
+        if error is not None:
+            if isinstance(error, Unavailable):
+                yield Forget(target)
+            now = rules.clock.monotonic()
+            delay_s = next_attempt(error, attempt, now, deadline, idempotent, rules.rng, rules.retry)
+            if delay_s is None:
+                raise error
+            yield Pause(delay_s)
         attempt += 1
         try:
             found: Found = yield Find(target)
             return (yield from _attempt(rules, found, verb, request, deadline, attempt))
-        except TandemError as error:
-            if isinstance(error, Unavailable):
-                yield Forget(target)
-            delay_s = next_attempt(
-                error, attempt, rules.clock.monotonic(), deadline, idempotent, rules.rng, rules.retry
-            )
-            if delay_s is None:
-                raise
-        yield Pause(delay_s)
+        except TandemError as raised:
+            error = raised
 
 
 def _attempt(rules: Rules, found: Found, verb: AnyVerb, request: Any, deadline: float, attempt: int) -> Pursuit:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 from common.api.words import Access, AnyVerb
@@ -39,13 +39,13 @@ class Body(NamedTuple):
 
     codec: Codec
     frame: Buffer
-    names: list[str]
-    attachments: tuple[Buffer, ...]
+    names: list[str] | None = None
+    attachments: Sequence[Buffer] = ()
 
     def decode(self, decoder: BodyDecoder[Any]) -> Any:
         """The request; BadRequest says what is wrong and where."""
         if self.names or self.attachments:
-            return decoder.decode_with(self.codec, self.frame, self.names, self.attachments)
+            return decoder.decode_with(self.codec, self.frame, self.names or (), self.attachments)
         return decoder.decode(self.codec, self.frame)
 
 
@@ -99,12 +99,12 @@ class Onion:
             self._withdraw(route, head.id)
             return
         reply = NativeReply(port, route, message.envelope, head.id, head.codec)
-        body = Body(head.codec, message.body, head.attachments or [], tuple(message.attachments))
+        body = Body(head.codec, message.body, head.attachments, message.attachments)
         self._serve(port, route, reply, head.verb, body, head)
 
     def _plain(self, port: RouterPort, route: bytes, message: Plain) -> None:
         if plain.asks_health(message.body):
-            body = Body(Codec.JSON, b"{}", [], ())
+            body = Body(Codec.JSON, b"{}")
             self._serve(port, route, PlainReply(port, route, message.envelope, b""), _HEALTH, body, None)
             return
         try:
@@ -114,7 +114,7 @@ class Onion:
             return
         head = CallHeader(header.PROTOCOL, CallKind.CALL, 0, call.action, call.deadline_ms, Codec.JSON, call.token)
         reply = PlainReply(port, route, message.envelope, call.id)
-        self._serve(port, route, reply, call.action, Body(Codec.JSON, message.body, [], ()), head)
+        self._serve(port, route, reply, call.action, Body(Codec.JSON, message.body), head)
 
     def _refuse(self, reply: Reply, error: TandemError) -> None:
         self._refused.begin()

@@ -25,22 +25,20 @@ _COPIED_BELOW: Final = 32_768
 _NOW: Final = int(zmq.DONTWAIT)
 
 
-def buffer_of(frame: zmq.Frame) -> Buffer:
-    """A small frame's bytes, or a view of a large one's memory, uncopied."""
-    return frame.bytes if len(frame) < _COPIED_BELOW else frame.buffer
-
-
 def read_message(receive: sockets.Receive) -> list[Buffer] | None:
-    """All frames of the next message, or None when there is none; an Again from libzmq is that answer, not an error."""
+    """All frames of the next message, or None when there is none; an Again from libzmq is that answer, not an error.
+
+    Small frames come as bytes, large ones as views of libzmq's own memory, uncopied.
+    """
     try:
         frame = receive(_NOW, False)
     except zmq.Again:
         return None
-    frames = [buffer_of(frame)]
+    frames: list[Buffer] = [frame.bytes if len(frame) < _COPIED_BELOW else frame.buffer]
     while frame.more:
         frame = receive(_NOW, False)
         if len(frames) < MAX_FRAMES:
-            frames.append(buffer_of(frame))
+            frames.append(frame.bytes if len(frame) < _COPIED_BELOW else frame.buffer)
     return frames
 
 

@@ -55,10 +55,9 @@ class RouterPort:
         except zmq.ZMQError:
             self.undelivered += 1
             return False
-        last = len(frames) - 1
-        for index in range(last):
-            send(frames[index], _MORE_NOW)
-        send(frames[last], _LAST_NOW)
+        for frame in frames[:-1]:
+            send(frame, _MORE_NOW)
+        send(frames[-1], _LAST_NOW)
         self._drain.look()
         return True
 

