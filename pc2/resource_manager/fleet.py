@@ -1,0 +1,174 @@
+"""The planner's view of all hosts' cards and leases: a copy to plan by, never to decide by.
+
+Each supervisor's cards are as it last published them. From a card's grantable bytes the view takes the grants in flight:
+leases asked for that the published figures cannot show yet. Such a grant counts until the supervisor told of the lease
+and then published its cards, or published them long enough after it answered. A host that is lost or silent keeps its
+cards here, closed, with the reason. The view asks nobody and grants nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from common.api.leases import Card, CardsSampled, Lease, LeaseChanged, Leases
+from common.vram.ledger import DEFAULT, LedgerPolicy, capacity
+from common.vram.placement import Candidate
+
+UNHEARD = "has not been heard from yet"
+
+
+@dataclass(slots=True)
+class _Flight:
+    """One grant in flight: bytes asked for on a card."""
+
+    host: str
+    card_uuid: str
+    bytes: int
+    shown: bool = False
+    admitted_at: float | None = None
+
+
+@dataclass(slots=True)
+class _Host:
+    """What one supervisor last said; `absent` is why it cannot be asked, `paused_until` why not just now."""
+
+    absent: str = UNHEARD
+    problem: str = ""
+    heard_at: float | None = None
+    paused_until: float = 0.0
+    cards: dict[str, Card] = field(default_factory=dict)
+    leases: dict[str, Lease] = field(default_factory=dict)
+    caps: dict[str, int] = field(default_factory=dict)
+    limits: dict[str, int] = field(default_factory=dict)
+
+
+class Fleet:
+    """All hosts as last heard; `now` is the planner's monotonic clock in seconds."""
+
+    def __init__(self, hosts: Iterable[str], policy: LedgerPolicy = DEFAULT) -> None:
+        self._policy = policy
+        self._hosts = {host: _Host() for host in hosts}
+        self._flights: dict[str, _Flight] = {}
+
+    def sampled(self, host: str, event: CardsSampled, now: float) -> None:
+        """Takes in a host's cards as it published them; figures it was refused by are believed again."""
+        view = self._hosts[host]
+        view.heard_at, view.problem = now, event.problem
+        view.caps.clear()
+        if event.cards or not event.problem:
+            view.cards = {card.card_uuid: card for card in event.cards}
+        settled = [
+            lease_id for lease_id, flight in self._flights.items() if flight.host == host and self._seen(flight, now)
+        ]
+        for lease_id in settled:
+            del self._flights[lease_id]
+
+    def listed(self, host: str, listing: Leases) -> None:
+        """Takes in the whole table of a host's leases."""
+        self._hosts[host].leases = {lease.lease_id: lease for lease in listing.leases}
+        for lease_id in self._hosts[host].leases:
+            self._show(lease_id, host)
+
+    def changed(self, host: str, event: LeaseChanged) -> None:
+        """Takes in one change of a lease."""
+        leases = self._hosts[host].leases
+        if event.change == "granted":
+            leases[event.lease.lease_id] = event.lease
+        else:
+            leases.pop(event.lease.lease_id, None)
+        self._show(event.lease.lease_id, host)
+
+    def lost(self, host: str, reason: str) -> None:
+        """Closes the host's cards until it is back."""
+        self._hosts[host].absent = reason
+
+    def back(self, host: str) -> None:
+        """The host can be asked again; its cards stay closed until it has published them."""
+        self._hosts[host].absent = ""
+
+    def claim(self, lease_id: str, card: Candidate, bytes: int) -> None:
+        """Counts a grant in flight on the card."""
+        self._flights[lease_id] = _Flight(card.host, card.uuid, bytes)
+
+    def admitted(self, lease_id: str, now: float) -> None:
+        """The supervisor answered yes; its figures will show it."""
+        if lease_id in self._flights:
+            self._flights[lease_id].admitted_at = now
+
+    def unclaim(self, lease_id: str) -> None:
+        """Nothing is in flight under this id."""
+        self._flights.pop(lease_id, None)
+
+    def cap(self, host: str, card_uuid: str, bytes: int) -> None:
+        """Believes less than `bytes` of the card until the host publishes its figures again: it refused that many."""
+        caps = self._hosts[host].caps
+        caps[card_uuid] = min(caps.get(card_uuid, bytes), bytes)
+
+    def limit(self, host: str, card_uuid: str, bytes: int) -> None:
+        """Believes for good that the card can never hold `bytes`: its host said so."""
+        limits = self._hosts[host].limits
+        limits[card_uuid] = min(limits.get(card_uuid, bytes), bytes)
+
+    def pause(self, host: str, until: float) -> None:
+        """Closes the host's cards for a moment: it could not take a request."""
+        self._hosts[host].paused_until = until
+
+    def candidates(self, now: float) -> list[Candidate]:
+        """Every card known, as placement sees it."""
+        in_flight: dict[tuple[str, str], int] = {}
+        for flight in self._flights.values():
+            place = flight.host, flight.card_uuid
+            in_flight[place] = in_flight.get(place, 0) + flight.bytes
+        return [
+            self._candidate(view, card, self._closed(view, now), in_flight.get((host, card.card_uuid), 0))
+            for host, view in self._hosts.items()
+            for card in view.cards.values()
+        ]
+
+    def missing(self, now: float) -> dict[str, str]:
+        """Per host that cannot be asked, or whose cards are not all known, the reason."""
+        reasons = {host: self._closed(view, now) for host, view in self._hosts.items()}
+        return {host: reason for host, reason in reasons.items() if reason}
+
+    def reachable(self, host: str) -> bool:
+        """Whether the host can be asked."""
+        return host in self._hosts and not self._hosts[host].absent
+
+    def cards(self, host: str = "") -> list[Card]:
+        """The cards of all hosts or one, as last published."""
+        return [card for name, view in self._hosts.items() if host in ("", name) for card in view.cards.values()]
+
+    def leases(self, host: str = "") -> list[Lease]:
+        """The leases of all hosts or one, as last told."""
+        return [lease for name, view in self._hosts.items() if host in ("", name) for lease in view.leases.values()]
+
+    def host_of(self, lease_id: str) -> str:
+        """The host whose table has the lease; empty where none is known to."""
+        return next((host for host, view in self._hosts.items() if lease_id in view.leases), "")
+
+    def _candidate(self, view: _Host, card: Card, closed: str, in_flight: int) -> Candidate:
+        limit = view.limits.get(card.card_uuid)
+        most = capacity(card.total_bytes, self._policy) if limit is None else limit - 1
+        free = min(card.grantable_bytes - in_flight, view.caps.get(card.card_uuid, card.grantable_bytes + 1) - 1, most)
+        problem = closed or ("" if card.schedulable else card.reason or "not schedulable")
+        return Candidate(card.host, card.card, card.card_uuid, 0 if problem else max(0, free), most, problem)
+
+    def _closed(self, view: _Host, now: float) -> str:
+        if view.absent or view.problem:
+            return view.absent or view.problem
+        if now < view.paused_until:
+            return "could not take a request just now"
+        if view.heard_at is None:
+            return "has not published its cards yet"
+        age = now - view.heard_at
+        return f"cards last heard of {age:.1f} s ago" if age > self._policy.stale_s else ""
+
+    def _show(self, lease_id: str, host: str) -> None:
+        flight = self._flights.get(lease_id)
+        if flight is not None and flight.host == host:
+            flight.shown = True
+
+    def _seen(self, flight: _Flight, now: float) -> bool:
+        answered = flight.admitted_at is not None and now - flight.admitted_at > self._policy.stale_s
+        return flight.shown or answered

@@ -1,0 +1,124 @@
+"""One request for a lease on its way: its states, which step leads from which to which, and who waits for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final, Literal
+
+from common.api.leases import AcquireLease, LeaseGranted, Receipt
+from common.api.supervisor import AdmitLease
+from common.api.words import Timestamp
+from common.vram.lease_decision import Note
+from common.vram.placement import Choice, Wish
+from common.vram.waiting import Waiter
+
+
+class State(StrEnum):
+    """Where a request stands."""
+
+    WAITING = "waiting"
+    ASKING = "asking"
+    UNSURE = "unsure"
+    RETURNING = "returning"
+
+
+class Step(StrEnum):
+    """What moves a request on."""
+
+    PLACED = "placed"
+    REFUSED = "refused"
+    LOST = "lost"
+    ASKED_AGAIN = "asked again"
+    UNWANTED = "unwanted"
+
+
+NEXT: Final = {
+    (State.WAITING, Step.PLACED): State.ASKING,
+    (State.ASKING, Step.REFUSED): State.WAITING,
+    (State.ASKING, Step.LOST): State.UNSURE,
+    (State.UNSURE, Step.ASKED_AGAIN): State.ASKING,
+    (State.ASKING, Step.UNWANTED): State.RETURNING,
+    (State.UNSURE, Step.UNWANTED): State.RETURNING,
+}
+
+
+@dataclass(slots=True)
+class Request:
+    """A request and its saga; times in seconds of the planner's monotonic clock.
+
+    `patience_until` ends its wait in the queue, `answer_by` its wait for a supervisor's answer; `retry_at` is when what
+    was left open is tried again. `granted` is set only while a lease that nobody wants is given back.
+    """
+
+    lease_id: str
+    identity: str
+    asked: AcquireLease
+    asked_at: float
+    patience_until: float
+    state: State = State.WAITING
+    callers: list[str] = field(default_factory=list)
+    host: str = ""
+    card_uuid: str = ""
+    attempt: int = 0
+    answer_by: float = 0.0
+    retry_at: float = 0.0
+    granted: LeaseGranted | None = None
+    path: list[str] = field(default_factory=list)
+
+    def move(self, step: Step) -> None:
+        """Takes one step; one that the table does not know is our bug, and raises with the request's story."""
+        after = NEXT.get((self.state, step))
+        if after is None:
+            story = " -> ".join([*self.path, f"{self.state} + {step}?"])
+            raise RuntimeError(f"request {self.lease_id} for {self.asked.model} cannot do this: {story}")
+        self.path = [*self.path[-15:], f"{self.state} + {step}"]
+        self.state = after
+
+    @property
+    def wish(self) -> Wish:
+        """What is to be placed."""
+        return Wish(self.asked.model, self.asked.bytes, self.asked.host, self.asked.card_uuid)
+
+    @property
+    def waiter(self) -> Waiter:
+        """The request as it stands in the queue."""
+        return Waiter(self.lease_id, self.wish, self.asked.priority, self.asked_at, self.patience_until)
+
+    @property
+    def admission(self) -> AdmitLease:
+        """What its supervisor is asked."""
+        return AdmitLease(
+            lease_id=self.lease_id,
+            identity=self.identity,
+            model=self.asked.model,
+            bytes=self.asked.bytes,
+            priority=self.asked.priority,
+            ttl_s=self.asked.ttl_s,
+            host=self.host,
+            card_uuid=self.card_uuid,
+            owner=self.asked.owner,
+            idempotency_key=self.asked.idempotency_key,
+        )
+
+    def note(
+        self,
+        decision: Literal["granted", "refused", "queued", "released", "withdrawn"],
+        reason: str,
+        at: Timestamp,
+        choice: Choice | None = None,
+    ) -> Note:
+        """The receipt for what became of the request; `choice` is the view it was decided by."""
+        receipt = Receipt(
+            at=at,
+            lease_id=self.lease_id,
+            model=self.asked.model,
+            decision=decision,
+            need_bytes=self.asked.bytes,
+            free_bytes=choice.free_bytes if choice else 0,
+            host=self.host,
+            card_uuid=self.card_uuid,
+            reason=reason,
+            cards=choice.verdicts if choice else [],
+        )
+        return Note(receipt, self.asked.idempotency_key)

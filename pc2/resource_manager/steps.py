@@ -1,0 +1,221 @@
+"""The steps of a request's saga: what each does to the book, the queue and the view, and what it has the shell do.
+
+Every step appends facts and instructions to a draft, which `decided` hands over. Which step comes when is the planner's
+business.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from common.api.leases import ReleaseLease
+from common.api.words import Timestamp
+from common.errors import Conflict, NoCapacity, NotFound, TandemError, TooLarge, Unavailable
+from common.vram.ledger import LedgerPolicy
+from common.vram.placement import Candidate, Choice, Wish, choose, pick, refusal
+from common.vram.waiting import LeaseQueue, QueuePolicy
+from pc2.resource_manager.fleet import Fleet
+from pc2.resource_manager.instructions import AskSupervisor, Decision, Instruction, Progress, ReplyError, ReturnLease
+from pc2.resource_manager.intents import Intent, IntentFact, IntentForgotten, IntentRecorded
+from pc2.resource_manager.request_book import RequestBook
+from pc2.resource_manager.saga import Request, Step
+
+
+class PlannerPolicy(msgspec.Struct, frozen=True, kw_only=True):
+    """The knobs: times in seconds unless they say otherwise.
+
+    A caller waits `answer_s` for a supervisor that was asked, even past its own wait; a host that could not take a
+    request rests for `pause_s`; what was left open is tried again after `retry_s`. Delivered keys are kept for
+    `remembered_s` and for `remembered` leases; a caller refused for now is told to come back after `retry_after_ms`.
+    """
+
+    answer_s: float = 5.0
+    pause_s: float = 1.0
+    retry_s: float = 1.0
+    remembered_s: float = 86_400.0
+    remembered: int = 100_000
+    retry_after_ms: int = 1_000
+    ledger: LedgerPolicy = LedgerPolicy()
+    queue: QueuePolicy = QueuePolicy()
+
+
+class Steps:
+    """The planner's state, and the steps by which it changes; `now` and `at` are those of the event in hand."""
+
+    def __init__(self, fleet: Fleet, policy: PlannerPolicy) -> None:
+        self.fleet, self.policy = fleet, policy
+        self.queue = LeaseQueue(policy.queue)
+        self.book = RequestBook()
+        self.now, self.at = 0.0, ""
+        self._facts: list[IntentFact] = []
+        self._does: list[Instruction] = []
+
+    def begin(self, now: float, at: Timestamp) -> None:
+        """An event is in hand, at this time."""
+        self.now, self.at = now, at
+
+    def decided(self) -> Decision:
+        """The draft, handed over."""
+        facts, does = tuple(self._facts), tuple(self._does)
+        self._facts.clear()
+        self._does.clear()
+        return Decision(facts, does)
+
+    def do(self, *instructions: Instruction) -> None:
+        """Adds instructions to the draft."""
+        self._does.extend(instructions)
+
+    def choose(self, wish: Wish, priority: int, asked_at: float) -> Choice:
+        """What would happen now to a request of this priority that came at `asked_at`."""
+        kept = self.queue.kept_from(priority, asked_at)
+        return choose(wish, self.fleet.candidates(self.now), kept, missing=self.fleet.missing(self.now))
+
+    def place(self, request: Request) -> None:
+        """Asks a supervisor at once, or queues the request, or refuses it."""
+        kept = self.queue.kept_from(request.asked.priority, request.asked_at)
+        card = pick(request.wish, self.fleet.candidates(self.now), kept)
+        if card is not None:
+            self.ask_for(request, card)
+            return
+        choice = self.choose(request.wish, request.asked.priority, request.asked_at)
+        if choice.outcome == "never" or request.patience_until <= self.now:
+            self.refuse(request, choice, len(self.queue) + 1)
+            return
+        self.do(request.note("queued", choice.reason, self.at, choice))
+        self.queue.add(request.waiter)
+
+    def ask_for(self, request: Request, card: Candidate) -> None:
+        """Records the intent and asks the card's supervisor."""
+        request.move(Step.PLACED)
+        request.host, request.card_uuid = card.host, card.uuid
+        self.fleet.claim(request.lease_id, card, request.asked.bytes)
+        intent = Intent(
+            lease_id=request.lease_id,
+            host=card.host,
+            card_uuid=card.uuid,
+            identity=request.identity,
+            request=request.asked,
+            at=self.at,
+        )
+        self.book.record(intent, self.now)
+        self._facts.append(IntentRecorded(intent))
+        self._send(request)
+
+    def ask_again(self, request: Request) -> None:
+        """Asks the same supervisor about the same lease id, if it can be asked."""
+        if self.fleet.reachable(request.host):
+            request.move(Step.ASKED_AGAIN)
+            self._send(request)
+
+    def lose(self, request: Request) -> None:
+        """What became of the ask is not known."""
+        request.move(Step.LOST)
+        request.retry_at = self.now + self.policy.retry_s
+
+    def give_back(self, request: Request) -> None:
+        """Has the lease released that nobody wants, if its supervisor can be asked."""
+        request.retry_at = self.now + self.policy.answer_s
+        if request.granted is not None and self.fleet.reachable(request.host):
+            token = request.granted.fencing_token
+            self.do(ReturnLease(request.host, ReleaseLease(lease_id=request.lease_id, fencing_token=token)))
+
+    def give_up(self, request: Request) -> None:
+        """Answers the callers of a request whose supervisor is silent; what it may have granted is given back."""
+        if request.callers:
+            text = f"{request.host} did not answer in time; a lease that it may have granted is given back"
+            self.do(request.note("refused", text, self.at))
+            self.answer(
+                request, Unavailable(text, retry_after_ms=self.policy.retry_after_ms, lease_id=request.lease_id)
+            )
+
+    def turn_down(self, request: Request, error: TandemError) -> None:
+        """Goes on after a supervisor's refusal: elsewhere, or in the queue, or with the error to the callers."""
+        request.move(Step.REFUSED)
+        if not request.callers:
+            self.end(request)
+        elif self._believe(request, error):
+            self.forget(request.lease_id)
+            self.place(request)
+        elif isinstance(error, Conflict):
+            self.do(request.note("refused", error.message, self.at))
+            self.answer(request, error)
+            self.book.close(request)
+        else:
+            self.fail(request, error)
+
+    def refuse(self, request: Request, choice: Choice, position: int) -> None:
+        """Ends the request for want of a card; `position` is its place in the queue, or would be."""
+        waited_s = round(self.now - request.asked_at, 3)
+        error = refusal(request.wish, choice, self.policy.retry_after_ms, position=position, waited_s=waited_s)
+        self.do(request.note("refused", choice.reason, self.at, choice))
+        self.answer(request, error)
+        self.end(request)
+
+    def fail(self, request: Request, error: TandemError) -> None:
+        """Ends the request with an error for its callers."""
+        self.do(request.note("refused", error.message, self.at))
+        self.answer(request, error)
+        self.end(request)
+
+    def answer(self, request: Request, error: TandemError) -> None:
+        """Tells every caller the error; none waits any more."""
+        self.do(*(ReplyError(call, error) for call in self.book.dismiss(request)))
+
+    def end(self, request: Request) -> None:
+        """Ends a request of which nothing is left: not in the queue, not at a supervisor, not under its key."""
+        self.queue.remove(request.lease_id)
+        self.fleet.unclaim(request.lease_id)
+        self.book.close(request)
+        self.book.free_key(request.identity, request.asked.idempotency_key, request.lease_id)
+        self.forget(request.lease_id)
+
+    def forget(self, lease_id: str) -> None:
+        """Takes the intent off the record, if it is on it."""
+        if self.book.forget(lease_id):
+            self._facts.append(IntentForgotten(lease_id))
+
+    def start_waiters(self) -> None:
+        """Starts what now fits, and tells those that still wait what changed."""
+        for waiter, card in self.queue.startable(self.fleet.candidates(self.now), self.now):
+            self.queue.remove(waiter.ticket)
+            self.ask_for(self._open(waiter.ticket), card)
+        self.tell()
+
+    def tell(self) -> None:
+        """Streams to those that wait what changed for them; what can never fit any more is refused."""
+        if not len(self.queue):
+            return
+        for news in self.queue.news(self.fleet.candidates(self.now), self.fleet.missing(self.now), self.now):
+            request = self._open(news.waiter.ticket)
+            if news.choice.outcome == "never":
+                self.refuse(request, news.choice, news.progress.position)
+            else:
+                self.do(*(Progress(call, news.progress) for call in request.callers))
+
+    def end_overdue(self) -> None:
+        """Refuses those that have waited as long as they would."""
+        for waiter in self.queue.overdue(self.now):
+            choice = self.choose(waiter.wish, waiter.priority, waiter.asked_at)
+            self.refuse(self._open(waiter.ticket), choice, self.queue.position(waiter.ticket))
+
+    def _send(self, request: Request) -> None:
+        request.attempt += 1
+        request.answer_by = max(request.patience_until, self.now + self.policy.answer_s)
+        self.do(AskSupervisor(request.host, request.attempt, request.admission))
+
+    def _believe(self, request: Request, error: TandemError) -> bool:
+        """Lets a refusal correct the view; False where no other card could help."""
+        if isinstance(error, TooLarge):
+            self.fleet.limit(request.host, request.card_uuid, request.asked.bytes)
+        elif isinstance(error, NoCapacity | NotFound):
+            self.fleet.cap(request.host, request.card_uuid, request.asked.bytes)
+        elif error.retryable:
+            self.fleet.pause(request.host, self.now + self.policy.pause_s)
+        else:
+            return False
+        return True
+
+    def _open(self, ticket: str) -> Request:
+        request = self.book.get(ticket)
+        assert request is not None, f"{ticket} waits, but its request is over"
+        return request

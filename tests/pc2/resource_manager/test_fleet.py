@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+from common.api.leases import Card, CardsSampled, Lease, LeaseChanged, Leases, Owner
+from common.api.words import Cursor
+from common.vram.amount import GIB
+from common.vram.ledger import capacity
+from common.vram.placement import Candidate
+from pc2.resource_manager.fleet import UNHEARD, Fleet
+
+
+def card(free: float = 20, uuid: str = "GPU-a", reason: str = "", host: str = "mainpc") -> Card:
+    return Card(
+        host=host,
+        card=0,
+        card_uuid=uuid,
+        name="card",
+        total_bytes=24 * GIB,
+        free_bytes=0,
+        leased_bytes=0,
+        used_bytes=0,
+        grantable_bytes=int(free * GIB),
+        simulated=True,
+        schedulable=not reason,
+        reason=reason,
+    )
+
+
+def sampled(*cards: Card, problem: str = "") -> CardsSampled:
+    return CardsSampled(host="mainpc", cards=list(cards), problem=problem)
+
+
+def lease(lease_id: str) -> Lease:
+    return Lease(
+        lease_id=lease_id,
+        model="m",
+        bytes=1,
+        measured_bytes=0,
+        verified=False,
+        priority=50,
+        host="mainpc",
+        card=0,
+        card_uuid="GPU-a",
+        fencing_token=1,
+        owner=Owner(),
+        identity="",
+        ttl_s=60,
+        expires_in_s=60,
+        granted_at="",
+    )
+
+
+def changed(lease_id: str, ended: bool = False) -> LeaseChanged:
+    return LeaseChanged(change="released" if ended else "granted", lease=lease(lease_id))
+
+
+def listing(*lease_ids: str) -> Leases:
+    return Leases(leases=[lease(each) for each in lease_ids], as_of=Cursor(epoch=1, seq=1))
+
+
+def fleet_with(*cards: Card) -> Fleet:
+    fleet = Fleet(["mainpc", "pc2"])
+    fleet.back("mainpc")
+    fleet.sampled("mainpc", sampled(*cards), 0.0)
+    return fleet
+
+
+def free(fleet: Fleet, now: float = 0.0) -> list[float]:
+    return [each.grantable_bytes / GIB for each in fleet.candidates(now)]
+
+
+def only(fleet: Fleet, now: float = 0.0) -> Candidate:
+    (one,) = fleet.candidates(now)
+    return one
+
+
+def test_a_host_that_was_never_heard_is_missing_with_the_reason() -> None:
+    fleet = Fleet(["mainpc"])
+    assert fleet.missing(0.0) == {"mainpc": UNHEARD}
+    assert not fleet.reachable("mainpc")
+    fleet.back("mainpc")
+    assert fleet.missing(0.0) == {"mainpc": "has not published its cards yet"}
+    assert fleet.reachable("mainpc")
+    assert not fleet.reachable("pc9")
+
+
+def test_a_card_is_as_its_supervisor_published_it() -> None:
+    fleet = fleet_with(card(20))
+    assert only(fleet) == Candidate("mainpc", 0, "GPU-a", 20 * GIB, capacity(24 * GIB))
+    assert fleet.missing(0.0) == {"pc2": UNHEARD}
+
+
+def test_a_card_that_its_supervisor_closed_is_closed_here() -> None:
+    assert only(fleet_with(card(20, reason="Xid 79"))).problem == "Xid 79"
+    assert only(fleet_with(card(20, reason="Xid 79"))).grantable_bytes == 0
+
+
+def test_a_lost_silent_or_failing_host_keeps_its_cards_closed() -> None:
+    fleet = fleet_with(card(20))
+    fleet.lost("mainpc", "link down")
+    assert (only(fleet).problem, only(fleet).grantable_bytes) == ("link down", 0)
+    fleet.back("mainpc")
+    assert free(fleet, 5.0) == [20]
+    assert only(fleet, 7.5).problem == "cards last heard of 7.5 s ago"
+    fleet.sampled("mainpc", sampled(problem="NVML is gone"), 8.0)
+    assert only(fleet, 8.0).problem == "NVML is gone"
+    fleet.sampled("mainpc", sampled(), 9.0)
+    assert fleet.candidates(9.0) == []
+
+
+def test_a_pause_closes_a_host_for_a_moment() -> None:
+    fleet = fleet_with(card(20))
+    fleet.pause("mainpc", 2.0)
+    assert only(fleet, 1.9).problem == "could not take a request just now"
+    assert free(fleet, 2.0) == [20]
+
+
+def test_a_grant_in_flight_counts_until_its_supervisor_showed_it_and_published_again() -> None:
+    fleet = fleet_with(card(20))
+    fleet.claim("lease-1", only(fleet), 8 * GIB)
+    assert free(fleet) == [12]
+    fleet.sampled("mainpc", sampled(card(20)), 1.0)
+    assert free(fleet, 1.0) == [12]
+    fleet.changed("mainpc", changed("lease-1"))
+    assert free(fleet, 1.0) == [12]
+    fleet.sampled("mainpc", sampled(card(12)), 2.0)
+    assert free(fleet, 2.0) == [12]
+
+
+def test_a_lease_in_a_listing_shows_its_grant() -> None:
+    fleet = fleet_with(card(20))
+    fleet.claim("lease-1", only(fleet), 8 * GIB)
+    fleet.listed("mainpc", listing("lease-1"))
+    fleet.sampled("mainpc", sampled(card(12)), 1.0)
+    assert free(fleet, 1.0) == [12]
+
+
+def test_a_grant_whose_event_was_lost_is_believed_shown_after_a_while() -> None:
+    fleet = fleet_with(card(20))
+    fleet.claim("lease-1", only(fleet), 8 * GIB)
+    fleet.admitted("lease-1", 1.0)
+    fleet.admitted("lease-2", 1.0)
+    fleet.sampled("mainpc", sampled(card(12)), 5.0)
+    assert free(fleet, 5.0) == [4]
+    fleet.sampled("mainpc", sampled(card(12)), 6.5)
+    assert free(fleet, 6.5) == [12]
+
+
+def test_other_hosts_words_show_nothing_of_this_hosts_grant() -> None:
+    fleet = fleet_with(card(20))
+    fleet.claim("lease-1", only(fleet), 8 * GIB)
+    fleet.changed("pc2", changed("lease-1"))
+    fleet.sampled("pc2", CardsSampled(host="pc2", cards=[]), 1.0)
+    fleet.sampled("mainpc", sampled(card(20)), 1.0)
+    assert free(fleet, 1.0) == [12]
+
+
+def test_what_is_refused_is_in_flight_no_more() -> None:
+    fleet = fleet_with(card(20))
+    fleet.claim("lease-1", only(fleet), 30 * GIB)
+    assert free(fleet) == [0]
+    fleet.unclaim("lease-1")
+    fleet.unclaim("lease-1")
+    assert free(fleet) == [20]
+
+
+def test_a_refusal_is_believed_until_the_cards_are_published_again() -> None:
+    fleet = fleet_with(card(20))
+    fleet.cap("mainpc", "GPU-a", 10 * GIB)
+    fleet.cap("mainpc", "GPU-a", 15 * GIB)
+    assert only(fleet).grantable_bytes == 10 * GIB - 1
+    fleet.sampled("mainpc", sampled(card(20)), 1.0)
+    assert free(fleet, 1.0) == [20]
+
+
+def test_what_a_host_says_its_card_can_never_hold_is_believed_for_good() -> None:
+    fleet = fleet_with(card(20))
+    fleet.limit("mainpc", "GPU-a", 10 * GIB)
+    fleet.limit("mainpc", "GPU-a", 12 * GIB)
+    fleet.sampled("mainpc", sampled(card(20)), 1.0)
+    assert only(fleet, 1.0).capacity_bytes == only(fleet, 1.0).grantable_bytes == 10 * GIB - 1
+
+
+def test_leases_and_cards_are_listed_by_host() -> None:
+    fleet = fleet_with(card(20))
+    fleet.listed("mainpc", listing("lease-1", "lease-2"))
+    fleet.changed("mainpc", changed("lease-3"))
+    fleet.changed("mainpc", changed("lease-1", ended=True))
+    fleet.changed("mainpc", changed("lease-1", ended=True))
+    assert [each.lease_id for each in fleet.leases()] == ["lease-2", "lease-3"]
+    assert fleet.leases("pc2") == []
+    assert [each.card_uuid for each in fleet.cards("mainpc")] == ["GPU-a"]
+    assert fleet.cards("pc2") == []
+    assert fleet.host_of("lease-3") == "mainpc"
+    assert fleet.host_of("lease-1") == ""
