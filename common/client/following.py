@@ -54,18 +54,18 @@ class Following:
     def __init__(self, topics: Iterable[str], since: dict[str, Cursor] | None = None) -> None:
         self._at: dict[str, Cursor | None] = {topic: (since or {}).get(topic) for topic in topics}
         self._filling: dict[str, list[Event]] = {}
+        self._told: dict[str, Cursor] = {}
 
     def event(self, topic: str, header: EventHeader, body: bytes) -> list[Notice]:
         """An event came."""
         if topic not in self._at:
             return []
-        event = Event(topic, header.entity, header.at, Cursor(epoch=header.epoch, seq=header.seq), body)
-        if topic in self._filling:
-            self._filling[topic].append(event)
-            return []
-        return self._step(event)
+        return self._step(Event(topic, header.entity, header.at, Cursor(epoch=header.epoch, seq=header.seq), body))
 
     def _step(self, event: Event) -> list[Notice]:
+        if event.topic in self._filling:
+            self._filling[event.topic].append(event)
+            return []
         at = self._at[event.topic]
         where = place(at, event.cursor.epoch, event.cursor.seq)
         if where is Place.SEEN:
@@ -98,20 +98,23 @@ class Following:
         if where is Place.NEW_EPOCH:
             self._at[topic] = last
             return [Lost(topic)]
-        self._filling[topic] = []
+        self._filling[topic], self._told[topic] = [], last
         return [Fill(topic, at)]
 
     def filled(self, topic: str, events: Events) -> list[Notice]:
-        """The answer to a Fill."""
-        waiting = self._filling.pop(topic, [])
+        """The answer to a Fill; when it brings nothing, what is missing is lost."""
         notices: list[Notice] = []
         for past in events.events:
             cursor = Cursor(epoch=events.as_of.epoch, seq=past.seq)
-            self._at[topic] = cursor
-            notices.append(Event(topic, past.entity, past.at, cursor, bytes(past.event)))
+            if place(self._at[topic], cursor.epoch, cursor.seq) is not Place.SEEN:
+                self._at[topic] = cursor
+                notices.append(Event(topic, past.entity, past.at, cursor, bytes(past.event)))
+        if not notices:
+            return self.not_filled(topic, for_good=True)
+        waiting = self._filling.pop(topic)
         at = self._at[topic]
-        if at is not None and not waiting and events.events and at.seq < events.as_of.seq:
-            self._filling[topic] = []
+        if at is not None and not waiting and behind(at, events.as_of) is Place.GAP:
+            self._filling[topic], self._told[topic] = [], events.as_of
             return [*notices, Fill(topic, at)]
         for event in waiting:
             notices += self._step(event)
@@ -119,14 +122,14 @@ class Following:
 
     def not_filled(self, topic: str, *, for_good: bool) -> list[Notice]:
         """A Fill failed: for good (the ring begins later), or for now (the next beat asks again)."""
-        waiting = self._filling.pop(topic, [])
+        waiting = self._filling.pop(topic)
         if not for_good:
             return []
-        if waiting:
-            self._at[topic] = waiting[-1].cursor
-        else:
-            self._at[topic] = None
-        return [Lost(topic), *waiting]
+        self._at[topic] = None if waiting else self._told[topic]
+        notices: list[Notice] = [Lost(topic)]
+        for event in waiting:
+            notices += self._step(event)
+        return notices
 
 
 def taken(following: Following, topic: bytes, header: bytes, body: bytes) -> list[Notice]:
@@ -134,5 +137,5 @@ def taken(following: Following, topic: bytes, header: bytes, body: bytes) -> lis
     try:
         name = topic.decode()
         return following.beat(body) if name == BEAT.name else following.event(name, decode_header(header), body)
-    except (BadRequest, msgspec.MsgspecError, UnicodeError):
+    except (BadRequest, msgspec.MsgspecError, UnicodeError, RecursionError):
         return []
