@@ -66,9 +66,13 @@ def _entry(piece: str) -> tuple[str, Place]:
     name, _, rest = piece.partition("=")
     ports, _, host = rest.partition("@")
     port, _, events_port = ports.partition(":")
-    if not (name and host and port.isdigit() and (events_port or "0").isdigit()):
+    if not (name and host and _is_port(port) and _is_port(events_port or "0")):
         raise BadRequest(f"{SERVICES_VARIABLE}: {piece!r} is not Name=port[:events_port]@host")
     return name, _place(host, int(port), int(events_port or 0))
+
+
+def _is_port(text: str) -> bool:
+    return text.isascii() and text.isdigit() and int(text[:6]) <= 65_535
 
 
 def _render(name: str, place: Place) -> str:

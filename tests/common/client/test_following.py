@@ -157,83 +157,78 @@ def test_three_frames_are_an_event_or_a_beat() -> None:
     assert taken(following, b"beat", head, encode_json(Beat(last={TOPIC: at(2)}))) == [Fill(TOPIC, at(1))]
 
 
-class Publisher:
-    """A publisher with a short ring and short answers, whose events get lost on the way."""
+class Story:
+    """A publisher with a short ring and short answers, whose events get lost on the way, and one who follows it."""
 
-    def __init__(self) -> None:
-        self.epoch, self.seq, self.first = 1, 0, 1
+    def __init__(self, from_the_start: bool, limit: int) -> None:
+        self.epoch, self.seq, self.first, self.limit = 1, 0, 1, limit
+        self.following = Following([TOPIC], {TOPIC: at(0)} if from_the_start else None)
+        self.delivered: list[Event | Lost] = []
 
-    def since(self, fill: Fill, limit: int) -> Events | None:
-        if fill.since.epoch != self.epoch or fill.since.seq + 1 < self.first:
-            return None
-        last = min(self.seq, fill.since.seq + limit)
-        return answer(fill.since.seq + 1, last, as_of=self.seq, epoch=self.epoch)
+    def tell(self, move: str, can_ask: bool, meanwhile: int) -> None:
+        if move == "restart":
+            self.epoch, self.seq, self.first = self.epoch + 1, 0, 1
+        elif move == "trim":
+            self.first = self.seq + 1
+        elif move == "beat":
+            self.take(beat(self.following, self.seq, self.epoch), can_ask, meanwhile)
+        elif move == "lost":
+            self.seq += 1
+        else:
+            self.seq += move == "event" or not self.seq
+            self.take(came(self.following, self.seq, self.epoch), can_ask, meanwhile)
 
-
-moves = st.lists(
-    st.tuples(
-        st.sampled_from(["event", "event", "event", "lost", "lost", "beat", "again", "restart", "trim"]),
-        st.booleans(),  # the fill, where one is asked for, can be asked
-        st.integers(0, 3),  # events that come while it is under way
-    ),
-    max_size=60,
-)
-
-
-@settings(max_examples=300, deadline=None)
-@given(moves, st.integers(1, 4), st.booleans())
-def test_no_event_is_delivered_twice_or_out_of_order_and_every_gap_ends_in_events_or_a_loss(
-    story: list[tuple[str, bool, int]], limit: int, from_the_start: bool
-) -> None:
-    publisher = Publisher()
-    following = Following([TOPIC], {TOPIC: at(0)} if from_the_start else None)
-    delivered: list[Event | Lost] = []
-
-    def take(notices: list[Notice], can_ask: bool, meanwhile: int) -> None:
+    def take(self, notices: list[Notice], can_ask: bool, meanwhile: int) -> None:
         fills = 0
         while notices:
             notice = notices.pop(0)
             if not isinstance(notice, Fill):
-                delivered.append(notice)
+                self.delivered.append(notice)
                 continue
             fills += 1
             assert fills < 100, "the same is asked for again and again"
             for _ in range(meanwhile):
-                publisher.seq += 1
-                notices += came(following, publisher.seq, publisher.epoch)
+                self.seq += 1
+                notices += came(self.following, self.seq, self.epoch)
             meanwhile = 0
-            if not can_ask:
-                notices += following.not_filled(TOPIC, for_good=False)
-            elif (found := publisher.since(notice, limit)) is None:
-                notices += following.not_filled(TOPIC, for_good=True)
+            notices += self.fill(notice, can_ask)
+
+    def fill(self, gap: Fill, can_ask: bool) -> list[Notice]:
+        if not can_ask:
+            return self.following.not_filled(TOPIC, for_good=False)
+        if gap.since.epoch != self.epoch or gap.since.seq + 1 < self.first:
+            return self.following.not_filled(TOPIC, for_good=True)
+        last = min(self.seq, gap.since.seq + self.limit)
+        return self.following.filled(TOPIC, answer(gap.since.seq + 1, last, as_of=self.seq, epoch=self.epoch))
+
+    def check(self, last: Cursor | None) -> Cursor | None:
+        """No gap but behind a Lost; the last place reached."""
+        for item in self.delivered:
+            if isinstance(item, Event):
+                assert last is None or item.cursor == at(last.seq + 1, last.epoch), "a gap or a repetition"
+                last = item.cursor
             else:
-                notices += following.filled(TOPIC, found)
+                last = None
+        places = [(item.cursor.epoch, item.cursor.seq) for item in self.delivered if isinstance(item, Event)]
+        assert places == sorted(set(places)), "a repetition or a step back"
+        return last
 
-    for move, can_ask, meanwhile in [*story, ("beat", True, 0)]:
-        if move == "restart":
-            publisher.epoch, publisher.seq, publisher.first = publisher.epoch + 1, 0, 1
-        elif move == "trim":
-            publisher.first = publisher.seq + 1
-        elif move == "beat":
-            take(beat(following, publisher.seq, publisher.epoch), can_ask, meanwhile)
-        elif move == "again":
-            if publisher.seq:
-                take(came(following, publisher.seq, publisher.epoch), can_ask, meanwhile)
-        else:
-            publisher.seq += 1
-            if move == "event":
-                take(came(following, publisher.seq, publisher.epoch), can_ask, meanwhile)
 
-    last = at(0) if from_the_start else None
-    for item in delivered:
-        if isinstance(item, Lost):
-            last = None
-        else:
-            if last is not None:
-                assert item.cursor == at(last.seq + 1, last.epoch), "a gap, a repetition or a step back"
-            last = item.cursor
-    numbers = [item.cursor for item in delivered if isinstance(item, Event)]
-    assert len(numbers) == len({(cursor.epoch, cursor.seq) for cursor in numbers})
-    assert numbers == sorted(numbers, key=lambda cursor: (cursor.epoch, cursor.seq))
+moves = st.tuples(
+    st.sampled_from(["event", "event", "event", "lost", "lost", "beat", "again", "restart", "trim"]),
+    st.booleans(),  # a fill, where one is asked for, can be had
+    st.integers(0, 3),  # events that come while it is under way
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(moves, max_size=60), st.integers(1, 4), st.booleans())
+def test_no_event_comes_twice_or_out_of_order_and_every_gap_ends_in_events_or_a_loss(
+    told: list[tuple[str, bool, int]], limit: int, from_the_start: bool
+) -> None:
+    story = Story(from_the_start, limit)
+    for move, can_ask, meanwhile in [*told, ("beat", True, 0)]:
+        story.tell(move, can_ask, meanwhile)
+    last = story.check(at(0) if from_the_start else None)
     if last is not None and from_the_start:
-        assert last == at(publisher.seq, publisher.epoch)
+        assert last == at(story.seq, story.epoch)

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+from typing import Any
+
+from common.api import core_orchestrator as core
+from common.api import leases
+from common.api.words import Access, Empty
+from common.client.verbs import repeatable, request_for, verb_named
+
+
+def test_a_catalogued_verb_by_its_name_is_as_idempotent_as_the_catalog_says() -> None:
+    assert verb_named("get_agent_endpoint", "CoreOrchestrator").idempotent
+    assert not verb_named("submit_request", "CoreOrchestrator").idempotent
+    assert verb_named("list_leases", "Supervisor/mainpc").access is Access.READ
+    assert verb_named("ping", "Supervisor/mainpc").idempotent
+    assert verb_named("submit_request", "CoreOrchestrator").part == dict[str, Any]
+    assert verb_named("ping", "CoreOrchestrator").part is None
+
+
+def test_a_verb_nobody_catalogued_may_stream_and_is_not_sent_twice() -> None:
+    verb = verb_named("detect", "language")
+    assert (verb.idempotent, verb.part, verb.request) == (False, dict[str, Any], dict[str, Any])
+    assert not verb_named("nothing", "CoreOrchestrator").idempotent
+
+
+def test_a_call_without_a_request_asks_nothing_more() -> None:
+    assert request_for(core.LIST_AGENTS, None) == Empty()
+    assert request_for(core.GET_TWIN, None) == {}
+    assert request_for(core.LIST_AGENTS, {"a": 1}) == {"a": 1}
+
+
+def test_an_idempotency_key_makes_a_verb_repeatable() -> None:
+    keyed = leases.AcquireLease(model="m", bytes=1, idempotency_key="k")
+    assert repeatable(leases.ACQUIRE_LEASE, keyed)
+    assert not repeatable(leases.ACQUIRE_LEASE, leases.AcquireLease(model="m", bytes=1))
+    assert repeatable(leases.ACQUIRE_LEASE, {"idempotency_key": "k"})
+    assert not repeatable(leases.ACQUIRE_LEASE, {})
+    assert repeatable(core.LIST_AGENTS, Empty())
