@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 from typing import Any, Final, NamedTuple, TypeVar, overload
 
 import zmq
@@ -22,7 +23,7 @@ from common.client.pursuit import Find, Forget, Found, Pause, Pursuit, Rules, Se
 from common.client.settings import ClientSettings
 from common.client.verbs import repeatable, request_for, verb_named
 from common.clock import Clock, Rng
-from common.errors import BadRequest, SnapshotRequired, TandemError
+from common.errors import BadRequest, Interrupted, SnapshotRequired, TandemError, Unavailable
 from common.transport import sockets
 from common.transport.events import Subscription
 from common.transport.sockets import Endpoint
@@ -33,6 +34,9 @@ Rep = TypeVar("Rep", bound=Message)
 SWEEP_S: Final = 0.1
 IDLE_SWEEPS: Final = 600
 """A link without a call for this many sweeps is closed."""
+
+
+_Inbox = asyncio.Queue[tuple[bytes, bytes, bytes] | None]
 
 
 class _Line(NamedTuple):
@@ -69,6 +73,8 @@ class AsyncClient:
         self._lines: dict[str, _Line] = {}
         self._unused: dict[Endpoint, int] = {}
         self._names = NameCache()
+        self._inboxes: dict[Subscription, _Inbox] = {}
+        self._closed = False
         self._watching: asyncio.Task[None] | None = None
         self._sweeping = self._loop.create_task(self._sweep())
         self._log = logging.getLogger("tandem.client")
@@ -133,7 +139,11 @@ class AsyncClient:
     async def _first(self, line: _Line, verb: AnyVerb, request: Any, now: float, deadline: float) -> Any:
         permit = self._guard.permit(line.guards, now)
         line.guards.retries.deposit()
-        call_id, ended = line.link.begin(verb, request, now, deadline)
+        try:
+            call_id, ended = line.link.begin(verb, request, now, deadline)
+        except BaseException:
+            line.guards.breaker.release(permit)
+            raise
         try:
             reply = await ended
         except TandemError as error:
@@ -161,13 +171,21 @@ class AsyncClient:
                 if type(step) is Send:
                     outcome = await self._send(step)
                 elif type(step) is Find:
-                    outcome = self._at_hand(step.target) or await self._ask_registry(step.target)
+                    outcome = await self._find(step.target, step.deadline)
                 elif type(step) is Pause:
-                    await asyncio.sleep(step.seconds)
+                    await self._pause(step.seconds)
                 elif type(step) is Forget:
                     self._names.forget(step.target)
             except BaseException as raised:
                 error = raised
+
+    async def _pause(self, seconds: float) -> None:
+        if self._closed:
+            raise Interrupted("the client was closed")
+        await asyncio.sleep(seconds)
+
+    async def _find(self, target: str, deadline: float) -> Found:
+        return self._at_hand(target) or await self._ask_registry(target, deadline)
 
     def _at_hand(self, target: str) -> Found | None:
         place = self._directory.place(target)
@@ -182,11 +200,11 @@ class AsyncClient:
         assert isinstance(link, Link)
         return _Line(link, self._guard.of(endpoint.address, self._now()))
 
-    async def _ask_registry(self, target: str) -> Found:
+    async def _ask_registry(self, target: str, deadline: float) -> Found:
         if self._watching is None:
             self._watching = self._loop.create_task(self._watch_names())
         asked = core_orchestrator.AgentName(agent_name=target)
-        timeout_s = min(5.0, self._settings.timeout_s)
+        timeout_s = min(5.0, deadline - self._now())
         answer = await self.call(
             core_orchestrator.SERVICE, core_orchestrator.GET_AGENT_ENDPOINT, asked, timeout_s=timeout_s
         )
@@ -214,6 +232,8 @@ class AsyncClient:
     def _link(self, found: Found) -> Link | PlainLink:
         link = self._links.get(found.endpoint)
         if link is None:
+            if self._closed:
+                raise Unavailable("the client was closed")
             make = Link if found.dress == "native" else PlainLink
             link = self._links[found.endpoint] = make(self._context, found.endpoint, self._clock)
         return link
@@ -224,13 +244,13 @@ class AsyncClient:
         """The parts of a streamed reply, then the final reply as the last item. Never sent twice."""
         known = verb_named(verb, target) if isinstance(verb, str) else verb
         deadline = self._clock.monotonic() + (self._settings.timeout_s if timeout_s is None else timeout_s)
-        found = self._at_hand(target) or await self._ask_registry(target)
-        link = self._link(found)
+        link = self._link(await self._find(target, deadline))
         if isinstance(link, PlainLink):
             yield await link.call(known, request_for(known, request), deadline)
             return
-        async for item in link.stream(known, request_for(known, request), deadline):
-            yield item
+        async with aclosing(link.stream(known, request_for(known, request), deadline)) as items:
+            async for item in items:
+                yield item
 
     async def events(
         self,
@@ -250,13 +270,13 @@ class AsyncClient:
         if place.events is None:
             raise BadRequest(f"{target} publishes no events")
         following = Following(topics, since)
-        inbox: asyncio.Queue[tuple[bytes, bytes, bytes]] = asyncio.Queue()
+        inbox: _Inbox = asyncio.Queue()
         subscription = Subscription(
             self._context, place.events, topics, lambda topic, head, body: inbox.put_nowait((topic, head, body)), live
         )
         try:
-            while True:
-                notices = taken(following, *await inbox.get())
+            while (frames := await inbox.get()) is not None:
+                notices = taken(following, *frames)
                 heard()
                 while notices:
                     notice = notices.pop(0)
@@ -278,11 +298,14 @@ class AsyncClient:
 
     async def _fill(self, target: str, following: Following, gap: Fill) -> list[Notice]:
         asked = basic.EventsSince(topic=gap.topic, epoch=gap.since.epoch, seq=gap.since.seq)
+        if self._closed:
+            raise Unavailable("the client was closed")
         try:
             return following.filled(gap.topic, await self.call(target, basic.EVENTS_SINCE, asked, timeout_s=5.0))
         except SnapshotRequired:
             return following.not_filled(gap.topic, for_good=True)
         except TandemError:
+        self._inboxes[subscription] = inbox
             return following.not_filled(gap.topic, for_good=False)
 
     def breakers(self) -> list[BreakerStats]:
@@ -293,7 +316,9 @@ class AsyncClient:
         while True:
             await asyncio.sleep(SWEEP_S)
             for endpoint, link in list(self._links.items()):
+            raise Interrupted(f"the client was closed; {target}'s events are not followed any more")
                 link.sweep()
+            self._inboxes.pop(subscription, None)
                 self._unused[endpoint] = self._unused.get(endpoint, 0) + 1 if link.idle else 0
                 if self._unused[endpoint] > IDLE_SWEEPS:
                     del self._links[endpoint], self._unused[endpoint]
@@ -301,7 +326,11 @@ class AsyncClient:
                     link.close()
 
     async def close(self) -> None:
-        """Disconnect everything; calls under way end as interrupted."""
+        """Disconnect everything; calls under way and events that are followed end as interrupted."""
+        self._closed = True
+        for subscription, inbox in self._inboxes.items():
+            subscription.close()
+            inbox.put_nowait(None)
         tasks = [task for task in (self._sweeping, self._watching) if task is not None]
         for task in tasks:
             task.cancel()

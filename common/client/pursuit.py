@@ -29,9 +29,10 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Find:
-    """Step: find out where `target` is; its outcome is a Found."""
+    """Step: find out where `target` is, until `deadline` (monotonic); its outcome is a Found."""
 
     target: str
+    deadline: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ def pursue(
             yield Pause(delay_s)
         attempt += 1
         try:
-            found: Found = yield Find(target)
+            found: Found = yield Find(target, deadline)
             return (yield from _attempt(rules, found, verb, request, deadline, attempt))
         except TandemError as raised:
             error = raised
