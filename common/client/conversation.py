@@ -13,11 +13,11 @@ import msgspec
 
 from common.api.words import AnyVerb
 from common.errors import BadRequest, TandemError
-from common.wire import codec, header
+from common.wire import bundle, codec, header
 from common.wire.calls import CallTable
 from common.wire.codec import BodyDecoder, is_struct
 from common.wire.frames import Buffer, Native, framed
-from common.wire.header import PROTOCOL, CallHeader, CallKind, Codec, ReplyKind
+from common.wire.header import PROTOCOL, CallHeader, CallKind, Codec, ReplyHeader, ReplyKind
 
 W = TypeVar("W")
 
@@ -100,19 +100,30 @@ class Conversation(Generic[W]):
             return None
         return (header.encode(CallHeader(PROTOCOL, CallKind.WITHDRAW, call_id)), b"")
 
-    def accept(self, frames: Sequence[Buffer]) -> Answer[W] | Part[W] | None:
-        """Take a message in: whose answer or part it is; None (and counted) when nobody waits for it (any more)."""
+    def accept(self, frames: Sequence[Buffer]) -> list[Answer[W] | Part[W]]:
+        """Take a message in: the answers and parts in it; a reply that nobody waits for (any more) is counted, no more.
+
+        Raises BadRequest when it is no reply at all.
+        """
         message = framed(frames)
         if type(message) is not Native:
             self.strays += 1
-            return None
+            return []
         head = header.decode_reply(message.header)
+        if head.kind is not ReplyKind.BUNDLE:
+            heard = self._heard(head, message.body)
+            return [] if heard is None else [heard]
+        pairs = bundle.unbundled(message.body)
+        found = [self._heard(header.decode_reply(inner), body) for inner, body in pairs]
+        return [heard for heard in found if heard is not None]
+
+    def _heard(self, head: ReplyHeader, body: Buffer) -> Answer[W] | Part[W] | None:
         entry = self._calls.waiter(head.id) if head.kind is ReplyKind.PART else self._calls.close(head.id)
         if entry is None:
             self.strays += 1
             return None
         waiter, shape = entry
-        return self._read(waiter, shape, head.kind, head.codec, message.body)
+        return self._read(waiter, shape, head.kind, head.codec, body)
 
     def _read(self, waiter: W, shape: _Shape, kind: ReplyKind, codec_: Codec, body: Buffer) -> Answer[W] | Part[W]:
         try:

@@ -6,30 +6,33 @@ Each call ends exactly once: by its answer, its deadline, its withdrawal, or the
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import zmq
 
 from common.api.words import AnyVerb
-from common.client.conversation import Answer, Conversation
+from common.client.conversation import Answer, Conversation, Part
 from common.clock import Clock
-from common.errors import BadRequest, DeadlineExceeded, Interrupted, TandemError, Unavailable
+from common.errors import BadRequest, DeadlineExceeded, Interrupted, Overloaded, TandemError, Unavailable
 from common.resilience.budget import remaining_ms
-from common.transport.channel import Channel
+from common.transport.channel import OUTBOX, Channel
 from common.transport.sockets import Endpoint
+from common.wire import bundle
 from common.wire.frames import Buffer
+
+TakePart = Callable[[Any], None]
 
 
 class Waiter:
-    """Who waits for one call: a future for its end, a queue for its parts where they are wanted."""
+    """Who waits for one call: a future for its end, and who takes its parts where they are wanted."""
 
-    __slots__ = ("ended", "parts", "verb")
+    __slots__ = ("ended", "part", "verb")
 
-    def __init__(self, verb: AnyVerb, ended: asyncio.Future[Any], parts: asyncio.Queue[Any] | None) -> None:
+    def __init__(self, verb: AnyVerb, ended: asyncio.Future[Any], part: Callable[[Any], None] | None) -> None:
         self.verb = verb
         self.ended = ended
-        self.parts = parts
+        self.part = part
 
     def fail(self, error: TandemError) -> None:
         """End it with an error, unless it has ended."""
@@ -45,6 +48,7 @@ class Link:
         self._clock = clock
         self._address = endpoint.address
         self._talk: Conversation[Waiter] = Conversation()
+        self._turn: list[Sequence[Buffer]] = []
         self._channel = Channel(context, endpoint, self)
 
     @property
@@ -53,22 +57,40 @@ class Link:
         return not len(self._talk)
 
     def begin(
-        self, verb: AnyVerb, request: Any, now: float, deadline: float, parts: asyncio.Queue[Any] | None = None
+        self, verb: AnyVerb, request: Any, now: float, deadline: float, part: Callable[[Any], None] | None = None
     ) -> tuple[int, asyncio.Future[Any]]:
         """Send a call: its id, and the future of its reply. Whoever stops waiting for it calls `withdraw`."""
         ended: asyncio.Future[Any] = self._loop.create_future()
         budget_ms = remaining_ms(deadline, now) or 1
-        call_id, frames = self._talk.call(verb, request, Waiter(verb, ended, parts), budget_ms, deadline)
-        try:
-            self._channel.send(frames)
-        except TandemError:
+        call_id, frames = self._talk.call(verb, request, Waiter(verb, ended, part), budget_ms, deadline)
+        if self._channel.backlog >= OUTBOX:
             self._talk.withdraw(call_id)
-            raise
+            raise Overloaded(f"{OUTBOX} messages wait for {self._address}", retry_after_ms=100)
+        self._turn.append(frames)
+        if len(self._turn) == 1:
+            self._loop.call_soon(self._send_turn)
         return call_id, ended
 
-    async def call(self, verb: AnyVerb, request: Any, deadline: float) -> Any:
-        """The reply; raises the error that ended the call."""
-        call_id, ended = self.begin(verb, request, self._clock.monotonic(), deadline)
+    def _send_turn(self) -> None:
+        """Send what this turn of the loop called, small calls bundled."""
+        turn, self._turn = self._turn, []
+        small: list[Buffer] = []
+        for frames in turn:
+            if len(turn) > 1 and bundle.fits(frames):
+                small += frames
+                if len(small) == 2 * bundle.MAX_MESSAGES:
+                    self._channel.send(bundle.calls(small))
+                    small = []
+            else:
+                self._channel.send(frames)
+        if small:
+            self._channel.send(bundle.calls(small))
+
+    async def call(
+        self, verb: AnyVerb, request: Any, deadline: float, part: Callable[[Any], None] | None = None
+    ) -> Any:
+        """The reply, after `part` was called with each part of it; raises the error that ended the call."""
+        call_id, ended = self.begin(verb, request, self._clock.monotonic(), deadline, part)
         try:
             return await ended
         except asyncio.CancelledError:
@@ -78,7 +100,7 @@ class Link:
     async def stream(self, verb: AnyVerb, request: Any, deadline: float) -> AsyncIterator[Any]:
         """The parts, then the reply as the last item; raises the error that ended the call."""
         parts: asyncio.Queue[Any] = asyncio.Queue()
-        call_id, ended = self.begin(verb, request, self._clock.monotonic(), deadline, parts)
+        call_id, ended = self.begin(verb, request, self._clock.monotonic(), deadline, parts.put_nowait)
         ended.add_done_callback(lambda _: parts.put_nowait(_END))
         try:
             while (item := await parts.get()) is not _END:
@@ -93,6 +115,7 @@ class Link:
         """Nobody waits for this call any more: say so, unless it has ended."""
         frames = self._talk.withdraw(call_id)
         if frames is not None and self._channel.is_connected:
+            self._send_turn()
             self._channel.send(frames)
 
     def sweep(self) -> None:
@@ -106,14 +129,16 @@ class Link:
             heard = self._talk.accept(frames)
         except BadRequest:
             return
-        if heard is None:
-            return
+        for item in heard:
+            self._take(item)
+
+    def _take(self, heard: Answer[Waiter] | Part[Waiter]) -> None:
         waiter = heard.waiter
-        if not isinstance(heard, Answer):
-            if waiter.parts is not None:
-                waiter.parts.put_nowait(heard.value)
-        elif heard.error is not None:
-            waiter.fail(heard.error)
+        if type(heard) is Part:
+            if waiter.part is not None:
+                waiter.part(heard.value)
+        elif heard.error is not None:  # type: ignore[union-attr]
+            waiter.fail(heard.error)  # type: ignore[union-attr]
         elif not waiter.ended.done():
             waiter.ended.set_result(heard.value)
 

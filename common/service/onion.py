@@ -17,13 +17,14 @@ from common.api.words import Access, AnyVerb
 from common.clock import Clock
 from common.errors import BadRequest, Cancelled, DeadlineExceeded, Internal, Overloaded, TandemError
 from common.resilience.bulkhead import Bulkhead
+from common.service.bundles import Bundles
 from common.service.call import Call
 from common.service.journal import Journal
 from common.service.reply import NativeReply, PlainReply, Reply
 from common.service.routes import Route, Routes
 from common.telemetry.meters import VerbMeter
 from common.transport.router_port import RouterPort
-from common.wire import header, plain
+from common.wire import bundle, header, plain
 from common.wire.codec import BodyDecoder
 from common.wire.frames import Buffer, Malformed, Native, Plain, framed
 from common.wire.header import CallHeader, CallKind, Codec
@@ -72,6 +73,7 @@ class Onion:
         self._tasks: dict[asyncio.Task[None], Call] = {}
         self._by_id: dict[tuple[bytes, int], asyncio.Task[None]] = {}
         self._log = logging.getLogger("tandem.service")
+        self._bundles = Bundles()
         self.draining: TandemError | None = None
 
     @property
@@ -92,13 +94,26 @@ class Onion:
     def _native(self, port: RouterPort, route: bytes, message: Native) -> None:
         try:
             head = header.decode_call(message.header)
+            if head.kind is CallKind.BUNDLE:
+                self._bundle(port, route, message)
+                return
         except BadRequest as error:
             self._refuse(PlainReply(port, route, message.envelope, b""), error)
             return
+        self._call(port, route, message, head, None)
+
+    def _bundle(self, port: RouterPort, route: bytes, message: Native) -> None:
+        calls = [
+            (header.decode_call(inner), Native((), inner, body, ())) for inner, body in bundle.unbundled(message.body)
+        ]
+        for head, call in calls:
+            self._call(port, route, call, head, self._bundles)
+
+    def _call(self, port: RouterPort, route: bytes, message: Native, head: CallHeader, bundles: Bundles | None) -> None:
         if head.kind is CallKind.WITHDRAW:
             self._withdraw(route, head.id)
             return
-        reply = NativeReply(port, route, message.envelope, head.id, head.codec)
+        reply = NativeReply(port, route, message.envelope, head.id, head.codec, bundles)
         body = Body(head.codec, message.body, head.attachments, message.attachments)
         self._serve(port, route, reply, head.verb, body, head)
 
@@ -231,7 +246,8 @@ class Onion:
 
     def drained(self) -> bool:
         """The turn's messages are all in: commit what they decided; whether anything was."""
-        return self._journal.commit()
+        committed = self._journal.commit()
+        return self._bundles.flush() or committed
 
     async def finish(self, within_s: float) -> None:
         """Let the calls under way end, and cancel those that have not after `within_s`."""
@@ -242,3 +258,4 @@ class Onion:
         if self._tasks:
             await asyncio.wait(list(self._tasks), timeout=1.0)
         self._journal.commit()
+        self._bundles.flush()

@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import Protocol
 
 from common.errors import TandemError
+from common.service.bundles import Bundles
 from common.transport.router_port import RouterPort
-from common.wire import codec, header, plain
+from common.wire import bundle, codec, header, plain
 from common.wire.frames import Buffer
 
 
@@ -57,19 +58,26 @@ class PlainReply:
 
 
 class NativeReply:
-    """An answer in native dress: header and body, in the codec of the call."""
+    """An answer in native dress: header and body, in the codec of the call; bundled where the call came in a bundle."""
 
-    __slots__ = ("_codec", "_envelope", "_id", "_port", "_route")
+    __slots__ = ("_bundles", "_codec", "_envelope", "_id", "_port", "_route")
     streams = True
 
     def __init__(
-        self, port: RouterPort, route: bytes, envelope: tuple[Buffer, ...], call_id: int, codec_: header.Codec
+        self,
+        port: RouterPort,
+        route: bytes,
+        envelope: tuple[Buffer, ...],
+        call_id: int,
+        codec_: header.Codec,
+        bundles: Bundles | None,
     ) -> None:
         self._port = port
         self._route = route
         self._envelope = envelope
         self._id = call_id
         self._codec = codec_
+        self._bundles = bundles
 
     def final(self, value: object) -> bool:
         """The last frame pair of the call."""
@@ -86,4 +94,7 @@ class NativeReply:
     def _send(self, kind: header.ReplyKind, value: object) -> bool:
         body = codec.encode(self._codec, value)
         head = header.encode(header.ReplyHeader(header.PROTOCOL, kind, self._id, self._codec))
+        if self._bundles is not None and len(body) <= bundle.MAX_BODY_BYTES:
+            self._bundles.add(self._port, self._route, head, body)
+            return True
         return self._port.send(self._route, (*self._envelope, head, body))

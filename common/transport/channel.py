@@ -13,16 +13,13 @@ from typing import Final, Protocol
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from common.errors import Overloaded
 from common.transport import sockets
 from common.transport.drain import Drain
 from common.wire.frames import Buffer
 
 OUTBOX: Final = 10_000
-"""Messages kept for a connection that is being made; beyond it the caller is told `overloaded`."""
+"""Messages worth keeping for a connection that is being made; beyond it callers are told `overloaded`."""
 
-_MORE_NOW: Final = int(zmq.SNDMORE | zmq.DONTWAIT)
-_LAST_NOW: Final = int(zmq.DONTWAIT)
 WATCHED: Final = int(
     zmq.EVENT_HANDSHAKE_SUCCEEDED
     | zmq.EVENT_DISCONNECTED
@@ -74,26 +71,16 @@ class Channel:
         self._news = Drain(self._monitor, self._connection_news)
         self._socket.connect(endpoint.address)
 
+    @property
+    def backlog(self) -> int:
+        """Messages kept for a connection that is being made; at OUTBOX of them a sender should hold back."""
+        return len(self._outbox)
+
     def send(self, frames: Sequence[Buffer]) -> None:
-        """Send a message, or keep it until the connection stands; Overloaded when too many are kept."""
-        if self._outbox or not self._try(frames):
-            if len(self._outbox) >= OUTBOX:
-                raise Overloaded(f"{OUTBOX} messages wait for {self.endpoint.address}", retry_after_ms=100)
+        """Send a message, or keep it until the connection stands."""
+        if self._outbox or not sockets.send_now(self._send, frames):
             self._outbox.append(frames)
         self._drain.look()
-
-    def _try(self, frames: Sequence[Buffer]) -> bool:
-        send = self._send
-        last = len(frames) - 1
-        try:
-            send(frames[0], _MORE_NOW if last else _LAST_NOW)
-        except zmq.Again:
-            return False
-        for index in range(1, last):
-            send(frames[index], _MORE_NOW)
-        if last:
-            send(frames[last], _LAST_NOW)
-        return True
 
     def _connection_news(self, frames: list[Buffer]) -> None:
         event = int(parse_monitor_message([bytes(frame) for frame in frames])["event"])
@@ -115,7 +102,7 @@ class Channel:
 
     def _flush(self) -> bool:
         sent = False
-        while self._outbox and self._try(self._outbox[0]):
+        while self._outbox and sockets.send_now(self._send, self._outbox[0]):
             self._outbox.popleft()
             sent = True
         return sent

@@ -25,13 +25,15 @@ _COPIED_BELOW: Final = 32_768
 _NOW: Final = int(zmq.DONTWAIT)
 
 
-def read_message(receive: sockets.Receive) -> list[Buffer] | None:
+def read_message(receive: sockets.Receive, flags: int = _NOW) -> list[Buffer] | None:
     """All frames of the next message, or None when there is none; an Again from libzmq is that answer, not an error.
+
+    With `flags` 0 it waits for the socket's RCVTIMEO.
 
     Small frames come as bytes, large ones as views of libzmq's own memory, uncopied.
     """
     try:
-        frame = receive(_NOW, False)
+        frame = receive(flags, False)
     except zmq.Again:
         return None
     frames: list[Buffer] = [frame.bytes if len(frame) < _COPIED_BELOW else frame.buffer]

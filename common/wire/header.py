@@ -34,6 +34,7 @@ class CallKind(IntEnum):
 
     CALL = 0
     WITHDRAW = 1
+    BUNDLE = 5
 
 
 class ReplyKind(IntEnum):
@@ -42,6 +43,7 @@ class ReplyKind(IntEnum):
     FINAL = 2
     PART = 3
     ERROR = 4
+    BUNDLE = 5
 
 
 class CallHeader(msgspec.Struct, array_like=True, frozen=True, gc=False):
