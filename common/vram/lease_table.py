@@ -25,7 +25,7 @@ After a commit that failed, throw the table away and restore another: a new epoc
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -116,17 +116,17 @@ class LeaseTable:
         """The live leases, in the order of their grants."""
         return [self._lease(record, now) for record in self._state.live.values()]
 
-    def plan(self, asked: PlanLease, now: float) -> LeasePlan:
-        """What would happen to the request now."""
+    def plan(self, asked: PlanLease, now: float, kept: Collection[str] = ()) -> LeasePlan:
+        """What would happen to the request now; `kept` are cards kept for others."""
         wish = Wish(asked.model, asked.bytes, asked.host, asked.card_uuid)
-        return placement.lease_plan(wish, self._choose(wish, now))
+        return placement.lease_plan(wish, self._choose(wish, now, kept))
 
     def open_epoch(self) -> Decision:
         """Opens the next fence epoch; its fact must survive power loss before anything is granted."""
         return Decision(facts=(EpochOpened(self._state.fence.next_epoch().epoch),))
 
-    def admit(self, asked: AdmitLease, now: float, at: Timestamp) -> Decision:
-        """Grants the request on the tightest fitting card, or refuses it; it never waits.
+    def admit(self, asked: AdmitLease, now: float, at: Timestamp, kept: Collection[str] = ()) -> Decision:
+        """Grants the request on the tightest fitting card, or refuses it; it never waits. `kept`: cards kept for others.
 
         The same lease id, or the same identity and idempotency key, with the same body answers with the same lease, and
         with `conflict` once that lease has ended; another body is `idempotency_mismatch`.
@@ -138,7 +138,7 @@ class LeaseTable:
         if not state.epoch_open:
             return Decision(reply=Unavailable(f"{state.host} has not opened a fence epoch yet", retry_after_ms=200))
         wish = Wish(asked.model, asked.bytes, asked.host, asked.card_uuid)
-        choice = self._choose(wish, now)
+        choice = self._choose(wish, now, kept)
         if choice.card is None:
             note = lease_view.choice_note(asked, choice, at)
             return Decision(reply=placement.refusal(wish, choice), instructions=(note,))
@@ -178,8 +178,8 @@ class LeaseTable:
         lease_ids = self._state.owned.get(ProcessId(pid, start_time), {})
         return self._end([self._state.live[lease_id] for lease_id in lease_ids], "owner-died", now, at)
 
-    def _choose(self, wish: Wish, now: float) -> Choice:
-        return placement.choose(wish, self._state.book.candidates(now), missing=self.missing())
+    def _choose(self, wish: Wish, now: float, kept: Collection[str] = ()) -> Choice:
+        return placement.choose(wish, self._state.book.candidates(now), kept, missing=self.missing())
 
     def _grant(self, asked: AdmitLease, choice: Choice, card: Candidate, at: Timestamp) -> Decision:
         fence, opened = self._next_fence()
