@@ -6,6 +6,7 @@ A connection whose call was not answered in time is thrown away, so that a late 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
@@ -17,7 +18,7 @@ from common.errors import BadRequest, DeadlineExceeded, Interrupted, TandemError
 from common.resilience.budget import remaining_ms
 from common.transport.channel import Channel
 from common.transport.sockets import Endpoint
-from common.wire.codec import ErrorBody, bounded, encode_json, error_from
+from common.wire.codec import ErrorBody, bounded, encode_json, error_from, is_struct
 from common.wire.frames import Buffer
 
 IDLE_KEPT: Final = 4
@@ -33,17 +34,39 @@ def plain_call(verb: str, request: Any, budget_ms: int) -> bytes:
     return encode_json({**fields, "action": verb, "_deadline_ms": budget_ms})
 
 
-def plain_reply(body: Buffer) -> dict[str, Any]:
-    """The reply's fields; raises the error it carries, BadRequest when it is no JSON object."""
+def plain_reply(body: Buffer, verb: AnyVerb) -> Any:
+    """The verb's reply, its fields where the verb is known by name only; raises the error it carries, BadRequest when it
+    is not of the verb's shape.
+    """
     try:
         fields = _objects.decode(body)
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise BadRequest(f"the agent's reply is not a JSON object: {error}") from error
-    bounded(fields, "", 0)
+    bounded(fields, "reply")
     if fields.get("status") == "error":
-        text = str(fields.get("message") or fields.get("error") or "the agent answered with an error")
-        raise error_from(ErrorBody(code=str(fields.get("code", "internal")), error=text, message=text, retryable=False))
-    return fields
+        raise _error(fields)
+    if not is_struct(verb.reply):
+        return fields
+    try:
+        return msgspec.convert(fields, verb.reply)
+    except msgspec.ValidationError as error:
+        raise BadRequest(f"the reply is not of this verb's shape: {error}") from error
+
+
+def _error(fields: dict[str, Any]) -> TandemError:
+    """The error of a reply whose author may know nothing of Tandem: what is there of it, and no more."""
+    text = str(fields.get("message") or fields.get("error") or "the agent answered with an error")
+    after, details = fields.get("retry_after_ms"), fields.get("details")
+    return error_from(
+        ErrorBody(
+            code=str(fields.get("code", "internal")),
+            error=text,
+            message=text,
+            retryable=False,
+            retry_after_ms=after if type(after) is int and after >= 0 else None,
+            details=details if isinstance(details, dict) else {},
+        )
+    )
 
 
 class _Line:
@@ -94,8 +117,10 @@ class PlainLink:
         """Whether no call is under way."""
         return not self._busy
 
-    async def call(self, verb: AnyVerb, request: Any, deadline: float) -> dict[str, Any]:
-        """The reply's fields; raises the error that ended the call."""
+    async def call(
+        self, verb: AnyVerb, request: Any, deadline: float, _part: Callable[[Any], None] | None = None
+    ) -> dict[str, Any]:
+        """The reply's fields, of which there are no parts; raises the error that ended the call."""
         line = self._idle.pop() if self._idle else _Line(self._context, self._endpoint)
         self._busy.add(line)
         now = self._clock.monotonic()
@@ -115,7 +140,7 @@ class PlainLink:
             self._idle.append(line)
         else:
             line.close()
-        return plain_reply(body)
+        return plain_reply(body, verb)
 
     def sweep(self) -> None:
         """Each call times itself."""
