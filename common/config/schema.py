@@ -32,11 +32,15 @@ class Ports(Section, frozen=True):
 
 
 class Peer(Section, frozen=True):
-    """Another host's supervisor: where it can be reached from here."""
+    """Another host's supervisor: where it can be reached from here.
+
+    `services` are those of its services that are not on their well-known ports, by their names in that host's file.
+    """
 
     address: str
     supervisor_port: Annotated[int, Meta(ge=1, le=65_535)]
     events_port: Annotated[int, Meta(ge=1, le=65_535)]
+    services: dict[str, Ports] = {}
 
 
 class SimulatedCard(Section, frozen=True):
@@ -144,15 +148,14 @@ class Service(Entry, frozen=True):
 class Startup(Section, frozen=True):
     """A startup file: one host, its supervisor, and what runs there.
 
-    `listen` are the addresses its native ports are offered on beside loopback, each explicit. `registry` is CoreOrchestrator
-    as reached from this host. `peers` are the other hosts by name.
+    `listen` are the addresses its native ports are offered on beside loopback, each explicit. `peers` are the other hosts
+    by name.
     """
 
     version: Literal[1]
     host: Label
     supervisor: Ports
     listen: list[str] = msgspec.field(default_factory=lambda: ["127.0.0.1"])
-    registry: str = "tcp://127.0.0.1:7000"
     peers: dict[str, Peer] = {}
     vitals_interval_s: Duration = Duration(2.0)
     cards_interval_s: Duration = Duration(1.0)

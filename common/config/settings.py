@@ -6,8 +6,9 @@
 | TANDEM_HOST | name of the host this process belongs to | empty: not told |
 | TANDEM_AGENT_NAME | the process's name in the startup file | empty: not supervised |
 | TANDEM_PORT, TANDEM_EVENTS_PORT, TANDEM_HEALTH_PORT | ports to bind on this host's loopback; 0: any | 0 |
-| TANDEM_REGISTRY | CoreOrchestrator as reached from this host | tcp://127.0.0.1:7000 |
-| TANDEM_SUPERVISOR | this host's supervisor | empty: none |
+| TANDEM_SERVICES | where services and supervisors are: `Name=port[:events_port]@host`, by commas | the well-known ports |
+| TANDEM_SIMULATE_CARDS | 1: a supervisor simulates its file's cards where NVML finds none | 0 |
+| TANDEM_SIMULATED_CARDS | folders of simulated cards, by colons, for programs that use them | empty |
 | TANDEM_SUPERVISED | the supervisor's life and the process's name: the mark by which stray children are found | empty |
 """
 
@@ -22,7 +23,7 @@ from typing import Final
 from common.errors import BadRequest
 
 DEFAULT_HOME: Final = "var"
-DEFAULT_REGISTRY: Final = "tcp://127.0.0.1:7000"
+SIMULATE_CARDS: Final = "TANDEM_SIMULATE_CARDS"
 MARK: Final = "TANDEM_SUPERVISED"
 
 
@@ -31,11 +32,15 @@ class Settings:
     """What a door reads before it has a startup file."""
 
     home: Path
+    simulate_cards: bool = False
 
     @classmethod
     def read(cls, environ: Mapping[str, str] = os.environ) -> Settings:
-        """From the environment; the home becomes absolute, since children may run elsewhere."""
-        return cls(home=Path(environ.get("TANDEM_HOME") or DEFAULT_HOME).absolute())
+        """From the environment; the home becomes absolute, since children may run elsewhere. BadRequest for an odd switch."""
+        switch = environ.get(SIMULATE_CARDS) or "0"
+        if switch not in ("0", "1"):
+            raise BadRequest(f"{SIMULATE_CARDS} is 0 or 1, not {switch!r}")
+        return cls(Path(environ.get("TANDEM_HOME") or DEFAULT_HOME).absolute(), simulate_cards=switch == "1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +53,6 @@ class AgentEnvironment:
     port: int = 0
     events_port: int = 0
     health_port: int = 0
-    registry: str = DEFAULT_REGISTRY
-    supervisor: str = ""
 
     @classmethod
     def read(cls, environ: Mapping[str, str] = os.environ) -> AgentEnvironment:
@@ -66,8 +69,6 @@ class AgentEnvironment:
             port=port,
             events_port=events_port,
             health_port=health_port,
-            registry=environ.get("TANDEM_REGISTRY") or DEFAULT_REGISTRY,
-            supervisor=environ.get("TANDEM_SUPERVISOR", ""),
         )
 
     def variables(self) -> dict[str, str]:
@@ -79,8 +80,6 @@ class AgentEnvironment:
             "TANDEM_PORT": str(self.port),
             "TANDEM_EVENTS_PORT": str(self.events_port),
             "TANDEM_HEALTH_PORT": str(self.health_port),
-            "TANDEM_REGISTRY": self.registry,
-            "TANDEM_SUPERVISOR": self.supervisor,
         }
 
 

@@ -43,8 +43,6 @@ def prepare(startup: Startup, entry: Entry, home: Path, mark: str, inherited: Ma
         port=ports.port,
         events_port=ports.events_port,
         health_port=ports.health_check_port,
-        registry=startup.registry,
-        supervisor=f"tcp://127.0.0.1:{startup.supervisor.port}" if startup.supervisor.port else "",
     )
 
     def filled(text: str) -> str:

@@ -13,11 +13,16 @@ def test_the_home_is_absolute_and_defaults_to_var() -> None:
     assert Settings.read({"TANDEM_HOME": "/x"}).home == Path("/x")
 
 
+def test_cards_are_simulated_only_where_the_switch_says_so() -> None:
+    assert not Settings.read({}).simulate_cards
+    assert Settings.read({"TANDEM_SIMULATE_CARDS": "1"}).simulate_cards
+    with pytest.raises(BadRequest, match="TANDEM_SIMULATE_CARDS is 0 or 1, not 'yes'"):
+        Settings.read({"TANDEM_SIMULATE_CARDS": "yes"})
+
+
 def test_a_process_started_by_hand_gets_defaults() -> None:
     environment = AgentEnvironment.read({})
-    assert environment.port == 0
-    assert environment.registry == "tcp://127.0.0.1:7000"
-    assert environment.supervisor == ""
+    assert (environment.port, environment.host, environment.agent_name) == (0, "", "")
 
 
 def test_what_a_supervisor_tells_is_what_a_child_reads() -> None:
@@ -28,8 +33,6 @@ def test_what_a_supervisor_tells_is_what_a_child_reads() -> None:
         port=1,
         events_port=2,
         health_port=3,
-        registry="tcp://r",
-        supervisor="tcp://s",
     )
     assert AgentEnvironment.read(told.variables()) == told
 

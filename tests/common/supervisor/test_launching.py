@@ -14,7 +14,7 @@ from common.supervisor.launching import choose_ports, missing_wrappers, prepare
 
 
 def startup(*agents: Agent, port: int = 7090) -> Startup:
-    return Startup(version=1, host="h", supervisor=Ports(port), agents=list(agents), registry="tcp://127.0.0.1:7777")
+    return Startup(version=1, host="h", supervisor=Ports(port), agents=list(agents))
 
 
 def test_a_child_is_told_who_and_where_it_is(tmp_path: Path) -> None:
@@ -22,7 +22,6 @@ def test_a_child_is_told_who_and_where_it_is(tmp_path: Path) -> None:
     prepared = prepare(startup(), agent, tmp_path, "boot/a", {"PATH": "/bin", "X": "no"})
     told = AgentEnvironment.read(prepared.environ)
     assert (told.host, told.agent_name, told.home, told.port) == ("h", "a", tmp_path, 9000)
-    assert (told.registry, told.supervisor) == ("tcp://127.0.0.1:7777", "tcp://127.0.0.1:7090")
     assert (told.events_port, told.health_port) == (prepared.ports.events_port, prepared.ports.health_check_port)
     assert prepared.environ["X"] == str(tmp_path / "h")
     assert prepared.environ["TANDEM_SUPERVISED"] == "boot/a"
@@ -41,7 +40,6 @@ def test_limits_become_wrappers_in_front_of_the_command(tmp_path: Path) -> None:
         *("taskset", "--cpu-list", "0,1"),
         "sh",
     ]
-    assert prepared.environ["TANDEM_SUPERVISOR"] == ""
     assert prepared.cwd == "/"
 
 
