@@ -7,7 +7,8 @@ use IO::Socket::INET;
 use JSON::PP;
 
 my $name = $ENV{TANDEM_AGENT_NAME} || 'perl-counter';
-my $registry = $ENV{TANDEM_REGISTRY} || 'tcp://127.0.0.1:7000';
+my $health_port = $ENV{TANDEM_HEALTH_PORT} || 0;
+my $registry = ($ENV{TANDEM_SERVICES} || '') =~ /CoreOrchestrator=(\d+)[^@]*@([^,]+)/ ? "$2:$1" : '127.0.0.1:7000';
 my $pid = $$;
 my $boot = "$pid-$^T";
 my $json = JSON::PP->new->utf8;
@@ -85,13 +86,12 @@ sub answer {
 
 sub register {
     my ($port) = @_;
-    my ($address) = $registry =~ m{^tcp://(.+)$} or die "TANDEM_REGISTRY is not tcp://HOST:PORT\n";
-    my $peer = IO::Socket::INET->new(PeerAddr => $address, Timeout => 2) or die "nobody listens at $registry\n";
+    my $peer = IO::Socket::INET->new(PeerAddr => $registry, Timeout => 2) or die "nobody listens at $registry\n";
     local $SIG{ALRM} = sub { die "the registry does not answer\n" };
     alarm 5;
     shake_hands($peer, 'DEALER');
-    my %where = (agent_name => $name, host => '127.0.0.1', port => $port, pid => $pid, boot => $boot);
-    my %what = (capabilities => ['count_words'], idempotent => ['count_words']);
+    my %where = (host => '127.0.0.1', port => $port, health_check_port => $health_port);
+    my %what = (agent_name => $name, pid => $pid, boot => $boot, capabilities => ['count_words'], idempotent => ['count_words']);
     send_message($peer, $json->encode({action => 'register_agent', %where, %what}));
     my $reply = $json->decode((take_message($peer))[-1]);
     alarm 0;
@@ -108,11 +108,11 @@ sub serve {
     }
 }
 
-my $listener = IO::Socket::INET->new(LocalAddr => '127.0.0.1', LocalPort => $ENV{TANDEM_PORT} || 0, Listen => 64, ReuseAddr => 1)
-    or die "cannot listen: $@\n";
-setpgrp;
-$SIG{CHLD} = 'IGNORE';
-$SIG{TERM} = $SIG{INT} = sub { $SIG{TERM} = 'IGNORE'; kill TERM => 0; exit 0 };
+sub listener {
+    my ($port) = @_;
+    my %at = (LocalAddr => '127.0.0.1', LocalPort => $port, Listen => 64, ReuseAddr => 1);
+    return IO::Socket::INET->new(%at) || die "cannot listen on port $port: $@\n";
+}
 
 # A process of its own for each connection, and one that registers, so that nothing waits for anything else.
 
@@ -124,8 +124,19 @@ sub aside {
     exit 0;
 }
 
-aside(sub { sleep 1 until eval { register($listener->sockport); 1 } });
-while (1) {
-    my $peer = $listener->accept or next;
-    aside(sub { eval { serve($peer) } });
+sub accept_all {
+    my ($listener) = @_;
+    while (1) {
+        my $peer = $listener->accept or next;
+        aside(sub { eval { serve($peer) } });
+    }
 }
+
+my $requests = listener($ENV{TANDEM_PORT} || 0);
+my $checks = $health_port && listener($health_port);
+setpgrp;
+$SIG{CHLD} = 'IGNORE';
+$SIG{TERM} = $SIG{INT} = sub { $SIG{TERM} = 'IGNORE'; kill TERM => 0; exit 0 };
+aside(sub { sleep 1 until eval { register($requests->sockport); 1 } });
+aside(sub { accept_all($checks) }) if $checks;
+accept_all($requests);

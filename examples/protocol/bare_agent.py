@@ -2,13 +2,16 @@
 
 import json
 import os
+import re
 import time
 
 import zmq
 
 NAME = os.environ.get("TANDEM_AGENT_NAME") or "bare-counter"
-REGISTRY = os.environ.get("TANDEM_REGISTRY") or "tcp://127.0.0.1:7000"
 PORT = int(os.environ.get("TANDEM_PORT") or 0)
+HEALTH_PORT = int(os.environ.get("TANDEM_HEALTH_PORT") or 0)
+SAID = re.search(r"CoreOrchestrator=(\d+)[^@]*@([^,]+)", os.environ.get("TANDEM_SERVICES", ""))
+REGISTRY = f"tcp://{SAID[2]}:{SAID[1]}" if SAID else "tcp://127.0.0.1:7000"
 TTL_S = 15.0
 STARTED = time.time()
 BOOT = f"{os.getpid()}-{STARTED:.0f}"
@@ -34,6 +37,7 @@ def register(port: int) -> str:
             "agent_name": NAME,
             "host": "127.0.0.1",
             "port": port,
+            "health_check_port": HEALTH_PORT,
             "capabilities": ["count_words"],
             "idempotent": ["count_words"],
             "ttl_s": TTL_S,
@@ -91,6 +95,8 @@ def main() -> None:
     socket = context.socket(zmq.REP)
     socket.bind(f"tcp://127.0.0.1:{PORT or '*'}")
     port = int(socket.getsockopt_string(zmq.LAST_ENDPOINT).rpartition(":")[2])
+    if HEALTH_PORT:
+        socket.bind(f"tcp://127.0.0.1:{HEALTH_PORT}")
     known, next_beat = "", 0.0
     while True:
         if time.monotonic() >= next_beat:
