@@ -18,7 +18,7 @@ from common.vram.placement import Choice
 def body_of(asked: AcquireLease) -> str:
     """What an idempotency key stands for at a card's host: the request without its placement and its patience."""
     owner = asked.owner or Owner()
-    body = (asked.model, asked.bytes, asked.priority, asked.ttl_s, owner.agent_name, owner.pid)
+    body = (asked.model, asked.bytes, asked.priority, float(asked.ttl_s), owner.agent_name, owner.pid)
     return msgspec.json.encode(body).decode()
 
 

@@ -331,6 +331,15 @@ def test_a_silent_supervisors_callers_are_answered_and_its_lease_is_given_back()
     assert bench.kept() == []
 
 
+def test_callers_of_a_silent_supervisor_are_answered_once() -> None:
+    bench = Bench()
+    bench.ask("c1", 10)
+    bench.wait(5.0)
+    bench.error(Unavailable)
+    bench.wait(5.0)
+    assert bench.last.instructions == ()
+
+
 def test_a_lease_is_given_back_until_its_supervisor_confirms() -> None:
     bench = Bench()
     bench.ask("c1", 10)
