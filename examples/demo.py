@@ -8,10 +8,10 @@ Every answer is compared with the truth in examples/samples; the exit code is 0 
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -79,8 +79,6 @@ async def ask(client: AsyncClient, **request: Any) -> dict[str, Any]:
 
 def base64_of(path: Path) -> str:
     """A file as JSON carries it."""
-    import base64
-
     return base64.b64encode(path.read_bytes()).decode()
 
 
@@ -192,7 +190,7 @@ async def demo(home: str) -> int:
     tally = Tally()
     tally.step("starting both hosts on this machine, with simulated cards")
     start = [*TANDEM, "start", "--main", str(HERE / "startup_main.yaml"), "--pc2", str(HERE / "startup_pc2.yaml")]
-    fabric = subprocess.Popen(start)
+    fabric = await asyncio.create_subprocess_exec(*start)
     try:
         async with open_async_client() as client:
             await everything(client, tally)
@@ -200,7 +198,7 @@ async def demo(home: str) -> int:
         tally.check(False, str(late))
     finally:
         fabric.send_signal(signal.SIGTERM)
-        stopped = fabric.wait(timeout=20)
+        stopped = await asyncio.wait_for(fabric.wait(), 20)
     tally.check(stopped == 0, f"both hosts stopped (exit code {stopped})")
     tally.step(f"{tally.right} right, {len(tally.wrong)} wrong")
     for what in tally.wrong:
