@@ -238,6 +238,35 @@ class AsyncClient:
             link = self._links[found.endpoint] = make(self._context, found.endpoint, self._clock)
         return link
 
+    async def call_at(
+        self,
+        found: Found,
+        verb: AnyVerb,
+        request: Any,
+        *,
+        timeout_s: float,
+        part: Callable[[Any], None] | None = None,
+    ) -> Any:
+        """Call a known endpoint in its dress, once, through its breaker; `part` is called with each part of a streamed reply.
+
+        Raises the TandemError that ended it.
+        """
+        now = self._now()
+        guards = self._guard.of(found.endpoint.address, now)
+        permit = self._guard.permit(guards, now)
+        try:
+            reply = await self._link(found).call(verb, request, now + timeout_s, part)
+        except TandemError as error:
+            ended = self._now()
+            self._guard.record(guards, permit, error, ended - now, ended)
+            raise
+        except BaseException:
+            guards.breaker.release(permit)
+            raise
+        ended = self._now()
+        self._guard.record(guards, permit, None, ended - now, ended)
+        return reply
+
     async def stream(
         self, target: str, verb: AnyVerb | str, request: Any = None, *, timeout_s: float | None = None
     ) -> AsyncIterator[Any]:
@@ -269,11 +298,14 @@ class AsyncClient:
         place = await self._place(target)
         if place.events is None:
             raise BadRequest(f"{target} publishes no events")
+        if self._closed:
+            raise Unavailable("the client was closed")
         following = Following(topics, since)
         inbox: _Inbox = asyncio.Queue()
         subscription = Subscription(
             self._context, place.events, topics, lambda topic, head, body: inbox.put_nowait((topic, head, body)), live
         )
+        self._inboxes[subscription] = inbox
         try:
             while (frames := await inbox.get()) is not None:
                 notices = taken(following, *frames)
@@ -284,7 +316,9 @@ class AsyncClient:
                         notices += await self._fill(target, following, notice)
                     else:
                         yield notice
+            raise Interrupted(f"the client was closed; {target}'s events are not followed any more")
         finally:
+            self._inboxes.pop(subscription, None)
             subscription.close()
 
     async def _place(self, target: str) -> Place:
@@ -298,27 +332,27 @@ class AsyncClient:
 
     async def _fill(self, target: str, following: Following, gap: Fill) -> list[Notice]:
         asked = basic.EventsSince(topic=gap.topic, epoch=gap.since.epoch, seq=gap.since.seq)
-        if self._closed:
-            raise Unavailable("the client was closed")
         try:
             return following.filled(gap.topic, await self.call(target, basic.EVENTS_SINCE, asked, timeout_s=5.0))
         except SnapshotRequired:
             return following.not_filled(gap.topic, for_good=True)
         except TandemError:
-        self._inboxes[subscription] = inbox
             return following.not_filled(gap.topic, for_good=False)
 
     def breakers(self) -> list[BreakerStats]:
         """Every endpoint's breaker as it stands."""
         return self._guard.stats(self._clock.monotonic())
 
+    def breaker_at(self, endpoint: Endpoint) -> BreakerStats:
+        """One endpoint's breaker as it stands."""
+        now = self._now()
+        return self._guard.of(endpoint.address, now).breaker.stats(now)
+
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(SWEEP_S)
             for endpoint, link in list(self._links.items()):
-            raise Interrupted(f"the client was closed; {target}'s events are not followed any more")
                 link.sweep()
-            self._inboxes.pop(subscription, None)
                 self._unused[endpoint] = self._unused.get(endpoint, 0) + 1 if link.idle else 0
                 if self._unused[endpoint] > IDLE_SWEEPS:
                     del self._links[endpoint], self._unused[endpoint]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Generator, Sequence
 from typing import Any, Final
 
 import zmq
@@ -42,7 +43,11 @@ class Wire:
         self._poller.register(self._socket, zmq.POLLIN)
         self._poller.register(self._monitor, zmq.POLLIN)
         self._connected = False
-        self._socket.connect(endpoint.address)
+        try:
+            sockets.connect(self._socket, endpoint)
+        except BadRequest:
+            self.close()
+            raise
 
     def send(self, frames: Sequence[Buffer], deadline: float) -> None:
         """Send once the connection stands; Unavailable when nobody is there, DeadlineExceeded when it took too long."""
@@ -93,14 +98,18 @@ class Wire:
         while int(self._monitor.getsockopt(zmq.EVENTS)) & _POLLIN:
             self._tell(read_message(self._news))
 
-    def settle(self) -> None:
-        """The same before a call: old news does not end the next one."""
+    def settle(self) -> Interrupted | None:
+        """The same before a call: old news does not end the next one, but a loss is told."""
+        lost: Interrupted | None = None
         while True:
             try:
                 self.look()
+            except Interrupted as error:
+                lost = error
             except TandemError:
                 continue
-            return
+            else:
+                return lost
 
     def close(self, linger_ms: int = 0) -> None:
         """Disconnect."""
@@ -109,28 +118,34 @@ class Wire:
         self._socket.close(linger_ms)
 
 
+_Box = deque[Any]
+"""What came for one call and was not taken yet: its parts, and its answer last."""
+
+
 class BlockingLink:
     """Native calls to one endpoint."""
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], endpoint: Endpoint, clock: Clock) -> None:
         self._clock = clock
         self._wire = Wire(context, endpoint, clock)
-        self._talk: Conversation[None] = Conversation()
+        self._talk: Conversation[_Box] = Conversation()
 
     def call(self, verb: AnyVerb, request: Any, deadline: float) -> Any:
         """The reply; raises the error that ended the call."""
         *_, final = self.stream(verb, request, deadline)
         return final
 
-    def stream(self, verb: AnyVerb, request: Any, deadline: float) -> Iterator[Any]:
-        """The parts, then the reply as the last item."""
-        self._wire.settle()
+    def stream(self, verb: AnyVerb, request: Any, deadline: float) -> Generator[Any, None, None]:
+        """The parts, then the reply as the last item; other calls may be made and streams begun between the items."""
+        if (lost := self._wire.settle()) is not None:
+            self._fail(lost)
         budget_ms = max(1, remaining_ms(deadline, self._clock.monotonic()))
-        call_id, frames = self._talk.call(verb, request, None, budget_ms, deadline)
+        box: _Box = deque()
+        call_id, frames = self._talk.call(verb, request, box, budget_ms, deadline)
         try:
-            self._wire.send(frames, deadline)
+            self._send(frames, deadline)
             while True:
-                heard = self._next(deadline)
+                heard = self._next(box, deadline)
                 if isinstance(heard, Answer) and heard.error is not None:
                     raise heard.error
                 yield heard.value
@@ -141,14 +156,30 @@ class BlockingLink:
             if withdrawal is not None:
                 self._give_up(withdrawal)
 
-    def _next(self, deadline: float) -> Answer[None] | Part[None]:
-        while True:
+    def _send(self, frames: Sequence[Buffer], deadline: float) -> None:
+        try:
+            self._wire.send(frames, deadline)
+        except (Interrupted, Unavailable) as error:
+            self._fail(error)
+
+    def _next(self, box: _Box, deadline: float) -> Answer[_Box] | Part[_Box]:
+        while not box:
             try:
                 heard = self._talk.accept(self._wire.receive(deadline))
             except BadRequest:
                 continue
-            if heard:
-                return heard[0]
+            except (Interrupted, Unavailable) as error:
+                self._fail(error)
+                continue
+            for item in heard:
+                item.waiter.append(item)
+        first: Answer[_Box] | Part[_Box] = box.popleft()
+        return first
+
+    def _fail(self, error: TandemError) -> None:
+        """The connection is gone, and with it every call that is under way on it."""
+        for box in self._talk.take_all():
+            box.append(Answer(box, None, error))
 
     def _give_up(self, withdrawal: Sequence[Buffer]) -> None:
         try:
@@ -170,8 +201,8 @@ class PlainBlockingLink:
         self._clock = clock
         self._wire: Wire | None = None
 
-    def call(self, verb: AnyVerb, request: Any, deadline: float) -> dict[str, Any]:
-        """The reply's fields; raises the error that ended the call."""
+    def call(self, verb: AnyVerb, request: Any, deadline: float) -> Any:
+        """The reply; raises the error that ended the call."""
         wire = self._wire or Wire(self._context, self._endpoint, self._clock)
         self._wire = None
         budget_ms = max(1, remaining_ms(deadline, self._clock.monotonic()))
@@ -183,9 +214,9 @@ class PlainBlockingLink:
             wire.close()
             raise
         self._wire = wire
-        return plain_reply(body)
+        return plain_reply(body, verb)
 
-    def stream(self, verb: AnyVerb, request: Any, deadline: float) -> Iterator[dict[str, Any]]:
+    def stream(self, verb: AnyVerb, request: Any, deadline: float) -> Generator[Any, None, None]:
         """The one reply."""
         yield self.call(verb, request, deadline)
 

@@ -12,7 +12,7 @@ from common.resilience.breaker import Breaker, BreakerSettings, Permit, Refusal,
 from common.resilience.budget import RetryBudget, RetrySettings
 
 MAX_ENDPOINTS = 4_096
-"""Endpoints remembered; the longest unused is forgotten first."""
+"""Endpoints remembered; the one met first is forgotten first."""
 
 
 @dataclass(frozen=True, slots=True)

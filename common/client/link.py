@@ -6,7 +6,7 @@ Each call ends exactly once: by its answer, its deadline, its withdrawal, or the
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
 import zmq
@@ -48,7 +48,7 @@ class Link:
         self._clock = clock
         self._address = endpoint.address
         self._talk: Conversation[Waiter] = Conversation()
-        self._turn: list[Sequence[Buffer]] = []
+        self._turn: dict[int, Sequence[Buffer]] = {}
         self._channel = Channel(context, endpoint, self)
 
     @property
@@ -63,19 +63,23 @@ class Link:
         ended: asyncio.Future[Any] = self._loop.create_future()
         budget_ms = remaining_ms(deadline, now) or 1
         call_id, frames = self._talk.call(verb, request, Waiter(verb, ended, part), budget_ms, deadline)
-        if self._channel.backlog >= OUTBOX:
+        if self._channel.backlog + len(self._turn) >= OUTBOX:
             self._talk.withdraw(call_id)
             raise Overloaded(f"{OUTBOX} messages wait for {self._address}", retry_after_ms=100)
-        self._turn.append(frames)
+        self._turn[call_id] = frames
         if len(self._turn) == 1:
             self._loop.call_soon(self._send_turn)
         return call_id, ended
 
     def _send_turn(self) -> None:
-        """Send what this turn of the loop called, small calls bundled."""
-        turn, self._turn = self._turn, []
+        """Send what this turn of the loop called, small calls bundled; what nobody wants any more by the time that the
+        connection stands never leaves.
+        """
+        if not self._channel.is_connected:
+            return
+        turn, self._turn = self._turn, {}
         small: list[Buffer] = []
-        for frames in turn:
+        for frames in turn.values():
             if len(turn) > 1 and bundle.fits(frames):
                 small += frames
                 if len(small) == 2 * bundle.MAX_MESSAGES:
@@ -93,11 +97,11 @@ class Link:
         call_id, ended = self.begin(verb, request, self._clock.monotonic(), deadline, part)
         try:
             return await ended
-        except asyncio.CancelledError:
+        except BaseException:
             self.withdraw(call_id)
             raise
 
-    async def stream(self, verb: AnyVerb, request: Any, deadline: float) -> AsyncIterator[Any]:
+    async def stream(self, verb: AnyVerb, request: Any, deadline: float) -> AsyncGenerator[Any, None]:
         """The parts, then the reply as the last item; raises the error that ended the call."""
         parts: asyncio.Queue[Any] = asyncio.Queue()
         call_id, ended = self.begin(verb, request, self._clock.monotonic(), deadline, parts.put_nowait)
@@ -114,13 +118,15 @@ class Link:
     def withdraw(self, call_id: int) -> None:
         """Nobody waits for this call any more: say so, unless it has ended."""
         frames = self._talk.withdraw(call_id)
-        if frames is not None and self._channel.is_connected:
-            self._send_turn()
+        if frames is None or self._turn.pop(call_id, None) is not None:
+            return
+        if self._channel.is_connected:
             self._channel.send(frames)
 
     def sweep(self) -> None:
         """End the calls whose deadline has passed; called some ten times a second."""
-        for _, waiter in self._talk.overdue(self._clock.monotonic()):
+        for call_id, waiter in self._talk.overdue(self._clock.monotonic()):
+            self._turn.pop(call_id, None)
             waiter.fail(DeadlineExceeded(f"{waiter.verb.name} had no answer from {self._address} in its time"))
 
     def message(self, frames: list[Buffer]) -> None:
@@ -135,23 +141,33 @@ class Link:
     def _take(self, heard: Answer[Waiter] | Part[Waiter]) -> None:
         waiter = heard.waiter
         if type(heard) is Part:
-            if waiter.part is not None:
-                waiter.part(heard.value)
+            if waiter.part is not None and not waiter.ended.done():
+                self._hand_over(waiter, waiter.part, heard.value)
         elif heard.error is not None:  # type: ignore[union-attr]
             waiter.fail(heard.error)  # type: ignore[union-attr]
         elif not waiter.ended.done():
             waiter.ended.set_result(heard.value)
 
+    def _hand_over(self, waiter: Waiter, part: Callable[[Any], None], value: Any) -> None:
+        """Who cannot take a part ends the call with that, and no other call of the same message is harmed."""
+        try:
+            part(value)
+        except Exception as error:
+            waiter.ended.set_exception(error)
+
     def connected(self) -> None:
         """The connection stands; what waited for it leaves now."""
+        self._send_turn()
 
     def lost(self, reason: str) -> None:
         """The connection ended with calls under way: they may or may not have been done."""
+        self._turn.clear()
         for waiter in self._talk.take_all():
             waiter.fail(Interrupted(f"{reason} before {waiter.verb.name} was answered"))
 
     def refused(self, reason: str, unsent: int) -> None:
         """Nobody is there: nothing was done."""
+        self._turn.clear()
         for waiter in self._talk.take_all():
             waiter.fail(Unavailable(reason))
 

@@ -119,8 +119,8 @@ class PlainLink:
 
     async def call(
         self, verb: AnyVerb, request: Any, deadline: float, _part: Callable[[Any], None] | None = None
-    ) -> dict[str, Any]:
-        """The reply's fields, of which there are no parts; raises the error that ended the call."""
+    ) -> Any:
+        """The reply, of which there are no parts; raises the error that ended the call."""
         line = self._idle.pop() if self._idle else _Line(self._context, self._endpoint)
         self._busy.add(line)
         now = self._clock.monotonic()

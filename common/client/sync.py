@@ -22,7 +22,7 @@ from common.client.pursuit import Find, Forget, Found, Pause, Pursuit, Rules, Se
 from common.client.settings import ClientSettings
 from common.client.verbs import repeatable, request_for, verb_named
 from common.clock import Clock, Rng
-from common.errors import BadRequest, SnapshotRequired, TandemError
+from common.errors import BadRequest, SnapshotRequired, TandemError, Unavailable
 from common.transport import sockets
 from common.transport.drain import read_message
 from common.transport.sockets import Endpoint
@@ -108,7 +108,7 @@ class Client:
                 if isinstance(step, Send):
                     outcome = self._link(step.found).call(step.verb, step.request, step.deadline)
                 elif isinstance(step, Find):
-                    outcome = self._find(step.target)
+                    outcome = self._find(step.target, step.deadline)
                 elif isinstance(step, Pause):
                     time.sleep(step.seconds)
                 elif isinstance(step, Forget):
@@ -116,23 +116,25 @@ class Client:
             except BaseException as raised:
                 error = raised
 
-    def _find(self, target: str) -> Found:
+    def _find(self, target: str, deadline: float) -> Found:
         place = self._directory.place(target)
         if place is not None:
             return Found(place.requests)
         known = self._names.lookup(target, self._clock.monotonic())
         if known is not None:
             return Found(known.endpoint, known.dress, remembered=True)
-        at = self._ask_registry(target)
+        at = self._ask_registry(target, deadline)
         known = self._names.learn(target, Endpoint.tcp(at.host, at.port), at.dress, self._clock.monotonic())
         return Found(known.endpoint, known.dress)
 
-    def _ask_registry(self, target: str) -> core_orchestrator.Endpoint:
+    def _ask_registry(self, target: str, deadline: float) -> core_orchestrator.Endpoint:
         asked = core_orchestrator.AgentName(agent_name=target)
-        timeout_s = min(5.0, self._settings.timeout_s)
+        timeout_s = min(5.0, deadline - self._clock.monotonic())
         return self.call(core_orchestrator.SERVICE, core_orchestrator.GET_AGENT_ENDPOINT, asked, timeout_s=timeout_s)
 
     def _link(self, found: Found) -> BlockingLink | PlainBlockingLink:
+        if self._context.closed:
+            raise Unavailable("the client was closed")
         link = self._links.get(found.endpoint)
         if link is None:
             make = BlockingLink if found.dress == "native" else PlainBlockingLink
@@ -144,9 +146,19 @@ class Client:
     ) -> Iterator[Any]:
         """The parts of a streamed reply, then the final reply as the last item. Never sent twice."""
         known = verb_named(verb, target) if isinstance(verb, str) else verb
+        deadline = self._deadline(timeout_s)
         with self._lock:
-            found = self._find(target)
-            yield from self._link(found).stream(known, request_for(known, request), self._deadline(timeout_s))
+            items = self._link(self._find(target, deadline)).stream(known, request_for(known, request), deadline)
+        try:
+            while True:
+                with self._lock:
+                    item = next(items, _END)
+                if item is _END:
+                    return
+                yield item
+        finally:
+            with self._lock:
+                items.close()
 
     def events(
         self,
@@ -165,7 +177,7 @@ class Client:
             raise BadRequest(f"{target} publishes no events")
         following = Following(topics, since)
         socket = sockets.subscriber(self._context, place.events, [*topics, basic.BEAT.name])
-        socket.connect(place.events.address)
+        sockets.connect(socket, place.events)
         quiet_since = self._clock.monotonic()
         try:
             while timeout_s is None or self._clock.monotonic() - quiet_since < timeout_s:
@@ -202,7 +214,7 @@ class Client:
         place = self._directory.place(target)
         if place is not None:
             return place
-        at = self._ask_registry(target)
+        at = self._ask_registry(target, self._deadline(None))
         return Place(Endpoint.tcp(at.host, at.port), Endpoint.tcp(at.host, at.events_port) if at.events_port else None)
 
     def breakers(self) -> list[BreakerStats]:
@@ -216,3 +228,6 @@ class Client:
                 link.close()
             self._links.clear()
             self._context.destroy(linger=100)
+
+
+_END = object()

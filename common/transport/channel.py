@@ -13,6 +13,7 @@ from typing import Final, Protocol
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
+from common.errors import BadRequest
 from common.transport import sockets
 from common.transport.drain import Drain
 from common.wire.frames import Buffer
@@ -41,7 +42,7 @@ class Listener(Protocol):
         """The connection stands."""
 
     def lost(self, reason: str) -> None:
-        """The connection ended: what was sent and not answered will not be."""
+        """The connection ended: what was sent and not answered will not be, and what was kept is dropped."""
 
     def refused(self, reason: str, unsent: int) -> None:
         """An attempt to connect failed; `unsent` messages that waited for it were dropped, undone."""
@@ -69,7 +70,11 @@ class Channel:
         self._send = sockets.raw_send(self._socket)
         self._drain = Drain(self._socket, listener.message, self._flush)
         self._news = Drain(self._monitor, self._connection_news)
-        self._socket.connect(endpoint.address)
+        try:
+            sockets.connect(self._socket, endpoint)
+        except BadRequest:
+            self.close()
+            raise
 
     @property
     def backlog(self) -> int:
@@ -94,6 +99,7 @@ class Channel:
             was_connected, self.is_connected = self.is_connected, False
             self._drain.read_all()
             if was_connected:
+                self._outbox.clear()
                 self._listener.lost(reason)
         else:
             unsent = len(self._outbox)
@@ -108,7 +114,9 @@ class Channel:
         return sent
 
     def close(self, linger_ms: int = 0) -> None:
-        """Disconnect; what was sent gets `linger_ms` to leave."""
+        """Disconnect; what was sent gets `linger_ms` to leave. A second call does nothing."""
+        if self._socket.closed:
+            return
         self._drain.close()
         self._news.close()
         self._socket.disable_monitor()

@@ -77,7 +77,7 @@ class Subscription:
         self._live = live
         self._socket = sockets.subscriber(context, endpoint, [*topics, WELCOME.decode()])
         self._drain = Drain(self._socket, self._message)
-        self._socket.connect(endpoint.address)
+        sockets.connect(self._socket, endpoint)
 
     def _message(self, frames: list[Buffer]) -> None:
         if len(frames) == 3:

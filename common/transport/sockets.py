@@ -13,7 +13,7 @@ from typing import Final, cast
 
 import zmq
 
-from common.errors import Conflict, Unavailable
+from common.errors import BadRequest, Conflict, Unavailable
 from common.wire.frames import Buffer
 
 MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
@@ -157,6 +157,14 @@ def bind(socket: zmq.Socket[bytes], address: Address) -> int:
             raise Conflict(f"{where} is taken by another process; stop it or choose another port") from error
         raise Unavailable(f"cannot listen on {where}: {error.strerror}") from error
     return int(socket.getsockopt(zmq.LAST_ENDPOINT).decode().rstrip("\0").rpartition(":")[2])  # type: ignore[union-attr]
+
+
+def connect(socket: zmq.Socket[bytes], endpoint: Endpoint) -> None:
+    """Begin to connect; BadRequest when the address is none."""
+    try:
+        socket.connect(endpoint.address)
+    except zmq.ZMQError as error:
+        raise BadRequest(f"{endpoint.address!r} is no address to connect to; tcp://host:port is one") from error
 
 
 def raw_send(socket: zmq.Socket[bytes]) -> Send:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -164,7 +165,7 @@ def test_the_breaker_opens_refuses_and_lets_probes_decide() -> None:
     for _ in range(4):
         with pytest.raises(Interrupted):
             face.pursue()
-    with pytest.raises(Unavailable, match="breaker of .* is open") as caught:
+    with pytest.raises(Unavailable, match=r"breaker of .* is open") as caught:
         face.pursue()
     assert caught.value.details == {"breaker": "open"}
     assert caught.value.retry_after_ms is not None
@@ -219,10 +220,8 @@ def test_whatever_comes_a_pursuit_ends_and_never_pauses_beyond_its_deadline(
     outcomes = [None if code is None else BY_CODE[code]("x", retry_after_ms=hint_ms or None) for code in codes]
     face = Face(*outcomes, took_s=took_s)
     deadline = face.clock.now + budget_s
-    try:
+    with suppress(TandemError):
         face.pursue(idempotent=idempotent, budget_s=budget_s)
-    except TandemError as error:
-        assert error.message
     assert face.sent() <= RetrySettings().attempts
     last = next((step for step in reversed(face.steps) if isinstance(step, Send)), None)
     assert last is None or last.deadline == deadline
