@@ -1,0 +1,153 @@
+"""How commands ask the fabric: a client that closes, a fleet asked through ResourceManager or host by host, a process found.
+
+It decides whom to ask when ResourceManager is away, and never what an answer means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, TypeVar
+
+from common.api import leases, resource_manager, supervisor
+from common.api.words import Cursor, Message, Verb
+from common.client.opening import directory_of_environment, open_client
+from common.client.settings import ClientSettings
+from common.client.sync import Client
+from common.errors import Conflict, NotFound, TandemError, Unavailable
+from common.resilience.breaker import BreakerSettings
+from tandem.output import note
+
+Req = TypeVar("Req", bound=Message)
+Rep = TypeVar("Rep", bound=Message)
+
+TIMEOUT_S: Final = 10.0
+"""The budget of one question of a command that does not say otherwise."""
+
+SUPERVISOR: Final = "Supervisor/"
+AWAY: Final = "ResourceManager is away; each host answers for its own cards"
+
+
+def settings(timeout_s: float = TIMEOUT_S) -> ClientSettings:
+    """A command asks a few times and ends: its breakers stay closed, so that every error is the endpoint's own."""
+    never = BreakerSettings(min_calls=1_000, window_calls=1_000)
+    return ClientSettings(timeout_s=timeout_s, breaker=never)
+
+
+@contextmanager
+def fabric(timeout_s: float = TIMEOUT_S) -> Iterator[Client]:
+    """A client of the fabric that the environment names."""
+    with open_client(settings(timeout_s)) as client:
+        yield client
+
+
+def hosts() -> list[str]:
+    """The hosts whose supervisors are known by name."""
+    names = directory_of_environment().names()
+    return [name.removeprefix(SUPERVISOR) for name in names if name.startswith(SUPERVISOR)]
+
+
+def only(host: str) -> list[str]:
+    """The hosts to ask: all, or the one named. NotFound where no supervisor of that name is known."""
+    known = hosts()
+    if host and host not in known:
+        raise NotFound(f"no host {host!r} is known here; known: {', '.join(known)}")
+    return [host] if host else known
+
+
+def keeper_of(host: str) -> str:
+    """Whom to ask about a lease on a card of `host`: its supervisor, or ResourceManager for a host not known by name."""
+    return f"{SUPERVISOR}{host}" if host in hosts() else resource_manager.SERVICE
+
+
+def each_host(
+    client: Client, names: Sequence[str], verb: Verb[Req, Rep], request: Req
+) -> tuple[dict[str, Rep], dict[str, TandemError]]:
+    """The answers of these hosts' supervisors, and why the others gave none."""
+    answers: dict[str, Rep] = {}
+    errors: dict[str, TandemError] = {}
+    for host in names:
+        try:
+            answers[host] = client.call(f"{SUPERVISOR}{host}", verb, request)
+        except TandemError as error:
+            errors[host] = error
+    return answers, errors
+
+
+def _some(answers: dict[str, Any], errors: dict[str, TandemError], away: TandemError) -> None:
+    if not answers:
+        reasons = "; ".join([away.message, *(f"{host}: {error.message}" for host, error in errors.items())])
+        raise Unavailable(f"neither ResourceManager nor a supervisor answers: {reasons}")
+    note(AWAY)
+
+
+def gpus(client: Client, host: str = "") -> leases.Gpus:
+    """The cards of the fabric."""
+    asked = leases.GetGpus(host=host)
+    try:
+        return client.call(resource_manager.SERVICE, leases.GET_GPUS, asked)
+    except Unavailable as away:
+        answers, errors = each_host(client, only(host), leases.GET_GPUS, asked)
+        _some(answers, errors, away)
+    cards = [card for answer in answers.values() for card in answer.cards]
+    return leases.Gpus(cards=cards, missing={host: error.message for host, error in errors.items()})
+
+
+def live_leases(client: Client, host: str = "") -> leases.Leases:
+    """The leases of the fabric; `as_of` is 0/0 where the hosts were asked one by one."""
+    asked = leases.ListLeases(host=host)
+    try:
+        return client.call(resource_manager.SERVICE, leases.LIST_LEASES, asked)
+    except Unavailable as away:
+        answers, errors = each_host(client, only(host), leases.LIST_LEASES, asked)
+        _some(answers, errors, away)
+    return leases.Leases(
+        leases=[lease for answer in answers.values() for lease in answer.leases],
+        as_of=Cursor(epoch=0, seq=0),
+        missing={host: error.message for host, error in errors.items()},
+    )
+
+
+def explanation(client: Client, asked: leases.Explain) -> leases.Explanation:
+    """The receipts about a subject, newest first: ResourceManager's, and those of the hosts that decided."""
+    receipts: dict[tuple[str, str, str], leases.Receipt] = {}
+    answers, errors = each_host(client, hosts(), leases.EXPLAIN, asked)
+    try:
+        planned = client.call(resource_manager.SERVICE, leases.EXPLAIN, asked).receipts
+    except Unavailable as away:
+        _some(answers, errors, away)
+        planned = []
+    for receipt in (*planned, *(receipt for answer in answers.values() for receipt in answer.receipts)):
+        receipts.setdefault((receipt.at, receipt.lease_id, receipt.decision), receipt)
+    newest = sorted(receipts.values(), key=lambda receipt: receipt.at, reverse=True)
+    return leases.Explanation(receipts=newest[: asked.limit])
+
+
+def plan(client: Client, asked: leases.PlanLease) -> leases.LeasePlan:
+    """What would happen to a request for a lease; where ResourceManager is away, the best that one host can do."""
+    try:
+        return client.call(resource_manager.SERVICE, leases.PLAN, asked)
+    except Unavailable as away:
+        answers, errors = each_host(client, only(asked.host), leases.PLAN, asked)
+        _some(answers, errors, away)
+    return best(list(answers.values()))
+
+
+def best(plans: Sequence[leases.LeasePlan]) -> leases.LeasePlan:
+    """The plan that grants, else the one that waits, else the first."""
+    order = ("grant", "wait", "never")
+    return min(plans, key=lambda each: order.index(each.outcome))
+
+
+def host_of(client: Client, name: str, host: str = "") -> str:
+    """The host whose startup file has the process `name`. NotFound where none has; Conflict where several have."""
+    answers, errors = each_host(client, only(host), supervisor.LIST_PROCESSES, supervisor.ListProcesses())
+    if not answers:
+        raise next(iter(errors.values()))
+    found = [each for each, answer in answers.items() if any(process.name == name for process in answer.processes)]
+    if len(found) > 1:
+        raise Conflict(f"{name} runs on {' and '.join(found)}; say which with --host")
+    if not found:
+        silent = "".join(f"; {each} could not be asked: {error.message}" for each, error in errors.items())
+        raise NotFound(f"no process {name!r} on {', '.join(answers)}{silent}", mend="`tandem status` lists them all")
+    return found[0]

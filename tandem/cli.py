@@ -1,0 +1,148 @@
+"""The `tandem` command: which subcommands there are, each loaded when it is called, and how any error ends one.
+
+Nothing here talks to the fabric, so that `tandem --help` is quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, Final, NoReturn
+
+import click
+
+from tandem.exits import Exit, described, exit_for
+
+COMMANDS: Final = {
+    "status": "The whole fabric on one screen.",
+    "agents": "Who is registered, where, and alive or not.",
+    "gpus": "The cards: total, free, leased, used.",
+    "leases": "Who holds VRAM, and how much of it.",
+    "why": "Why a lease or a model was granted, refused or ended.",
+    "plan": "What would happen to a request for VRAM now.",
+    "run": "Run a command with a lease on a card.",
+    "logs": "A process's log; -f follows it.",
+    "call": "Call any verb, JSON in and out.",
+    "check": "Every problem of startup files, with its line.",
+    "agent": "Start, stop or restart a process.",
+    "start": "Run both hosts on this machine.",
+}
+"""Each command's line in the help; its module in tandem.commands has its name."""
+
+
+class Commands(click.Group):
+    """A group that imports a command's module when the command is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The commands, in the order people meet them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name, from its module."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"tandem.commands.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of commands, without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The exit codes, a line each."""
+        formatter.write("\n" + described() + "\n")
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(package_name="tandem-fabric", prog_name="tandem")
+def cli() -> None:
+    """Two GPU hosts as one fabric: agents, requests and VRAM leases.
+
+    Every command takes --json: then stdout holds one JSON document, also when it fails ({"error": {...}}).
+    TANDEM_SERVICES says where services are, TANDEM_HOST which host this is, TANDEM_HOME where the fabric keeps its things.
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run `tandem` with these arguments (default: the process's) and exit; no error shows a traceback."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    _keep_logs_quiet()
+    code = ended(words)
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        code = _nobody_reads()
+    sys.exit(code)
+
+
+def _keep_logs_quiet() -> None:
+    """What the library logs is told by our own errors; without a handler Python would print it to stderr."""
+    import logging
+
+    logging.getLogger("tandem").addHandler(logging.NullHandler())
+
+
+def ended(words: list[str]) -> int:
+    """Run the command line to its end and return the exit code."""
+    try:
+        code: Any = cli.main(words, prog_name="tandem", standalone_mode=False)
+        return int(code or 0)
+    except click.ClickException as error:
+        return _misused(error, words)
+    except (KeyboardInterrupt, click.Abort):
+        return Exit.INTERRUPTED
+    except BrokenPipeError:
+        return _nobody_reads()
+    except Exception as error:
+        return _failed(error, words)
+
+
+def _misused(error: click.ClickException, words: list[str]) -> int:
+    if _asks_json(words):
+        _say_error({"code": "usage", "message": error.format_message(), "retryable": False})
+    error.show()
+    return Exit.USAGE
+
+
+def _failed(error: Exception, words: list[str]) -> int:
+    from common.errors import Internal, TandemError
+    from tandem import output
+
+    told = error if isinstance(error, TandemError) else _unexpected(error)
+    if isinstance(told, Internal) and told is not error:
+        output.note(told.message)
+    else:
+        output.note(output.error_line(told))
+    if _asks_json(words):
+        _say_error(output.error_document(told)["error"])
+    return exit_for(told)
+
+
+def _unexpected(error: Exception) -> Any:
+    from common.errors import Internal, Unavailable
+
+    if isinstance(error, OSError):
+        return Unavailable(
+            f"{error.filename or 'the system'}: {error.strerror or error}", mend="check it and try again"
+        )
+    return Internal(f"{type(error).__name__}: {error}; this is a bug in tandem")
+
+
+def _asks_json(words: list[str]) -> bool:
+    own = words[: words.index("--")] if "--" in words else words
+    return "--json" in own and own[:1] != ["run"]
+
+
+def _say_error(told: dict[str, Any]) -> None:
+    from tandem.output import say_json
+
+    say_json({"error": told})
+
+
+def _nobody_reads() -> int:
+    """Stdout's reader went away: end as SIGPIPE would have it, without a word."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 128 + 13

@@ -1,0 +1,48 @@
+"""`tandem plan`: what would happen to a request for VRAM now; nothing is changed."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import click
+
+from common.api.leases import LeasePlan, PlanLease
+from tandem import asking, output
+from tandem.commands.why import say_verdict
+from tandem.exits import Exit
+from tandem.options import PRIORITY, size, with_host, with_json
+
+OUTCOMES: Final = {"grant": Exit.OK, "wait": Exit.TRY_LATER, "never": Exit.BAD_ANSWER}
+
+
+@click.command()
+@click.option("--vram", type=size, required=True, metavar="SIZE", help="How much, such as 10GiB.")
+@click.option("--model", default="model", show_default=True, help="For which model.")
+@click.option("--priority", type=PRIORITY, default=50, show_default=True, help="0 to 100, higher first.")
+@click.option("--card", default="", metavar="UUID", help="Only this card.")
+@with_host
+@with_json
+def command(vram: int, model: str, priority: int, card: str, host: str, as_json: bool) -> Exit:
+    """What would happen to a request for VRAM now.
+
+    JSON: the reply of the verb plan. Exits 0 when it would be granted, 75 when it would wait, 1 when no card could ever hold it.
+    """
+    asked = PlanLease(model=model, bytes=int(vram), priority=priority, host=host, card_uuid=card)
+    with asking.fabric() as client:
+        planned = asking.plan(client, asked)
+    if as_json:
+        output.say_json(planned)
+    else:
+        show(planned)
+    return OUTCOMES[planned.outcome]
+
+
+def show(planned: LeasePlan) -> None:
+    """The outcome in a sentence, then every card's verdict."""
+    needs = f"{output.size(planned.need_bytes)} needed, {output.size(planned.free_bytes)} free at most"
+    where = f" on {planned.host} {planned.card_uuid}" if planned.card_uuid else ""
+    words = {"grant": f"would be granted{where}", "wait": "would wait", "never": "can never be granted"}
+    reason = f": {planned.reason}" if planned.reason else ""
+    output.say(output.clean(f"{words[planned.outcome]} ({needs}){reason}"))
+    for verdict in planned.cards:
+        say_verdict(verdict)

@@ -1,0 +1,107 @@
+"""`tandem run`: a command that knows nothing of Tandem, under a lease on a card of this machine."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import shutil
+from pathlib import Path
+
+import click
+
+from common.config.units import Duration, Size
+from tandem import asking, output
+from tandem.exits import Exit
+from tandem.options import PRIORITY, duration, size, some_time
+
+
+@click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.option("--vram", type=size, required=True, metavar="SIZE", help="How much to lease, such as 10GiB.")
+@click.option("--model", default="", help="The name it is leased under; default: the command's.")
+@click.option("--wait", "wait_s", type=duration, default="60s", show_default=True, metavar="TIME", help="For room.")
+@click.option("--priority", type=PRIORITY, default=50, show_default=True, help="0 to 100, higher first.")
+@click.option("--host", default="", metavar="HOST", help="Which host this is; default: TANDEM_HOST, or found out.")
+@click.option("--card", "card_uuid", default="", metavar="UUID", help="Only this card.")
+@click.option("--ttl", "ttl_s", type=some_time, default="60s", show_default=True, metavar="TIME", help="Of the lease.")
+@click.option("--report", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write a JSON report.")
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing on stderr but warnings and errors.")
+@click.option("--json", "as_json", is_flag=True, help="Tell the progress as JSON lines on stderr.")
+@click.argument("words", metavar="-- COMMAND...", nargs=-1, type=click.UNPROCESSED, required=True)
+def command(
+    vram: Size,
+    model: str,
+    wait_s: Duration,
+    priority: int,
+    host: str,
+    card_uuid: str,
+    ttl_s: Duration,
+    report: Path | None,
+    quiet: bool,
+    as_json: bool,
+    words: tuple[str, ...],
+) -> int:
+    """Run a command with a lease on a card.
+
+    The command sees the card by CUDA_VISIBLE_DEVICES and its lease by TANDEM_LEASE_ID and TANDEM_FENCING_TOKEN. The lease hangs
+    on this process: when it ends, however that comes, the command ends and the bytes come back. What the command leaves
+    running in its process group is ended before the lease is given back.
+
+    Exits as the command does (128+N if by signal N); 75 when there was no room in time or the lease was lost, 126 and 127
+    when the command cannot be executed or found. Stdout is the command's; with --json stderr has one JSON object a line
+    ({"event": "waiting"|"granted"|"warning"|"failed"|"ended", "message": ...}).
+
+    The report: {"command", "exit_code", "lease", "leased_bytes", "peak_bytes", "waited_s", "ran_s", "error"}.
+    """
+    unfit = unfit_command(words[0])
+    if unfit is not None:
+        output.note(f"{words[0]}: {'not found' if unfit is Exit.NOT_FOUND else 'not executable'}")
+        return unfit
+    if host and host not in asking.hosts():
+        raise click.BadParameter(f"no host {host!r}; known: {', '.join(asking.hosts())}", param_hint="--host")
+    if report is not None:
+        prepare(report)
+    from tandem.running import Order, run
+    from tandem.telling import Teller
+
+    order = Order(
+        command=list(words),
+        vram_bytes=int(vram),
+        model=model_named(model, words[0]),
+        wait_s=float(wait_s),
+        ttl_s=float(ttl_s),
+        priority=priority,
+        host=host,
+        card_uuid=card_uuid,
+    )
+    ended = asyncio.run(run(order, Teller(quiet, as_json)))
+    if report is not None:
+        report.write_text(output.json_document(ended, indented=True) + "\n")
+    return ended.exit_code
+
+
+def unfit_command(program: str) -> Exit | None:
+    """Why a shell could not run `program`; None when it can."""
+    if shutil.which(program) is not None:
+        return None
+    there = Path(program).exists() if "/" in program else shutil.which(program, mode=0) is not None
+    return Exit.NOT_EXECUTABLE if there else Exit.NOT_FOUND
+
+
+def model_named(given: str, program: str) -> str:
+    """The model's name: the given one, else the program's, with what a name cannot hold replaced."""
+    if given:
+        if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.:/@ -]{0,127}", given) is None:
+            raise click.BadParameter(
+                f"{given!r} is no name: up to 128 letters, digits and _.:/@ - after a letter or digit",
+                param_hint="--model",
+            )
+        return given
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", Path(program).name).lstrip(".-")[:128] or "command"
+
+
+def prepare(report: Path) -> None:
+    """Make sure that the report can be written, before anything runs."""
+    try:
+        report.touch()
+    except OSError as error:
+        raise click.BadParameter(f"{report} cannot be written: {error.strerror}", param_hint="--report") from None

@@ -1,0 +1,50 @@
+"""`tandem why`: the receipts about a lease, a request's key or a model."""
+
+from __future__ import annotations
+
+import click
+
+from common.api.leases import CardVerdict, Explain, Receipt
+from tandem import asking, output
+from tandem.exits import Exit
+from tandem.options import with_json
+
+
+@click.command()
+@click.argument("subject", metavar="LEASE|MODEL|KEY")
+@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="The newest so many.")
+@with_json
+def command(subject: str, limit: int, as_json: bool) -> Exit:
+    """Why a lease or a model was granted, refused or ended, newest first.
+
+    JSON: {"receipts": [...]} as explain answers it. Exits 1 when nothing is remembered about the subject.
+    """
+    if not 1 <= len(subject) <= 128:
+        raise click.BadParameter("a lease, model or key has 1 to 128 characters", param_hint="LEASE|MODEL|KEY")
+    with asking.fabric() as client:
+        found = asking.explanation(client, Explain(subject=subject, limit=limit))
+    if as_json:
+        output.say_json(found)
+    elif not found.receipts:
+        output.say(f"nothing is remembered about {output.clean(subject)}")
+    for receipt in () if as_json else found.receipts:
+        show(receipt)
+    return Exit.OK if found.receipts else Exit.BAD_ANSWER
+
+
+def show(receipt: Receipt) -> None:
+    """One decision: what, why, and what each card had to say."""
+    where = f" on {receipt.host}" if receipt.host else ""
+    free = f", {output.size(receipt.free_bytes)} free" if receipt.decision in ("granted", "refused", "queued") else ""
+    needs = f"{receipt.model} needs {output.size(receipt.need_bytes)}{free}"
+    output.say(output.clean(f"{receipt.at}  {receipt.decision}{where}  {receipt.lease_id}  {needs}: {receipt.reason}"))
+    for verdict in receipt.cards:
+        say_verdict(verdict)
+
+
+def say_verdict(verdict: CardVerdict) -> None:
+    """One card's verdict, indented."""
+    fits = "fits" if verdict.feasible else "does not fit"
+    grantable = output.size(verdict.grantable_bytes)
+    reason = f": {verdict.reason}" if verdict.reason else ""
+    output.say(output.clean(f"    {verdict.host}:{verdict.card}  {fits}, {grantable} grantable{reason}"))

@@ -1,0 +1,62 @@
+"""Which hosts of the fabric this machine is: a command can use only the cards of the machine that it runs on.
+
+A relay offers another host's supervisor on this loopback, so an address proves nothing. A supervisor is here when the process
+it says it is lives here and is as old as the supervisor says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Final
+
+from common.api import basic
+from common.api.words import Empty
+from common.client.aio import AsyncClient
+from common.errors import TandemError, Unavailable
+from common.gpu import process_identity
+from tandem.asking import SUPERVISOR
+
+TIMEOUT_S: Final = 1.5
+STARTING_S: Final = 60.0
+"""A supervisor begins to answer at most so long after its process began."""
+SLACK_S: Final = 2.0
+
+
+async def hosts_here(client: AsyncClient, hosts: list[str]) -> list[str]:
+    """Those of `hosts` whose supervisors run on this machine. Unavailable when there is none."""
+    seen = await asyncio.gather(*(_look(client, host) for host in hosts))
+    here = [host for host, why in zip(hosts, seen, strict=True) if not why]
+    if not here:
+        reasons = "; ".join(f"{host}: {why}" for host, why in zip(hosts, seen, strict=True))
+        mend = "start this host's supervisor, or say which host this is with TANDEM_HOST or --host"
+        raise Unavailable(f"no supervisor runs on this machine ({reasons})", mend=mend)
+    return here
+
+
+async def _look(client: AsyncClient, host: str) -> str:
+    """Why `host` is not here; empty when it is."""
+    target = f"{SUPERVISOR}{host}"
+    try:
+        info, health = await asyncio.gather(
+            client.call(target, basic.INFO, Empty(), timeout_s=TIMEOUT_S, idempotent=False),
+            client.call(target, basic.PING, Empty(), timeout_s=TIMEOUT_S, idempotent=False),
+        )
+    except TandemError as error:
+        return error.message
+    return "" if is_here(process_age_s(info.pid), health.uptime) else "it runs on another machine"
+
+
+def is_here(age_s: float | None, uptime_s: float) -> bool:
+    """Whether a process of this age (None: there is none) can be the one that has answered for `uptime_s`."""
+    return age_s is not None and -SLACK_S <= age_s - uptime_s <= STARTING_S
+
+
+def process_age_s(pid: int) -> float | None:
+    """Seconds since the process began; None when there is none."""
+    started = process_identity.start_time(pid)
+    if started is None:
+        return None
+    up_s = float(Path("/proc/uptime").read_text().split()[0])
+    return up_s - started / os.sysconf("SC_CLK_TCK")

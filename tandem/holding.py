@@ -1,0 +1,173 @@
+"""A lease for a command: asked for with patience, renewed and measured while the command runs, given back at its end.
+
+The lease hangs on this process's life: whatever happens here, its card's supervisor takes the bytes back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from common.api import leases, resource_manager
+from common.api.leases import AcquireLease, LeaseGranted, LeaseProgress
+from common.client.aio import AsyncClient
+from common.errors import Interrupted, NoCapacity, NotFound, StaleFence, TandemError, Unavailable
+from tandem.asking import SUPERVISOR, best, keeper_of
+from tandem.output import age, size
+
+GRACE_S: Final = 10.0
+"""An answer may come so long after the wait ended."""
+RESTART_S: Final = 4.0
+"""A ResourceManager that went away midway is waited for this long, so that its queue is not left in a hurry."""
+PAUSE_S: Final = 0.2
+RENEWALS_PER_TTL: Final = 3
+MEASURE_S: Final = 2.0
+FIRST_MEASURE_S: Final = 0.5
+
+
+class Asking:
+    """One request for a lease, from whoever can answer it; `hosts` are those whose cards will do."""
+
+    def __init__(
+        self,
+        client: AsyncClient,
+        request: AcquireLease,
+        hosts: list[str],
+        progress: Callable[[LeaseProgress], None],
+        warn: Callable[[str], None],
+    ) -> None:
+        self._client = client
+        self._request = request
+        self._hosts = hosts
+        self._progress = progress
+        self._warn = warn
+        self._last: LeaseProgress | None = None
+        self._began = time.monotonic()
+
+    async def granted(self) -> LeaseGranted:
+        """The lease. Raises NoCapacity with need, free, position and reason when the wait was in vain."""
+        try:
+            try:
+                return await self._from(resource_manager.SERVICE)
+            except Unavailable as away:
+                return await self._alone(away)
+        except NoCapacity as refusal:
+            raise self._gave_up(refusal) from None
+
+    async def _alone(self, away: Unavailable) -> LeaseGranted:
+        host = await self._best_host()
+        self._warn(f"ResourceManager is away ({away.message}); asking the supervisor of {host} alone")
+        return await self._from(f"{SUPERVISOR}{host}")
+
+    async def _best_host(self) -> str:
+        asked = self._request
+        wish = leases.PlanLease(
+            model=asked.model, bytes=asked.bytes, priority=asked.priority, host=asked.host, card_uuid=asked.card_uuid
+        )
+        plans: dict[str, leases.LeasePlan] = {}
+        for host in self._hosts if len(self._hosts) > 1 else ():
+            try:
+                plans[host] = await self._client.call(f"{SUPERVISOR}{host}", leases.PLAN, wish, idempotent=False)
+            except TandemError:
+                continue
+        chosen = best(list(plans.values())) if plans else None
+        return next((host for host, plan in plans.items() if plan is chosen), self._hosts[0])
+
+    async def _from(self, target: str) -> LeaseGranted:
+        lost_at: float | None = None
+        while True:
+            try:
+                return await self._once(target)
+            except (Interrupted, Unavailable) as error:
+                now = time.monotonic()
+                lost_at = now if lost_at is None and isinstance(error, Interrupted) else lost_at
+                if lost_at is None or now - lost_at > RESTART_S:
+                    raise Unavailable(error.message) from None
+            await asyncio.sleep(PAUSE_S)
+
+    async def _once(self, target: str) -> LeaseGranted:
+        left_s = max(0.0, self._request.wait_s - (time.monotonic() - self._began))
+        asked = msgspec.structs.replace(self._request, wait_s=left_s)
+        async for item in self._client.stream(target, leases.ACQUIRE_LEASE, asked, timeout_s=left_s + GRACE_S):
+            if isinstance(item, LeaseGranted):
+                return item
+            self._last = item
+            self._progress(item)
+        raise Interrupted(f"{target} ended its answer without one")
+
+    def _gave_up(self, refusal: NoCapacity) -> NoCapacity:
+        last, details = self._last, refusal.details
+        free = int(details.get("free_bytes") or (last.free_bytes if last else 0))
+        waited = time.monotonic() - self._began
+        position = last.position if last else 0
+        place = f" at place {position}" if position else ""
+        text = f"gave up after {age(waited)}{place}: needs {size(self._request.bytes)}, {size(free)} free; {refusal.message}"
+        told = {"need_bytes": self._request.bytes, "free_bytes": free, "position": position, "reason": refusal.message}
+        return NoCapacity(text, retry_after_ms=refusal.retry_after_ms, waited_s=waited, **(details | told))
+
+
+class Holding:
+    """A granted lease in use; `lost` gets the reason when it ended under its holder."""
+
+    def __init__(self, client: AsyncClient, granted: LeaseGranted, ttl_s: float, warn: Callable[[str], None]) -> None:
+        self._client = client
+        self._keeper = keeper_of(granted.host)
+        self._ttl_s = ttl_s
+        self._warn = warn
+        self._warned = False
+        self.granted = granted
+        self.peak_bytes: int | None = None
+        self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    async def renew(self) -> None:
+        """Renew until the lease is lost; while its keeper is away it stands by this process's life."""
+        every_s = max(0.1, self._ttl_s / RENEWALS_PER_TTL)
+        asked = leases.RenewLease(lease_id=self.granted.lease_id, fencing_token=self.granted.fencing_token)
+        while not self.lost.done():
+            await asyncio.sleep(every_s)
+            try:
+                await self._client.call(self._keeper, leases.RENEW_LEASE, asked, timeout_s=max(1.0, every_s))
+            except (NotFound, StaleFence) as ended:
+                self.lost.set_result(ended.message)
+            except TandemError:
+                continue
+
+    async def measure(self) -> None:
+        """Follow what the command's processes really hold; warn once when it is over the lease by more than a twentieth."""
+        await asyncio.sleep(FIRST_MEASURE_S)
+        while True:
+            held = await self._measured()
+            if held is not None:
+                self.peak_bytes = max(self.peak_bytes or 0, held)
+                self._compare(held)
+            await asyncio.sleep(MEASURE_S)
+
+    async def _measured(self) -> int | None:
+        asked = leases.ListLeases(host=self.granted.host)
+        try:
+            found = await self._client.call(self._keeper, leases.LIST_LEASES, asked, timeout_s=MEASURE_S)
+        except TandemError:
+            return None
+        own = next((each for each in found.leases if each.lease_id == self.granted.lease_id), None)
+        return own.measured_bytes if own is not None and own.verified else None
+
+    def _compare(self, held: int) -> None:
+        leased = self.granted.bytes
+        if held * 20 > leased * 21 and not self._warned:
+            self._warned = True
+            more = f"{size(held)} held, {size(leased)} leased on {self.granted.host}:{self.granted.card}"
+            self._warn(f"the command holds more VRAM than its lease: {more}; ask for more with --vram")
+
+    async def release(self) -> None:
+        """Give the bytes back; where that fails they come back when this process ends."""
+        asked = leases.ReleaseLease(lease_id=self.granted.lease_id, fencing_token=self.granted.fencing_token)
+        try:
+            await self._client.call(self._keeper, leases.RELEASE_LEASE, asked, timeout_s=5.0)
+        except (NotFound, StaleFence):
+            return
+        except TandemError as failure:
+            self._warn(f"the lease was not released ({failure.message}); its card takes it back when this process ends")

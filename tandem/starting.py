@@ -1,0 +1,175 @@
+"""Runs several hosts on this machine as one door process: a supervisor for each startup file, with one table of all.
+
+It reads all files together, so that what does not fit across them is told at once. It restarts a supervisor that died, with a
+back-off, and ends with all of them; when it is killed, they are told to stop. It starts no process of a startup file itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import sys
+import time
+from asyncio.subprocess import PIPE, Process
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from common.config.loader import load_together, render
+from common.config.schema import Restart, Startup
+from common.config.settings import SERVICES, SIMULATE_CARDS
+from common.config.units import Duration, format_seconds
+from common.supervisor.board import Board, Progress, open_board
+from common.supervisor.lifecycle import spell_code
+from common.supervisor.policy import backoff_s
+from common.supervisor.whereabouts import services_text
+
+BACK_OFF: Final = Restart(delay_s=Duration(0.1), max_delay_s=Duration(5.0))
+STABLE_S: Final = 30.0
+"""A supervisor that lived this long begins a new row of restarts."""
+MAX_LINE_BYTES: Final = 16 * 1024 * 1024
+
+
+def start(files: Sequence[Path], *, keep_going: bool = False) -> int:
+    """Runs the hosts of `files` until TERM or INT; 0 when told to stop, 1 when nothing was started or the start failed."""
+    begun_at = time.monotonic()
+    startups, problems = load_together(files)
+    if problems:
+        print(f"{render(problems)}\nnothing was started: {len(problems)} to mend", file=sys.stderr)
+        return 1
+    board = open_board([startup.host for startup in startups])
+    try:
+        return asyncio.run(_Door(list(zip(files, startups, strict=True)), board, keep_going, begun_at).serve())
+    finally:
+        board.close()
+
+
+class _Door:
+    """All hosts together: when all are ready, when the start failed, and when everything has ended."""
+
+    def __init__(self, hosts: list[tuple[Path, Startup]], board: Board, keep_going: bool, begun_at: float) -> None:
+        self._board = board
+        self._begun_at = begun_at
+        self._stopping = asyncio.Event()
+        self._failed = self._told = False
+        environ = _environ(startup for _, startup in hosts)
+        self._hosts = [_Host(file, startup, environ, keep_going) for file, startup in hosts]
+
+    async def serve(self) -> int:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self._stopping.set)
+        keeping = [asyncio.create_task(self._keep(host)) for host in self._hosts]
+        stopping = asyncio.create_task(self._stopping.wait())
+        await asyncio.wait([stopping, *keeping], return_when=asyncio.FIRST_COMPLETED)
+        self._stopping.set()
+        for host in self._hosts:
+            host.terminate()
+        await asyncio.gather(*keeping)
+        return int(self._failed)
+
+    async def _keep(self, host: _Host) -> None:
+        """Keeps one host's supervisor until everything stops, or until its first start fails."""
+        row = 0
+        while not self._stopping.is_set():
+            started_at = time.monotonic()
+            code = await host.live(self._heard, self._board.say)
+            if self._stopping.is_set():
+                break
+            if code > 0 and not host.was_ready:
+                self._failed = True
+                break
+            row = 1 if time.monotonic() - started_at > STABLE_S else row + 1
+            pause_s = backoff_s(BACK_OFF, row, random.SystemRandom())
+            self._board.say(
+                f"{host.name}'s supervisor ended ({spell_code(code)}); it is started again in {pause_s:.1f} s"
+            )
+            await _unless(self._stopping, pause_s)
+
+    def _heard(self, progress: Progress) -> None:
+        self._board.show(progress)
+        if not self._told and all(host.was_ready for host in self._hosts):
+            self._told = True
+            self._board.say(f"ready in {format_seconds(time.monotonic() - self._begun_at)}")
+            self._board.say("\n".join(host.address() for host in self._hosts))
+            self._board.say("`tandem status` shows what runs; Ctrl-C stops it")
+
+
+class _Host:
+    """One host's supervisor, through all its lives."""
+
+    def __init__(self, file: Path, startup: Startup, environ: dict[str, str], keep_going: bool) -> None:
+        self.name = startup.host
+        self.was_ready = False
+        self._file = file
+        self._startup = startup
+        self._environ = environ
+        self._keep_going = keep_going
+        self._process: Process | None = None
+
+    async def live(self, heard: Callable[[Progress], None], say: Callable[[str], None]) -> int:
+        """One life, to its end; the exit code, negative for a signal."""
+        process = self._process = await self._spawn()
+        assert process.stdout is not None
+        assert process.stderr is not None
+        await asyncio.gather(self._follow(process.stdout, heard), _repeat(process.stderr, say))
+        code = await process.wait()
+        self._process = None
+        return code
+
+    def terminate(self) -> None:
+        """Tells the supervisor to stop everything, if there is one."""
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                self._process.terminate()
+
+    def address(self) -> str:
+        """Where its services listen."""
+        ports = [("supervisor", self._startup.supervisor.port)]
+        ports += [(service.name, service.port) for service in self._startup.services]
+        return f"{self.name}: {', '.join(f'{name} {port}' for name, port in ports if port)}"
+
+    async def _spawn(self) -> Process:
+        """In a session of its own: Ctrl-C reaches the door alone, which stops all. The door's death is a TERM."""
+        package = "pc2" if self.name == "pc2" else "main_pc"
+        options = ["--keep-going"] if self._keep_going or self.was_ready else []
+        return await asyncio.create_subprocess_exec(
+            *("setpriv", "--pdeathsig", "TERM", sys.executable, "-m", package, "--json", "--config", str(self._file)),
+            *options,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=PIPE,
+            stderr=PIPE,
+            env=self._environ,
+            start_new_session=True,
+            limit=MAX_LINE_BYTES,
+        )
+
+    async def _follow(self, lines: asyncio.StreamReader, heard: Callable[[Progress], None]) -> None:
+        async for line in lines:
+            with suppress(msgspec.MsgspecError):
+                progress = msgspec.json.decode(line, type=Progress)
+                over = progress.state == "ready" or (progress.state == "failed" and self._keep_going)
+                self.was_ready = self.was_ready or over
+                heard(progress)
+
+
+async def _repeat(lines: asyncio.StreamReader, say: Callable[[str], None]) -> None:
+    async for line in lines:
+        say(line.decode(errors="replace").rstrip())
+
+
+async def _unless(event: asyncio.Event, seconds: float) -> None:
+    """Waits `seconds`, or until `event`."""
+    with suppress(TimeoutError):
+        await asyncio.wait_for(event.wait(), seconds)
+
+
+def _environ(startups: Iterable[Startup]) -> dict[str, str]:
+    """What every supervisor is told: cards may be simulated, and where all hosts' services are."""
+    inherited = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    told = [os.environ.get(SERVICES, ""), *(services_text(startup, startup.supervisor) for startup in startups)]
+    return {**inherited, SIMULATE_CARDS: "1", SERVICES: ",".join(text for text in told if text)}
