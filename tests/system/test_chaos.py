@@ -104,17 +104,15 @@ def a_lease(number: int) -> tuple[str, str, dict[str, Any]]:
     return "ResourceManager", "acquire_lease", asked
 
 
+AGENTS = {"mainpc": [ECHO], "pc2": [ECHO | {"name": "echo2", "depends_on": ["mainpc/core_orchestrator"]}]}
+ORDERS = {"requests": a_request, "registrations": a_registration, "leases": a_lease}
+
+
 @pytest.mark.timeout(60 + 20 * KILLS)
 def test_nothing_acknowledged_is_lost_when_services_and_supervisors_are_killed(tmp_path: Path) -> None:
     rng = random.Random(SEED)
-    with running(
-        tmp_path, {"mainpc": [ECHO], "pc2": [ECHO | {"name": "echo2", "depends_on": ["mainpc/core_orchestrator"]}]}
-    ) as fabric:
-        loads = [
-            Load(fabric, "requests", a_request),
-            Load(fabric, "registrations", a_registration),
-            Load(fabric, "leases", a_lease),
-        ]
+    with running(tmp_path, AGENTS) as fabric:
+        loads = [Load(fabric, name, order) for name, order in ORDERS.items()]
         for load in loads:
             load.start()
         for kill in range(KILLS):
