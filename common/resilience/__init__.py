@@ -1,1 +1,1 @@
-"""What keeps one sick peer from making others sick: breaker, retry budget, rate limit, bulkhead, idempotency."""
+"""What keeps one sick peer from making others sick: breaker, retry budget, bulkhead, idempotency."""

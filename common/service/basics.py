@@ -1,65 +1,89 @@
-"""The verbs every process answers, made from what its shell knows."""
+"""The verbs every process answers, made from what its shell knows of it."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+from collections.abc import Callable, Iterable
+from typing import Protocol
 
 from common.api import basic
-from common.api.words import Empty
+from common.api.words import Empty, Topic
 from common.service.call import Call
-from common.service.routes import topics_info, verb_info
+from common.service.publisher import Publisher
+from common.service.routes import Routes, topics_info, verb_info
+from common.service.settings import VERSION, ShellSettings
+from common.telemetry.meters import Meters
 from common.wire.header import PROTOCOL
 
-if TYPE_CHECKING:
-    from common.service.shell import Shell
+
+class Known(Protocol):
+    """What must be known of a process to answer for it."""
+
+    settings: ShellSettings
+    boot: str
+    topics: tuple[Topic, ...]
+    routes: Routes
+    publisher: Publisher
+    meters: Meters
+    breakers: Callable[[], Iterable[basic.BreakerStats]]
+
+    def report(self) -> basic.Health:
+        """Its health."""
+        ...
+
+    def uptime_s(self) -> float:
+        """Seconds since it began."""
+        ...
+
+    def counters(self) -> dict[str, float]:
+        """Its counters, by name."""
+        ...
 
 
-def add_routes(shell: Shell) -> None:
+def add_routes(process: Known) -> None:
     """Serve ping, health_check, info, stats and events_since."""
 
     def health(_request: Empty, _call: Call) -> basic.Health:
-        return shell.report()
+        return process.report()
 
     def about(_request: Empty, _call: Call) -> basic.Info:
-        return shell.info()
+        return info(process)
 
     def figures(_request: Empty, _call: Call) -> basic.Stats:
-        return stats(shell)
+        return stats(process)
 
     def since(request: basic.EventsSince, _call: Call) -> basic.Events:
-        return shell.publisher.since(request)
+        return process.publisher.since(request)
 
-    shell.handle(basic.PING, health)
-    shell.handle(basic.HEALTH_CHECK, health)
-    shell.handle(basic.INFO, about)
-    shell.handle(basic.STATS, figures)
-    shell.handle(basic.EVENTS_SINCE, since)
+    process.routes.add(basic.PING, health)
+    process.routes.add(basic.HEALTH_CHECK, health)
+    process.routes.add(basic.INFO, about)
+    process.routes.add(basic.STATS, figures)
+    process.routes.add(basic.EVENTS_SINCE, since)
 
 
-def info(shell: Shell, pid: int) -> basic.Info:
+def info(process: Known) -> basic.Info:
     """What the process is and offers."""
-    from common.service.shell import VERSION
-
     return basic.Info(
-        service=shell.settings.service,
+        service=process.settings.service,
         version=VERSION,
         protocol=PROTOCOL,
-        host=shell.settings.host,
-        boot=shell.boot,
-        pid=pid,
-        verbs=[verb_info(route.verb) for route in shell.routes],
-        topics=topics_info(shell.topics),
-        metadata=shell.settings.metadata,
+        host=process.settings.host,
+        boot=process.boot,
+        pid=os.getpid(),
+        verbs=[verb_info(route.verb) for route in process.routes],
+        topics=topics_info(process.topics),
+        metadata=process.settings.metadata,
     )
 
 
-def stats(shell: Shell) -> basic.Stats:
+def stats(process: Known) -> basic.Stats:
     """Per verb, per breaker, and the process's counters."""
     return basic.Stats(
-        service=shell.settings.service,
-        boot=shell.boot,
-        uptime=shell.uptime_s(),
-        verbs=shell.meters.stats(),
-        breakers=list(shell.breakers()),
-        counters=shell.counters(),
+        service=process.settings.service,
+        boot=process.boot,
+        uptime=process.uptime_s(),
+        verbs=process.meters.stats(),
+        breakers=list(process.breakers()),
+        counters=process.counters(),
     )

@@ -95,10 +95,15 @@ class Publisher:
                 break
             found.append(event)
         found.reverse()
-        return Events(events=found[: asked.limit], as_of=self.cursor(asked.topic))
+        return Events(events=[_readable(event) for event in found[: asked.limit]], as_of=self.cursor(asked.topic))
 
     def _ring(self, topic: str) -> _Ring:
         ring = self._rings.get(topic)
         if ring is None:
             raise NotFound(f"no topic {topic!r} here; there are {', '.join(sorted(self._rings))}")
         return ring
+
+
+def _readable(event: PastEvent) -> PastEvent:
+    """An event of the ring, which keeps JSON, as any codec can carry it."""
+    return msgspec.structs.replace(event, event=msgspec.json.decode(event.event))

@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final
 
-from common.api import basic
 from common.api.basic import BreakerStats, Health, Phase, Status
 from common.api.words import AnyVerb, Topic, Verb
 from common.errors import Conflict, Unavailable
@@ -24,6 +21,7 @@ from common.service.journal import Journal
 from common.service.onion import Onion
 from common.service.publisher import Publisher
 from common.service.routes import Rep, Req, Routes, TypedHandler
+from common.service.settings import VERSION, ShellSettings
 from common.store.memory import MemoryStore
 from common.store.protocol import RecordStore
 from common.telemetry.meters import Meters
@@ -34,29 +32,14 @@ from common.transport.events import EventPort
 from common.transport.health_port import HealthPort
 from common.transport.router_port import RouterPort, open_ports
 
-VERSION: Final = "0.1.0"
+__all__ = ["Shell", "ShellSettings"]
+
 SWEEP_S: Final = 0.1
 BEAT_S: Final = 1.0
 DRAIN_S: Final = 5.0
 RETRY_ADDRESS_S: Final = 2.0
 UNROUTABLE: Final = "unroutable"
 """The meter of messages that named no verb served here."""
-
-
-@dataclass(frozen=True, slots=True)
-class ShellSettings:
-    """Where a process stands; port 0 is chosen by the system, events or health port None is not opened.
-
-    `addresses` are explicit; the first must be there at start, the others are retried until they are.
-    """
-
-    service: str
-    host: str
-    port: int
-    events_port: int | None = None
-    health_port: int | None = None
-    addresses: tuple[str, ...] = ("127.0.0.1",)
-    metadata: dict[str, Any] = field(default_factory=dict)
 
 
 class Shell:
@@ -222,10 +205,6 @@ class Shell:
             reasons=problems,
             lacks=list(self.lacks.values()),
         )
-
-    def info(self) -> basic.Info:
-        """What this process is and offers."""
-        return basics.info(self, os.getpid())
 
     def uptime_s(self) -> float:
         """Seconds since the shell was made."""

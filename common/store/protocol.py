@@ -1,8 +1,7 @@
 """What every store promises: named tables of key to bytes, changed in atomic groups, loaded in order of key.
 
 A table holds the newest record of each thing, so that start-up reads the present and not the past. The rows of one
-table are always committed with one durability: FULL commits run on a thread of their own (`common.store.writer`), and
-a NORMAL commit made meanwhile would overtake them. This file says what a store does; it never touches a disk or a server.
+table are always committed with one durability. This file says what a store does; it never touches a disk or a server.
 """
 
 from __future__ import annotations

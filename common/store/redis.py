@@ -7,8 +7,7 @@ died on this machine is replaced at once.
 
 After any failure the token is changed before the next use, since a commit that timed out may still lie in the server's
 buffer: with the old token it can no longer come in late. A lost connection is tried once more, a time-out is not; redis-py's
-own retries are off. Calls block for at most 5 s: a service that must stay prompt beside a slow server gives its commits to
-the writer thread.
+own retries are off. Calls block for at most 5 s.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 The file is in WAL mode with exclusive locking: no shared memory (which a full disk turns into SIGBUS), no second
 connection (SQLite before 3.51.3 can corrupt a WAL that two connections reset), and a lock beside it that says who holds
 it. `synchronous` is switched between transactions, which costs a microsecond: one connection serves NORMAL commits
-inline (10 us) and FULL commits from the writer thread (100 us on an SSD), and a lock takes them one at a time, so that a
-NORMAL commit waits at most for the flush under way. A FULL flush also makes every earlier NORMAL commit safe.
+(10 us) and FULL commits (100 us on an SSD), and a lock takes them one at a time, so that a NORMAL commit
+waits at most for the flush under way. A FULL flush also makes every earlier NORMAL commit safe.
 """
 
 from __future__ import annotations

@@ -73,6 +73,7 @@ class ZmtpServer:
     def __init__(self) -> None:
         self._held = bytearray()
         self._step = _Step.OPENING
+        self._envelope: tuple[bytes, ...] = ()
         self._start_message()
 
     @property
@@ -134,7 +135,7 @@ class ZmtpServer:
         self._message_bytes += length + size
         if self._message_bytes > MAX_MESSAGE_BYTES:
             raise ZmtpRefused(f"a message above {MAX_MESSAGE_BYTES} bytes")
-        self._note_envelope(more, self._held[length : length + 4], size)
+        self._note_envelope(more, bytes(self._held[length : length + 4]), size)
         self._frames += 1
         self._last = not more
         self._unread = size
@@ -145,7 +146,7 @@ class ZmtpServer:
     def _note_envelope(self, more: bool, start: bytes, size: int) -> None:
         """An empty first frame is a delimiter; four bytes before an empty second frame are REQ_CORRELATE's."""
         if self._frames == 0 and more and size == 4:
-            self._first = bytes(start)
+            self._first = start
         elif self._frames == 0 and more and size == 0:
             self._envelope = (b"",)
         elif self._frames == 1 and size == 0 and self._first:
@@ -168,7 +169,7 @@ class ZmtpServer:
         self._unread = 0
         self._last = True
         self._first = b""
-        self._envelope: tuple[bytes, ...] = ()
+        self._envelope = ()
 
     def _header(self) -> tuple[int, int, int] | None:
         """Flags, the header's own length and the size of the frame's body; None until all of it is here."""
