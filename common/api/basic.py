@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import msgspec
-
 from common.api.words import Access, Count, Cursor, Empty, Message, Name, Seconds, Timestamp, Topic, Verb
 
 Status = Literal["ok", "degraded", "unhealthy"]
@@ -115,7 +113,7 @@ class PastEvent(Message, frozen=True):
     seq: Count
     at: Timestamp
     entity: str
-    event: msgspec.Raw
+    event: Any
 
 
 class Events(Message, frozen=True):

@@ -14,6 +14,7 @@ import msgspec
 from common.api.basic import BEAT, Beat, Events
 from common.api.words import Cursor
 from common.errors import BadRequest
+from common.wire.codec import encode_json
 from common.wire.events import EventHeader, Place, behind, decode_header, place
 
 
@@ -108,7 +109,7 @@ class Following:
             cursor = Cursor(epoch=events.as_of.epoch, seq=past.seq)
             if place(self._at[topic], cursor.epoch, cursor.seq) is not Place.SEEN:
                 self._at[topic] = cursor
-                notices.append(Event(topic, past.entity, past.at, cursor, bytes(past.event)))
+                notices.append(Event(topic, past.entity, past.at, cursor, encode_json(past.event)))
         if not notices:
             return self.not_filled(topic, for_good=True)
         waiting = self._filling.pop(topic)
