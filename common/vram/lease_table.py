@@ -95,6 +95,9 @@ class LeaseTable:
         """Closes a card until a look finds it well again; its leases stay."""
         self._state.book.lose(uuid, reason)
 
+    def __len__(self) -> int:
+        return len(self._state.live)
+
     def owners(self) -> frozenset[ProcessId]:
         """The pinned processes on which leases hang."""
         return frozenset(self._state.owned)

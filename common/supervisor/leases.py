@@ -1,0 +1,304 @@
+"""The VRAM leases on one host's own cards: serves the lease verbs, and notices whoever dies, leaves or is late.
+
+The pure rules decide (common/vram), the writer makes their decisions durable, and looks at the cards come in from aside. This
+shell brings them together. It asks no other host, so it grants, renews and ends leases as well when it is alone.
+
+A request with `wait_s` waits that long, at most as long as its caller does; it leaves at once when its caller does or its owner
+dies. A request that would need bytes of a lease that just ended waits at most SETTLE_S for the look that shows them free.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import msgspec
+
+from common.api import leases, supervisor
+from common.api.leases import AcquireLease, LeaseGranted
+from common.api.supervisor import AdmitLease
+from common.api.words import Empty
+from common.errors import Cancelled, NoCapacity, StorageUnavailable, TandemError, Unavailable
+from common.gpu.cards import CardSource
+from common.ids import new_id
+from common.service.call import Call
+from common.service.shell import Shell
+from common.supervisor.leases_cards import CardWatch
+from common.supervisor.leases_owners import pinned, process_of
+from common.supervisor.leases_waiting import Line, Seat, wish_of
+from common.supervisor.leases_writer import LeaseWriter
+from common.vram import lease_view, placement
+from common.vram.cards import ProcessId
+from common.vram.lease_decision import Decision
+from common.vram.lease_facts import Ended
+from common.vram.placement import Choice
+
+TICK_S: Final = 0.25
+SETTLE_S: Final = 0.5
+"""How long a request may wait for the look that shows a lease's bytes gone."""
+ANSWER_S: Final = 0.1
+"""A wait ends this long before its caller's own time does, so that the refusal still arrives."""
+
+
+class CardLeases:
+    """One host's leases; `cards` None with the `problem` that says why there are none. Takes the cards over and closes them."""
+
+    def __init__(self, shell: Shell, host: str, cards: CardSource | None, problem: str = "") -> None:
+        self._shell = shell
+        self._host = host
+        self._now = shell.clock.monotonic
+        self._line = Line()
+        self._writer = LeaseWriter(shell, host, self._owner_died)
+        self._cards = CardWatch(shell, host, cards, problem, self._writer, self._line, self._serve)
+        self._serving_soon = False
+        self._closed = False
+
+    def add_routes(self) -> None:
+        """Serves the lease verbs and admit_lease on the shell."""
+        self._shell.handle(leases.ACQUIRE_LEASE, self._acquire)
+        self._shell.handle(supervisor.ADMIT_LEASE, self._admit)
+        self._shell.handle(leases.RENEW_LEASE, self._renew)
+        self._shell.handle(leases.RELEASE_LEASE, self._release)
+        self._shell.handle(leases.LIST_LEASES, self._list)
+        self._shell.handle(leases.GET_GPUS, self._gpus)
+        self._shell.handle(leases.PLAN, self._plan)
+        self._shell.handle(leases.EXPLAIN, self._explain)
+
+    async def open(self) -> None:
+        """Restores the leases, watches their owners, opens a fence epoch and takes a first look.
+
+        Raises CorruptRecord, and StorageUnavailable while the store cannot be read; one that only takes no writes is waited for.
+        """
+        self._writer.open()
+        await self._cards.open()
+        self._shell.every(TICK_S, self._tick)
+
+    async def close(self) -> None:
+        """Sends the waiting away, watches nothing more and lets go of the cards; the leases stay."""
+        self._closed = True
+        for seat in self._line:
+            seat.end(Unavailable(f"{self._host}'s supervisor is shutting down", retry_after_ms=500))
+        self._writer.close()
+        await self._cards.close()
+
+    async def _acquire(self, asked: AcquireLease, call: Call) -> LeaseGranted:
+        lease_id = new_id("lease", self._shell.rng)
+        fields = msgspec.structs.asdict(asked)
+        request = pinned(AdmitLease(**fields, lease_id=lease_id, identity=call.identity), self._host)
+        wait_s = min(asked.wait_s, call.budget_s(self._now(), asked.wait_s + ANSWER_S) - ANSWER_S)
+        return await self._grant(request, call, wait_s if self._cards.has_cards else 0.0)
+
+    async def _admit(self, asked: AdmitLease, call: Call) -> LeaseGranted:
+        return await self._grant(pinned(asked, self._host), call, 0.0)
+
+    def _renew(self, asked: leases.RenewLease, _call: Call) -> leases.LeaseRenewed:
+        at = self._shell.clock.timestamp()
+        decision = self._writer.table.renew(asked, self._now(), at)
+        if any(isinstance(fact, Ended) for fact in decision.facts):
+            self._writer.make_sound()
+            decision = self._writer.table.renew(asked, self._now(), at)
+        reply = self._record(decision)
+        assert isinstance(reply, leases.LeaseRenewed)
+        return reply
+
+    def _release(self, asked: leases.ReleaseLease, _call: Call) -> Empty:
+        self._writer.make_sound()
+        self._record(self._writer.table.release(asked, self._now(), self._shell.clock.timestamp()))
+        return Empty()
+
+    def _list(self, asked: leases.ListLeases, _call: Call) -> leases.Leases:
+        ours = asked.host in ("", self._host)
+        return leases.Leases(
+            leases=self._writer.table.leases(self._now()) if ours else [],
+            as_of=self._shell.publisher.cursor(leases.LEASE_CHANGED.name),
+            missing={} if ours else self._elsewhere(asked.host),
+        )
+
+    def _gpus(self, asked: leases.GetGpus, _call: Call) -> leases.Gpus:
+        if asked.host not in ("", self._host):
+            return leases.Gpus(cards=[], missing=self._elsewhere(asked.host))
+        return leases.Gpus(cards=self._writer.table.cards(self._now()), missing=self._writer.table.missing())
+
+    def _elsewhere(self, host: str) -> dict[str, str]:
+        return {host: f"this is {self._host}'s supervisor; ask that host's own, or ResourceManager"}
+
+    def _plan(self, asked: leases.PlanLease, _call: Call) -> leases.LeasePlan:
+        now = self._now()
+        return self._writer.table.plan(asked, now, self._line.kept_from(asked.priority, now))
+
+    def _explain(self, asked: leases.Explain, _call: Call) -> leases.Explanation:
+        return self._writer.receipts.explain(asked)
+
+    async def _grant(self, asked: AdmitLease, call: Call, wait_s: float) -> LeaseGranted:
+        """The lease; one that does not fit now waits in the line, or is refused where there is no time to."""
+        await self._settled(asked)
+        self._writer.make_sound()
+        if self._serving_soon:
+            self._serve()  # whoever waits goes before a newcomer
+        now = self._now()
+        decision = self._decision(asked, now)
+        if not isinstance(decision.reply, NoCapacity):
+            return _granted(self._record(decision))
+        if wait_s > 0:
+            return await self._wait(asked, call, now, wait_s)
+        decision.reply.details["position"] = self._line.position(asked, now)
+        return _granted(self._record(decision))
+
+    def _decision(self, asked: AdmitLease, asked_at: float) -> Decision:
+        now = self._now()
+        kept = self._line.kept_from(asked.priority, asked_at)
+        if self._writer.settling:
+            kept |= self._writer.settling.unsure(self._writer.table.candidates(now), asked.bytes)
+        return self._writer.table.admit(asked, now, self._shell.clock.timestamp(), kept)
+
+    def _record(self, decision: Decision) -> object:
+        ended = any(isinstance(fact, Ended) for fact in decision.facts)
+        try:
+            return self._writer.record(decision)
+        finally:
+            if ended:
+                self._cards.look_soon()
+                self._serve_soon()
+
+    async def _settled(self, asked: AdmitLease) -> None:
+        """Waits, at most SETTLE_S, where only bytes that no look has seen free would do."""
+        end = self._now() + SETTLE_S
+        while self._needs_settling(asked) and (left_s := end - self._now()) > 0:
+            self._cards.look_soon()
+            await self._cards.next_look(left_s)
+
+    def _needs_settling(self, asked: AdmitLease) -> bool:
+        if not self._writer.settling:
+            return False
+        cards, wish = self._writer.table.candidates(self._now()), wish_of(asked)
+        sure = placement.pick(wish, self._writer.settling.sure(cards))
+        return sure is None and placement.pick(wish, cards) is not None
+
+    async def _wait(self, asked: AdmitLease, call: Call, now: float, wait_s: float) -> LeaseGranted:
+        seat = self._line.sit(asked, call, now, now + wait_s)
+        owner = process_of(asked, self._host)
+        if owner is not None:
+            self._writer.owners.hold(owner, asked.lease_id)
+        late = self._shell.loop.call_later(wait_s, self._give_up, seat)
+        self._note(seat, "queued", self._choice(seat))
+        try:
+            self._tell_line()
+            return await seat.outcome
+        except TandemError as error:
+            self._left(seat, error.message)
+            raise
+        except asyncio.CancelledError:
+            self._left(seat, "its caller left")
+            if seat.granted is not None:
+                self._give_back(seat.granted)
+            raise
+        finally:
+            late.cancel()
+            if owner is not None:
+                self._writer.owners.drop(owner, asked.lease_id)
+
+    def _choice(self, seat: Seat) -> Choice:
+        now, table = self._now(), self._writer.table
+        kept = self._line.kept_from(seat.asked.priority, seat.waiter.asked_at)
+        return placement.choose(seat.waiter.wish, table.candidates(now), kept, missing=table.missing())
+
+    def _note(self, seat: Seat, decided: str, choice: Choice, reason: str = "") -> None:
+        note = lease_view.choice_note(seat.asked, choice, self._shell.clock.timestamp())
+        receipt = msgspec.structs.replace(note.receipt, decision=decided, reason=reason or choice.reason)
+        self._writer.note(receipt, note.idempotency_key)
+
+    def _give_up(self, seat: Seat) -> None:
+        """The seat's time is up: it is refused with what it still lacks."""
+        if seat not in self._line:
+            return
+        choice, place = self._choice(seat), self._line.place(seat)
+        waited_s = self._now() - seat.waiter.asked_at
+        self._line.leave(seat)
+        self._note(seat, "refused", choice, f"{choice.reason}, after a wait of {waited_s:.1f} s")
+        seat.end(placement.refusal(seat.waiter.wish, choice, position=place))
+        self._serve_soon()
+
+    def _left(self, seat: Seat, why: str) -> None:
+        """The caller is gone or was sent away: its place is free for others."""
+        if seat.outcome.done() and not seat.outcome.cancelled():
+            seat.outcome.exception()  # whoever could hear it has heard it
+        if seat in self._line:
+            self._note(seat, "withdrawn", self._choice(seat), why)
+            self._line.leave(seat)
+            self._serve_soon()
+
+    def _give_back(self, granted: LeaseGranted) -> None:
+        """Ends a lease that was granted while its caller left, who so cannot have heard of it."""
+        held = leases.ReleaseLease(lease_id=granted.lease_id, fencing_token=granted.fencing_token)
+        try:
+            self._writer.make_sound()
+            self._record(self._writer.table.release(held, self._now(), self._shell.clock.timestamp()))
+        except TandemError as error:
+            self._shell.log.warning("lease %s, whose caller left, was not given back: %s", granted.lease_id, error)
+
+    def _serve_soon(self) -> None:
+        """Tries the line once in the next turn, however many reasons this one has."""
+        if len(self._line) and not self._serving_soon:
+            self._serving_soon = True
+            self._shell.loop.call_soon(self._serve)
+
+    def _serve(self) -> None:
+        """Starts whoever may start now, and tells the others where they stand."""
+        self._serving_soon = False
+        if not len(self._line) or self._closed:
+            return
+        try:
+            self._writer.make_sound()
+        except StorageUnavailable:
+            return  # the health answer says so; the next tick tries again
+        now = self._now()
+        for seat in self._line.startable(self._writer.settling.sure(self._writer.table.candidates(now)), now):
+            self._start(seat)
+        self._tell_line()
+
+    def _start(self, seat: Seat) -> None:
+        decision = self._decision(seat.asked, seat.waiter.asked_at)
+        if isinstance(decision.reply, NoCapacity):
+            return
+        self._line.leave(seat)
+        try:
+            granted = _granted(self._record(decision))
+        except TandemError as error:
+            seat.end(error)
+            return
+        seat.granted = granted
+        self._shell.journal.hold(lambda failure: seat.end(failure or granted))
+
+    def _tell_line(self) -> None:
+        now, table = self._now(), self._writer.table
+        self._line.tell(table.candidates(now), table.missing(), now)
+
+    def _owner_died(self, owner: ProcessId) -> None:
+        """Ends what hangs on the process; what could not be committed is tried again at the next tick."""
+        for seat in self._line:
+            if process_of(seat.asked, self._host) == owner:
+                seat.end(Cancelled(f"process {owner.pid}, for which this lease was asked, has ended"))
+        try:
+            self._writer.make_sound()
+        except StorageUnavailable:
+            return
+        at = self._shell.clock.timestamp()
+        self._record(self._writer.table.owner_died(owner.pid, owner.start_time, self._now(), at))
+
+    def _tick(self) -> None:
+        if self._closed:
+            return
+        self._writer.owners.check()
+        try:
+            self._writer.make_sound()
+        except StorageUnavailable:
+            pass  # the health answer says so; leases that are late end when it has passed
+        else:
+            self._record(self._writer.table.expire(self._now(), self._shell.clock.timestamp()))
+        self._serve()
+        self._cards.tick()
+
+
+def _granted(reply: object) -> LeaseGranted:
+    assert isinstance(reply, LeaseGranted)
+    return reply

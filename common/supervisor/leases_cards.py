@@ -1,0 +1,157 @@
+"""When the host's cards are looked at, and how they are shown: events, health and metrics.
+
+A look begins twice a second while memory is leased or waited for, else every two seconds, and at once when a lease ended. Nobody
+but a starting supervisor and a grant on unsettled bytes waits for one. A driver that hangs is said to, and its cards close
+by the age of their last look (common/vram/ledger.py). It grants nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import msgspec
+
+from common.api import leases
+from common.api.leases import Card, CardsSampled
+from common.gpu.cards import CardSource
+from common.service.shell import Shell
+from common.supervisor.leases_metrics import LeaseFigures
+from common.supervisor.leases_sampling import Look, Sampler
+from common.supervisor.leases_waiting import Line
+from common.supervisor.leases_writer import LeaseWriter
+from common.vram import ledger
+
+BUSY_LOOK_S: Final = 0.5
+IDLE_LOOK_S: Final = 2.0
+"""Seconds between looks with leases or waiters, and without."""
+SOONEST_LOOK_S: Final = 0.02
+"""A look that was asked for begins at least this long after the last one began."""
+FIRST_LOOK_S: Final = 2.0
+"""How long a start waits for its first look; the cards stay closed until there is one."""
+PUBLISH_S: Final = 2.0
+"""`cards.sampled` goes out on every change, and after this long without one."""
+
+
+class CardWatch:
+    """Looks at the cards and shows them; `seen` is called after each look. None as `cards`: `problem` says why there are none."""
+
+    def __init__(
+        self,
+        shell: Shell,
+        host: str,
+        cards: CardSource | None,
+        problem: str,
+        writer: LeaseWriter,
+        line: Line,
+        seen: Callable[[], None],
+    ) -> None:
+        self._shell = shell
+        self._host = host
+        self._cards = cards
+        self._no_cards = problem or f"{host} has no cards"
+        self._writer = writer
+        self._line = line
+        self._on_seen = seen
+        self._now = shell.clock.monotonic
+        self._figures = LeaseFigures(writer.decided)
+        self._figures.show(shell.metrics)
+        self._sampler: Sampler | None = None
+        self._looked: asyncio.Future[None] = shell.loop.create_future()
+        self._wanted = False
+        self._closed = False
+        self._published_at = float("-inf")
+
+    @property
+    def has_cards(self) -> bool:
+        """Whether there is anything to lease, now or later."""
+        return self._cards is not None
+
+    async def open(self) -> None:
+        """Takes the first look, waiting for it at most FIRST_LOOK_S."""
+        if self._cards is None:
+            self._writer.measure(Look([], {}, self._now(), self._no_cards))
+            self._shell.lacks["cards"] = self._no_cards
+        else:
+            self._sampler = Sampler(self._cards, self._shell.clock, self._shell.loop, self._seen)
+            self._look()
+            await self.next_look(FIRST_LOOK_S)
+        self._show()
+
+    async def close(self) -> None:
+        """Looks no more and lets go of the cards."""
+        self._closed = True
+        if self._sampler is not None:
+            await self._sampler.close()
+
+    async def next_look(self, within_s: float) -> None:
+        """Wait until a look is in, at most `within_s`."""
+        await asyncio.wait([self._looked], timeout=within_s)
+
+    def look_soon(self) -> None:
+        """Have a look that begins after now."""
+        if self._sampler is not None and not self._wanted:
+            self._wanted = True
+            if not self._sampler.looking:
+                self._look_in_turn(self._sampler)
+
+    def tick(self) -> None:
+        """Looks if a look is due, and shows what stands."""
+        busy = len(self._writer.table) or len(self._line) or self._writer.settling
+        every_s = BUSY_LOOK_S if busy else IDLE_LOOK_S
+        if self._sampler is not None and self._now() - self._sampler.began_at >= every_s:
+            self._look()
+        self._show()
+
+    def _look_in_turn(self, sampler: Sampler) -> None:
+        self._shell.loop.call_later(max(0.0, sampler.began_at + SOONEST_LOOK_S - self._now()), self._look)
+
+    def _look(self) -> None:
+        if self._sampler is None or self._closed or self._sampler.looking:
+            return
+        self._wanted = False
+        self._sampler.look(self._writer.table.owners())
+
+    def _seen(self, look: Look) -> None:
+        if self._closed:
+            return
+        self._writer.measure(look)
+        self._looked.set_result(None)
+        self._looked = self._shell.loop.create_future()
+        if self._wanted and self._sampler is not None:
+            self._look_in_turn(self._sampler)
+        self._on_seen()
+        self._show()
+
+    def _show(self) -> None:
+        now = self._now()
+        cards = self._writer.table.cards(now)
+        changed = _essence(cards) != _essence(self._figures.cards)
+        self._figures.cards = cards
+        self._figures.leases, self._figures.waiters = len(self._writer.table), len(self._line)
+        problem = self._problem(now, cards)
+        if problem and self.has_cards:
+            self._shell.problems["cards"] = problem
+        else:
+            self._shell.problems.pop("cards", None)
+        if changed or now - self._published_at >= PUBLISH_S:
+            self._published_at = now
+            event = CardsSampled(host=self._host, cards=cards, problem=problem)
+            self._shell.publisher.publish(leases.CARDS_SAMPLED, self._host, event)
+
+    def _problem(self, now: float, cards: Sequence[Card]) -> str:
+        """Why cards cannot be leased now; empty when all can."""
+        if not self.has_cards:
+            return self._no_cards
+        if self._sampler is not None and self._sampler.looking:
+            asked_s = now - self._sampler.began_at
+            if asked_s > ledger.DEFAULT.stale_s:
+                return f"{self._host}'s driver has not answered for {asked_s:.0f} s"
+        closed = [f"{self._host}:{card.card} {card.reason}" for card in cards if not card.schedulable]
+        return "; ".join(closed) or self._writer.table.missing().get(self._host, "")
+
+
+def _essence(cards: Sequence[Card]) -> list[Card]:
+    """The cards without what changes at every look and matters to no lease."""
+    return [msgspec.structs.replace(card, temperature_c=0.0, utilization_pct=0.0) for card in cards]

@@ -1,0 +1,94 @@
+"""Looks at the cards, aside: one thread, one look at a time, each handed back on the loop with whose processes it saw.
+
+A driver may answer late or never. Whoever asked goes on meanwhile, sees how old the last look is, and decides what that means;
+nothing here judges a measurement.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import threading
+from collections.abc import Callable, Iterable
+from typing import Final, NamedTuple
+
+from common.clock import Clock
+from common.gpu import process_identity
+from common.gpu.cards import CardSource
+from common.vram.cards import CardSample, ProcessId
+
+END_S: Final = 2.0
+"""How long `close` waits for a look under way before it leaves the thread to itself."""
+
+
+class Look(NamedTuple):
+    """One look at all cards, begun at `began_at`; `tree` maps each descendant's pid to its pinned owner's (ledger)."""
+
+    samples: list[CardSample]
+    tree: dict[int, int]
+    began_at: float
+    problem: str = ""
+
+
+class Sampler:
+    """The thread; it owns the source and closes it. `seen` is called on the loop once for each look."""
+
+    def __init__(
+        self, cards: CardSource, clock: Clock, loop: asyncio.AbstractEventLoop, seen: Callable[[Look], None]
+    ) -> None:
+        self._cards = cards
+        self._clock = clock
+        self._loop = loop
+        self._seen = seen
+        self._asked: queue.SimpleQueue[frozenset[ProcessId] | None] = queue.SimpleQueue()
+        # A daemon: a driver that never answers must not keep the process from ending.
+        self._thread = threading.Thread(target=self._run, name="cards", daemon=True)
+        self._thread.start()
+        self.began_at = clock.monotonic()
+        self.looking = False
+
+    def look(self, owners: frozenset[ProcessId]) -> None:
+        """Begins a look that tells apart the families of these owners; nothing while one is under way."""
+        if not self.looking:
+            self.looking = True
+            self.began_at = self._clock.monotonic()
+            self._asked.put(owners)
+
+    async def close(self) -> None:
+        """Ends the thread, and with it the use of the cards; one that hangs is left behind."""
+        self._asked.put(None)
+        await asyncio.to_thread(self._thread.join, END_S)
+
+    def _run(self) -> None:
+        while (owners := self._asked.get()) is not None:
+            look = self._look(owners)
+            try:
+                self._loop.call_soon_threadsafe(self._hand_back, look)
+            except RuntimeError:
+                break  # the loop has closed: nobody is left to tell
+        self._cards.close()
+
+    def _look(self, owners: frozenset[ProcessId]) -> Look:
+        began_at = self._clock.monotonic()
+        try:
+            samples = self._cards.sample(began_at)
+            return Look(samples, families(samples, owners), began_at)
+        except Exception as error:  # a bug of one look must not end all looking
+            logging.getLogger("tandem.supervisor").exception("the cards could not be looked at")
+            return Look([], {}, began_at, f"the cards could not be looked at: {type(error).__name__}: {error}")
+
+    def _hand_back(self, look: Look) -> None:
+        self.looking = False
+        self._seen(look)
+
+
+def families(samples: Iterable[CardSample], owners: frozenset[ProcessId]) -> dict[int, int]:
+    """Of the processes on the cards, the pid of each that descends from one of `owners`, and that owner's pid, nearest first."""
+    tree: dict[int, int] = {}
+    pids = {use.pid for sample in samples for use in sample.processes or ()} if owners else set()
+    for pid in pids - {owner.pid for owner in owners}:
+        owner = next((each for each in process_identity.lineage(pid) if each in owners), None)
+        if owner is not None:
+            tree[pid] = owner.pid
+    return tree

@@ -1,0 +1,166 @@
+"""The one writer of a host's lease table: decisions become facts, facts become rows, and only a commit makes them true.
+
+    decide (pure) -> apply the facts -> journal their rows -> commit -> publish, watch, note, reply
+
+A fence epoch is opened with a FULL commit before anything is granted: at start, and after a commit that failed, when the table is
+restored from the store. While the store takes nothing, nothing is decided, and what was acknowledged stays listed. It decides
+nothing about leases itself.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+from common.api import leases
+from common.api.leases import Receipt
+from common.errors import StorageUnavailable, TandemError
+from common.service.shell import Shell
+from common.store.protocol import Durability
+from common.supervisor.leases_owners import LEASES, OwnerWatch
+from common.supervisor.leases_sampling import Look
+from common.supervisor.leases_settling import Settling
+from common.vram import lease_facts
+from common.vram.cards import ProcessId
+from common.vram.lease_decision import Announce, Decision, Instruction, Note, Reply, Watch
+from common.vram.lease_facts import EpochOpened, Fact
+from common.vram.lease_table import LeaseTable
+from common.vram.receipts import Receipts
+
+RETRY_S: Final = 0.25
+"""After the store refused, it is asked again at most this often."""
+
+
+class LeaseWriter:
+    """The table, and all that must agree with it; `owner_died` hears of every process on which something hangs."""
+
+    def __init__(self, shell: Shell, host: str, owner_died: Callable[[ProcessId], None]) -> None:
+        self.table = LeaseTable(host)
+        self.receipts = Receipts()
+        self.owners = OwnerWatch(shell.loop, owner_died)
+        self.settling = Settling()
+        self.decided: Counter[str] = Counter()
+        self._shell = shell
+        self._host = host
+        self._now = shell.clock.monotonic
+        self._look: Look | None = None
+        self._epoch_open = False
+        self._refused: StorageUnavailable | None = None
+        self._retry_at = 0.0
+        self._closed = False
+        self._join_journal()
+
+    def _join_journal(self) -> None:
+        others = self._shell.journal.rebuild
+
+        def rebuild() -> None:
+            others()
+            self._rebuild()
+
+        self._shell.journal.rebuild = rebuild
+
+    def open(self) -> None:
+        """Restores the table and opens an epoch; a store that takes nothing is tried again by `make_sound`.
+
+        Raises CorruptRecord, and StorageUnavailable while the store cannot even be read.
+        """
+        self._restore()
+        try:
+            self._open_epoch()
+        except StorageUnavailable:
+            return  # told by the health answer; leases are listed and none is granted
+
+    def close(self) -> None:
+        """Watches no owner any more."""
+        self._closed = True
+        self.owners.close()
+
+    def measure(self, look: Look) -> None:
+        """Takes in a look at the cards."""
+        self._look = look
+        self.table.measure(look.samples, look.tree, look.problem)
+        self.settling.looked(look.began_at)
+
+    def make_sound(self) -> None:
+        """To be called before a decision: after a failed commit the table is restored, and its epoch is open.
+
+        Raises StorageUnavailable while the store takes nothing.
+        """
+        self._shell.journal.write(())
+        if not self._epoch_open:
+            self._open_epoch()
+
+    def record(self, decision: Decision) -> Reply | None:
+        """Applies and journals the facts; the instructions follow the commit. Raises the reply that is an error.
+
+        Between `make_sound`, the decision and this nothing may be awaited, or it would be about another table.
+        """
+        now = self._now()
+        self._fold(decision.facts, now)
+        for instruction in decision.instructions:
+            if isinstance(instruction, Announce) and instruction.change.change != "granted":
+                self.settling.ended(instruction.change.lease.card_uuid, instruction.change.lease.bytes, now)
+        if decision.instructions:
+            self._shell.journal.hold(lambda failure: self._perform(decision.instructions) if failure is None else None)
+        if isinstance(decision.reply, TandemError):
+            raise decision.reply
+        return decision.reply
+
+    def note(self, receipt: Receipt, key: str = "") -> None:
+        """Keeps and counts a receipt."""
+        self.receipts.keep(receipt, key)
+        self.decided[receipt.decision] += 1
+
+    def _journal(self, fact: Fact) -> None:
+        if isinstance(fact, EpochOpened):
+            self._shell.store.commit(lease_facts.rows(fact), Durability.FULL)
+        elif rows := lease_facts.rows(fact):
+            self._shell.journal.write(rows)
+
+    def _perform(self, instructions: Sequence[Instruction]) -> None:
+        for instruction in instructions:
+            if isinstance(instruction, Announce):
+                change = instruction.change
+                self._shell.publisher.publish(leases.LEASE_CHANGED, change.lease.lease_id, change)
+            elif isinstance(instruction, Note):
+                self.note(instruction.receipt, instruction.idempotency_key)
+            elif isinstance(instruction, Watch):
+                self.owners.hold(instruction.owner, LEASES)
+            else:
+                self.owners.drop(instruction.owner, LEASES)
+
+    def _rebuild(self) -> None:
+        if self._closed:
+            return
+        self._raise_refusal()
+        self._restore()
+        self._open_epoch()
+
+    def _restore(self) -> None:
+        self._epoch_open = False
+        self.table = LeaseTable.restored(self._host, self._shell.store, self._now())
+        if self._look is not None:
+            self.table.measure(self._look.samples, self._look.tree, self._look.problem)
+        self.owners.follow(self.table.owners())
+
+    def _open_epoch(self) -> None:
+        self._raise_refusal()
+        try:
+            self._fold(self.table.open_epoch().facts, self._now())
+        except StorageUnavailable as error:
+            self._refused, self._retry_at = error, self._now() + RETRY_S
+            self._shell.problems["leases"] = f"no lease can be granted: {error.message}"
+            raise
+        self._epoch_open, self._refused = True, None
+        self._shell.problems.pop("leases", None)
+        self._shell.journal.problem = ""
+
+    def _fold(self, facts: Iterable[Fact], now: float) -> None:
+        for fact in facts:
+            self._journal(fact)
+            self.table.apply(fact, now)
+
+    def _raise_refusal(self) -> None:
+        if self._refused is not None and self._now() < self._retry_at:
+            raise StorageUnavailable(self._refused.message, retry_after_ms=int(RETRY_S * 1000))
