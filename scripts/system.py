@@ -42,7 +42,7 @@ PACKAGES = (
     Package("iproute2", "ip", "builds two hosts out of network namespaces"),
     Package("gcc", "gcc", "builds the stand-in for libnvidia-ml that the card tests drive"),
     Package("libc6-dev", "/usr/include/stdio.h", "the headers the same stand-in is built with"),
-    Package("perl", "perl", "runs the agent written without any of our code"),
+    Package("perl", "json_pp", "runs the agent that knows neither our code nor ZeroMQ's; its base lacks JSON"),
     Package("curl", "curl", "reads the health ports as an operator would"),
     Package("util-linux", "setpriv", "starts children with limits; essential in Debian, so it is there already"),
 )

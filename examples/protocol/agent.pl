@@ -7,7 +7,7 @@ use IO::Socket::INET;
 use JSON::PP;
 
 my $name = $ENV{TANDEM_AGENT_NAME} || 'perl-counter';
-my $health_port = $ENV{TANDEM_HEALTH_PORT} || 0;
+my $health_port = 0 + ($ENV{TANDEM_HEALTH_PORT} || 0);
 my $registry = ($ENV{TANDEM_SERVICES} || '') =~ /CoreOrchestrator=(\d+)[^@]*@([^,]+)/ ? "$2:$1" : '127.0.0.1:7000';
 my $pid = $$;
 my $boot = "$pid-$^T";
@@ -138,6 +138,6 @@ my $checks = $health_port && listener($health_port);
 setpgrp;
 $SIG{CHLD} = 'IGNORE';
 $SIG{TERM} = $SIG{INT} = sub { $SIG{TERM} = 'IGNORE'; kill TERM => 0; exit 0 };
-aside(sub { sleep 1 until eval { register($requests->sockport); 1 } });
+aside(sub { warn($@), sleep 1 until eval { register($requests->sockport); 1 } });
 aside(sub { accept_all($checks) }) if $checks;
 accept_all($requests);

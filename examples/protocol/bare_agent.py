@@ -66,8 +66,10 @@ def answer(frame: bytes) -> dict:
         return health()
     try:
         call = json.loads(frame)
-        action = call["action"]
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, RecursionError):
+        call = None
+    action = call.get("action") if isinstance(call, dict) else None
+    if not isinstance(action, str):
         return error("bad_request", "send one JSON object with `action`")
     if action in ("ping", "health_check"):
         return health()
