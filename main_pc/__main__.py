@@ -6,27 +6,21 @@ What is not run is not imported, so that a service stays small.
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Final
 
-STARTUP_FILE: Final = "config/startup_main.yaml"
-USAGE: Final = "usage: python -m main_pc [core_orchestrator]"
-WRONG_USAGE: Final = 2
+STARTUP_FILE: Final = Path("config/startup_main.yaml")
 
 
 def main(arguments: list[str]) -> int:
-    """Run what the arguments name; its exit status."""
-    match arguments:
-        case []:
-            from common.supervisor.door import run_host
+    """Run what the arguments name; its exit status. Without a service's name they are the supervisor's options."""
+    if arguments == ["core_orchestrator"]:
+        from main_pc.core_orchestrator import service
 
-            return run_host(STARTUP_FILE)
-        case ["core_orchestrator"]:
-            from main_pc.core_orchestrator import service
+        return service.main()
+    from common.supervisor import door
 
-            return service.main()
-        case _:
-            print(USAGE, file=sys.stderr)
-            return WRONG_USAGE
+    return door.main(STARTUP_FILE, arguments)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -41,6 +42,9 @@ def start(files: Sequence[Path], *, keep_going: bool = False) -> int:
     startups, problems = load_together(files)
     if problems:
         print(f"{render(problems)}\nnothing was started: {len(problems)} to mend", file=sys.stderr)
+        return 1
+    if shutil.which("setpriv") is None:
+        print("nothing was started: setpriv not found (Debian package util-linux)", file=sys.stderr)
         return 1
     board = open_board([startup.host for startup in startups])
     try:

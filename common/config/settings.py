@@ -23,6 +23,7 @@ from typing import Final
 from common.errors import BadRequest
 
 DEFAULT_HOME: Final = "var"
+SERVICES: Final = "TANDEM_SERVICES"
 SIMULATE_CARDS: Final = "TANDEM_SIMULATE_CARDS"
 MARK: Final = "TANDEM_SUPERVISED"
 

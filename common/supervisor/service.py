@@ -1,0 +1,330 @@
+"""The supervisor's shell: performs what the desk decides on real processes, and lets the fabric ask and see.
+
+One loop. Events wait their turn, and every instruction is performed before the next event is looked at. The service is up
+before the first process is launched; until what an earlier supervisor left has ended, operations are refused as not yet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+from common.api import supervisor as api
+from common.api.basic import Phase
+from common.client.aio import AsyncClient
+from common.client.directory import SERVICES_VARIABLE, Directory
+from common.client.settings import ClientSettings
+from common.config.schema import Ports, Startup
+from common.config.settings import Settings
+from common.errors import NotFound, TandemError, Unavailable
+from common.gpu.simulated import SIMULATED_CARDS_VARIABLE, cards_folder
+from common.ids import new_id
+from common.resilience.breaker import BreakerSettings
+from common.resilience.budget import RetrySettings
+from common.service.shell import Shell, ShellSettings
+from common.store.open import open_store
+from common.store.protocol import Durability
+from common.supervisor.board import Progress, State
+from common.supervisor.card_source import open_host_cards
+from common.supervisor.desk import Desk, Standing
+from common.supervisor.first_start import FirstStart, Verdict
+from common.supervisor.home import HostHome
+from common.supervisor.instructions import (
+    Adopted,
+    Asked,
+    Changed,
+    Doing,
+    Event,
+    Finished,
+    Instruction,
+    Kill,
+    Launch,
+    OperationEnded,
+    Probe,
+    Probed,
+    ShutdownAsked,
+    Terminate,
+    Tick,
+)
+from common.supervisor.leases import CardLeases
+from common.supervisor.listing import process_of
+from common.supervisor.peers import Peers
+from common.supervisor.probing import Prober
+from common.supervisor.processes import Processes
+from common.supervisor.verbs import Verbs
+from common.supervisor.vitals import ProcessUses, busy_pct, host_vitals
+from common.supervisor.whereabouts import LOOPBACK, services_text
+
+SERVICE: Final = "Supervisor"
+OWN_LOG: Final = "supervisor"
+LOOK_S: Final = 0.25
+"""How often the first start is judged by the clock alone."""
+TELL_S: Final = 0.1
+NEVER_OPENS: Final = BreakerSettings(min_calls=100_000, window_calls=100_000)
+"""A peer is asked for as long as it is away, at a pace of our own."""
+
+
+class Supervisor:
+    """One host's supervisor. `home` is claimed; `show` hears of every change, and must not wait."""
+
+    def __init__(
+        self,
+        startup: Startup,
+        home: HostHome,
+        settings: Settings,
+        show: Callable[[Progress], None],
+        environ: Mapping[str, str] = os.environ,
+    ) -> None:
+        self._startup = startup
+        self._home = home
+        self._settings = settings
+        self._show = show
+        self._environ = dict(environ)
+        ports = startup.supervisor
+        addresses = (LOOPBACK, *(address for address in startup.listen if address != LOOPBACK))
+        stands = ShellSettings(SERVICE, startup.host, ports.port, ports.events_port, ports.health_check_port, addresses)
+        self.shell = Shell(stands, api.TOPICS, open_store(home.root, OWN_LOG, Durability.NORMAL))
+        self._now = self.shell.clock.monotonic
+        self._begun_at = self._now()
+        self._desk = Desk(startup, self.shell.rng, self._begun_at)
+        self._first_start = FirstStart()
+        self._start_over: asyncio.Future[Verdict] = self.shell.loop.create_future()
+        self._finished = asyncio.Event()
+        self._stop_asked = False
+        self._events: deque[Event] = deque()
+        self._telling: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._uses = ProcessUses()
+        self._cpu_pct = busy_pct()
+        self._prober = Prober(self.shell.context, self.shell.clock)
+        self._processes: Processes | None = None
+        self._client: AsyncClient | None = None
+        self._leases: CardLeases | None = None
+
+    async def open(self) -> None:
+        """Opens the ports, ends what an earlier supervisor left, and begins to start what the startup file says.
+
+        Conflict where a port is taken; whatever is raised, `close` is to follow.
+        """
+        await self._open_leases()
+        Verbs(self.shell, self.ask, self._list, self._vitals, self._log_file).add_routes()
+        await self.shell.open(ready=False)
+        directory = self._directory()
+        processes = Processes(
+            self._startup, self._home, self.shell.boot, self.shell.clock, self._feed, self._surroundings(directory)
+        )
+        self._events.extend(Adopted(launched) for launched in await processes.open())
+        self._processes = processes
+        if self._stop_asked:
+            return
+        self._work_off()
+        self._work_off(self._desk.begin(self._now()))
+        self._judge_start()
+        self.shell.set_ready()
+        self._follow_peers(directory)
+        self.shell.every(self._startup.vitals_interval_s, self._sample)
+        self.shell.every(LOOK_S, self._judge_start)
+
+    async def started(self) -> Verdict:
+        """Waits until the first start is over; `starting` where it was stopped before."""
+        return await asyncio.shield(self._start_over)
+
+    def missing(self) -> list[Standing]:
+        """The processes that the first start did not bring up."""
+        return self._first_start.missing(self._desk.standings(self._now()))
+
+    def elapsed_s(self) -> float:
+        """Seconds since the supervisor began."""
+        return self._now() - self._begun_at
+
+    def stop(self) -> None:
+        """Everything is to stop, in reverse order; `finished` tells when it has."""
+        if self._stop_asked:
+            return
+        self._stop_asked = True
+        if not self._start_over.done():
+            self._start_over.set_result("starting")
+        if self._processes is None:
+            self._finished.set()
+        else:
+            self._feed(ShutdownAsked(self._now()))
+
+    async def finished(self) -> None:
+        """Waits until everything has stopped."""
+        await self._finished.wait()
+
+    async def close(self) -> None:
+        """Ends what still runs and closes everything; the home is given back last."""
+        for timer in (self._timer, self._telling):
+            if timer is not None:
+                timer.cancel()
+        if self._leases is not None:
+            await self._leases.close()
+        if self._processes is not None:
+            await self._processes.close()
+        await self.shell.close(drain_s=0.5)
+        if self._client is not None:
+            await self._client.close()
+        self._home.release()
+
+    def ask(self, name: str, doing: Doing) -> tuple[str, Phase]:
+        """Begins an operation; its id, and the phase the process is in now. NotFound for an unknown name."""
+        if self._processes is None:
+            raise Unavailable("this host's supervisor is starting", retry_after_ms=200)
+        self._work_off()
+        operation_id = new_id("op", self.shell.rng)
+        self._work_off(self._desk.handle(Asked(name, doing, operation_id, self._now())))
+        return operation_id, self._desk.standing(name, self._now()).phase
+
+    async def _open_leases(self) -> None:
+        """The cards are opened aside: a driver that nobody used takes a second or two to wake."""
+        home = self._home.root.parent
+        cards, problem = await asyncio.to_thread(
+            open_host_cards, self._startup, home, simulate=self._settings.simulate_cards
+        )
+        self._leases = CardLeases(self.shell, self._startup.host, cards, problem)
+        self._leases.add_routes()
+        await self._leases.open()
+
+    def _directory(self) -> Directory:
+        ports = Ports(self.shell.port, self.shell.events_port, self.shell.health_port)
+        return Directory.parse(f"{self._environ.get(SERVICES_VARIABLE, '')},{services_text(self._startup, ports)}")
+
+    def _surroundings(self, directory: Directory) -> dict[str, str]:
+        """What children inherit: compiled bytecode is used (without it a start takes five times longer)."""
+        inherited = {key: value for key, value in self._environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+        if self._settings.simulate_cards:
+            inherited[SIMULATED_CARDS_VARIABLE] = str(cards_folder(self._home.root.parent, self._startup.host))
+        return {**inherited, SERVICES_VARIABLE: directory.render()}
+
+    def _follow_peers(self, directory: Directory) -> None:
+        settings = ClientSettings(breaker=NEVER_OPENS, retry=RetrySettings(attempts=1))
+        self._client = AsyncClient(directory, self.shell.clock, self.shell.rng, settings)
+        peers = Peers(self._client, self.shell.clock, self._feed, self.shell.lacks)
+        for host in self._startup.peers:
+            self.shell.spawn(peers.follow(host), f"following {host}")
+
+    def _feed(self, event: Event) -> None:
+        self._events.append(event)
+        self.shell.loop.call_soon(self._work_off)
+
+    def _work_off(self, instructions: Iterable[Instruction] = ()) -> None:
+        """Performs `instructions`, then looks at the events that wait, in the order in which they came."""
+        if self._processes is None:
+            return
+        self._perform(instructions, self._processes)
+        while self._events:
+            event = self._events.popleft()
+            try:
+                self._perform(self._desk.handle(event), self._processes)
+            except TandemError as error:
+                self.shell.log.error("%s was not worked off: %s", type(event).__name__, error.message, exc_info=error)
+        self._arm()
+        self._tell_soon()
+
+    def _perform(self, instructions: Iterable[Instruction], processes: Processes) -> None:
+        for instruction in instructions:
+            self._first_start.note(instruction, self._now())
+            match instruction:
+                case Launch(name, life):
+                    self._events.append(processes.launch(name, life))
+                case Probe(name, life):
+                    self.shell.spawn(self._probe(name, life), f"probing {name}")
+                case Terminate(name):
+                    processes.terminate(name)
+                case Kill(name):
+                    processes.kill(name)
+                case Changed(name, was, now):
+                    self._publish(name, was, now)
+                case OperationEnded():
+                    self._log_end(instruction)
+                case Finished():
+                    self._finished.set()
+
+    def _arm(self) -> None:
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+        due = self._desk.next_at()
+        if due is not None:
+            self._timer = self.shell.loop.call_later(max(due - self._now(), 0.0), self._tick)
+
+    def _tick(self) -> None:
+        self._feed(Tick(self._now()))
+
+    async def _probe(self, name: str, life: int) -> None:
+        standing = self._desk.standing(name, self._now())
+        if standing.launched is None:
+            return
+        try:
+            reason = await self._prober.ask(standing.entry.health, standing.launched)
+        except Exception as error:
+            self.shell.log.exception("probing %s failed", name)
+            reason = f"the probe failed: {error}"
+        self._feed(Probed(name, life, self._now(), not reason, reason))
+
+    def _publish(self, name: str, was: Phase, now: Phase) -> None:
+        standing = self._desk.standing(name, self._now())
+        self.shell.problems.pop(name, None)
+        if now == "crash-looping":
+            self.shell.problems[name] = f"{name} is crash-looping: {standing.last_exit}"
+            self.shell.log.error("%s", self.shell.problems[name], extra={"stderr_tail": list(standing.stderr_tail)})
+        else:
+            self.shell.log.info("%s went from %s to %s %s", name, was, now, standing.waiting_for or standing.last_exit)
+        self._judge_start()
+        process = next(self._shown([standing]))
+        self.shell.publisher.publish(api.PROCESS_CHANGED, name, api.ProcessChanged(process=process, was=was))
+
+    def _log_end(self, ended: OperationEnded) -> None:
+        outcome = "done" if ended.succeeded else f"not done: {ended.reason}"
+        self.shell.log.info("%s on %s is %s", ended.operation_id, ended.name, outcome)
+
+    def _judge_start(self) -> None:
+        if not self._start_over.done():
+            verdict = self._first_start.verdict(self._desk.standings(self._now()), self._now())
+            if verdict != "starting":
+                self._start_over.set_result(verdict)
+                self._tell()
+
+    def _tell_soon(self) -> None:
+        """Many changes at once are told as one."""
+        if self._telling is None:
+            self._telling = self.shell.loop.call_later(TELL_S, self._tell)
+
+    def _tell(self) -> None:
+        if self._telling is not None:
+            self._telling.cancel()
+            self._telling = None
+        verdict = self._start_over.result() if self._start_over.done() else "starting"
+        state: State = "stopping" if self._stop_asked else verdict
+        self._show(
+            Progress(host=self._startup.host, state=state, elapsed_s=self.elapsed_s(), processes=list(self._list()))
+        )
+
+    def _list(self) -> Iterator[api.Process]:
+        return self._shown(self._desk.standings(self._now()))
+
+    def _shown(self, standings: Iterable[Standing]) -> Iterator[api.Process]:
+        at, wall = self._now(), self.shell.clock.wall()
+        return (process_of(one, self._uses.of(one.entry.name), at, wall) for one in standings)
+
+    def _sample(self) -> None:
+        at = self._now()
+        running = {one.entry.name: one.launched.pid for one in self._desk.standings(at) if one.launched}
+        self._uses.sample(running, at)
+        self._cpu_pct = busy_pct()
+        self.shell.publisher.publish(api.VITALS_SAMPLED, self._startup.host, self._vitals())
+
+    def _vitals(self) -> api.Vitals:
+        return host_vitals(self._startup.host, self._home.root, self._cpu_pct)
+
+    def _log_file(self, name: str) -> Path | None:
+        try:
+            self._desk.standing(name, self._now())
+        except NotFound:
+            return self._home.log_file(OWN_LOG) if name == OWN_LOG else None
+        return self._home.log_file(name)
