@@ -91,7 +91,7 @@ sub register {
     alarm 5;
     shake_hands($peer, 'DEALER');
     my %where = (host => '127.0.0.1', port => $port, health_check_port => $health_port);
-    my %who = (agent_name => $name, pid => $pid, boot => $boot);
+    my %who = (agent_name => $name, pid => $pid, boot => $boot, location => $ENV{TANDEM_HOST} || '');
     my %what = (capabilities => ['count_words'], idempotent => ['count_words']);
     send_message($peer, $json->encode({action => 'register_agent', %who, %where, %what}));
     my $reply = $json->decode((take_message($peer))[-1]);

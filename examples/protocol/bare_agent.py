@@ -41,6 +41,7 @@ def register(port: int) -> str:
             "capabilities": ["count_words"],
             "idempotent": ["count_words"],
             "ttl_s": TTL_S,
+            "location": os.environ.get("TANDEM_HOST", ""),
             "boot": BOOT,
             "pid": os.getpid(),
         }

@@ -60,9 +60,9 @@ def test_a_request_is_dispatched_to_it_and_answered(program: str, fabric: Fabric
 @everyone
 def test_it_answers_the_basic_questions_at_both_of_its_ports(program: str, fabric: Fabric, command: Command) -> None:
     (health_port,) = free_ports(1)
-    told = {"TANDEM_AGENT_NAME": "renamed", "TANDEM_HEALTH_PORT": str(health_port)}
+    told = {"TANDEM_HOST": "pc2", "TANDEM_AGENT_NAME": "renamed", "TANDEM_HEALTH_PORT": str(health_port)}
     with fabric.agent(command(program), **told) as agent:
-        assert (agent["agent_name"], agent["health_check_port"]) == ("renamed", health_port)
+        assert (agent["agent_name"], agent["location"], agent["health_check_port"]) == ("renamed", "pc2", health_port)
         questions = [b"ping", b"health", b'{"action":"ping"}', b'{"action":"health_check"}']
         answers = [
             json.loads(fabric.say(question, port)) for question in questions for port in (agent["port"], health_port)
