@@ -21,12 +21,13 @@ from typing import Final
 
 import msgspec
 
-from common.config.loader import load_together, render
+from common.config.loader import load_together
 from common.config.schema import Restart, Startup
 from common.config.settings import SERVICES, SIMULATE_CARDS
 from common.config.units import Duration, format_seconds
 from common.supervisor.board import Board, Progress, open_board
 from common.supervisor.lifecycle import spell_code
+from common.supervisor.listing import refused
 from common.supervisor.policy import backoff_s
 from common.supervisor.whereabouts import services_text
 
@@ -41,7 +42,7 @@ def start(files: Sequence[Path], *, keep_going: bool = False) -> int:
     begun_at = time.monotonic()
     startups, problems = load_together(files)
     if problems:
-        print(f"{render(problems)}\nnothing was started: {len(problems)} to mend", file=sys.stderr)
+        print(refused(problems), file=sys.stderr)
         return 1
     if shutil.which("setpriv") is None:
         print("nothing was started: setpriv not found (Debian package util-linux)", file=sys.stderr)
@@ -81,7 +82,7 @@ class _Door:
         row = 0
         while not self._stopping.is_set():
             started_at = time.monotonic()
-            code = await host.live(self._heard, self._board.say)
+            code = await host.live(self._heard)
             if self._stopping.is_set():
                 break
             if code > 0 and not host.was_ready:
@@ -115,12 +116,12 @@ class _Host:
         self._keep_going = keep_going
         self._process: Process | None = None
 
-    async def live(self, heard: Callable[[Progress], None], say: Callable[[str], None]) -> int:
+    async def live(self, heard: Callable[[Progress], None]) -> int:
         """One life, to its end; the exit code, negative for a signal."""
         process = self._process = await self._spawn()
         assert process.stdout is not None
         assert process.stderr is not None
-        await asyncio.gather(self._follow(process.stdout, heard), _repeat(process.stderr, say))
+        await asyncio.gather(self._follow(process.stdout, heard), _repeat(process.stderr))
         code = await process.wait()
         self._process = None
         return code
@@ -161,9 +162,10 @@ class _Host:
                 heard(progress)
 
 
-async def _repeat(lines: asyncio.StreamReader, say: Callable[[str], None]) -> None:
+async def _repeat(lines: asyncio.StreamReader) -> None:
+    """Above the table, where there is one: it takes standard error in."""
     async for line in lines:
-        say(line.decode(errors="replace").rstrip())
+        print(line.decode(errors="replace").rstrip(), file=sys.stderr, flush=True)
 
 
 async def _unless(event: asyncio.Event, seconds: float) -> None:

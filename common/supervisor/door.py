@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from common.config.loader import load, render
+from common.config.loader import load
 from common.config.schema import Startup
 from common.config.settings import Settings
 from common.config.units import format_seconds
@@ -26,7 +26,7 @@ from common.service.loop import on_stop_signal, run
 from common.supervisor.board import Board, open_board
 from common.supervisor.home import HostHome
 from common.supervisor.launching import missing_wrappers
-from common.supervisor.listing import told
+from common.supervisor.listing import refused, told
 from common.supervisor.logs import LogWriter
 from common.supervisor.service import OWN_LOG, Supervisor
 from common.telemetry.logs import configure
@@ -45,7 +45,7 @@ def main(default_config: Path, arguments: Sequence[str]) -> int:
         return _refuse(error.message)
     startup = load(options.config)
     if isinstance(startup, list):
-        return _refuse(f"{render(startup)}\nnothing was started: {_counted(len(startup))} to mend")
+        return _refuse(refused(startup))
     if missing := missing_wrappers(startup):
         return _refuse(f"nothing was started: {', '.join(missing)} not found (Debian package util-linux)")
     home = HostHome(settings.home, startup.host)
@@ -101,10 +101,6 @@ def _options(default_config: Path, arguments: Sequence[str]) -> argparse.Namespa
 def _refuse(text: str) -> int:
     print(text, file=sys.stderr, flush=True)
     return 1
-
-
-def _counted(number: int) -> str:
-    return f"{number} problem{'s' if number > 1 else ''}"
 
 
 class _LogStream(io.StringIO):

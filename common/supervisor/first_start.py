@@ -1,8 +1,9 @@
 """Whether a host's first start is over, and what failed of it; hears what happens to each process and asks nobody.
 
-Every enabled process is to be ready once. One has failed that ended for good before, or was not ready within `ready_within_s`
-of its first launch, restarts included. The start is over when all were ready, or when something failed and nothing that
-was launched can become ready any more: what still waits then waits for what failed, or for another host.
+Every enabled process is to be ready, or to have stopped after it was. One has failed that ended for good before, is
+crash-looping, or was not ready within `ready_within_s` of its first launch, restarts included. The start is over when nothing
+is missing, or when something failed and nothing that was launched can become ready any more: what still waits then waits for
+what failed, or for another host.
 """
 
 from __future__ import annotations
@@ -41,8 +42,11 @@ class FirstStart:
         return "failed" if failed and not trying else "starting"
 
     def missing(self, standings: Sequence[Standing]) -> list[Standing]:
-        """The enabled processes that were not ready yet."""
-        return [one for one in standings if one.entry.enabled and one.entry.name not in self._was_ready]
+        """The enabled processes that are not ready, jobs that were and have ended aside."""
+        return [one for one in standings if one.entry.enabled and one.phase != "ready" and not self._was_job(one)]
+
+    def _was_job(self, one: Standing) -> bool:
+        return one.phase == "stopped" and one.entry.name in self._was_ready
 
     def _failed(self, one: Standing, at: float) -> bool:
         if one.phase == "crash-looping" or (one.phase == "stopped" and one.life):

@@ -1,10 +1,12 @@
-"""A process as lists and events show it: the desk's standing in the wire's words, with what it uses; decides nothing."""
+"""A process as lists and events show it, and what a start says that failed; puts the desk's words together, decides nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from common.api.supervisor import Process
+from common.config.document import Problem
+from common.config.loader import render
 from common.config.units import format_seconds
 from common.supervisor.desk import Standing
 from common.supervisor.vitals import Use
@@ -43,3 +45,8 @@ def told(host: str, missing: Iterable[Standing], ready_within_s: float) -> str:
         lines.append(f"{host}/{one.entry.name} did not become ready: {state} {why or 'its turn'}".rstrip())
         lines += [f"    | {line}" for line in one.stderr_tail]
     return "\n".join([f"{host}: the start failed after {format_seconds(ready_within_s)}", *lines])
+
+
+def refused(problems: Sequence[Problem]) -> str:
+    """What a start says that wrong startup files prevented: every problem, and that nothing was started."""
+    return f"{render(problems)}\nnothing was started: {len(problems)} problem{'s' if len(problems) > 1 else ''} to mend"

@@ -243,6 +243,7 @@ class Supervisor:
                 case OperationEnded():
                     self._log_end(instruction)
                 case Finished():
+                    self._tell()
                     self._finished.set()
 
     def _arm(self) -> None:

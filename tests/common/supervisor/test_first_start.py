@@ -19,14 +19,21 @@ def names(standings: Sequence[Standing]) -> list[str]:
     return [one.entry.name for one in standings]
 
 
-def test_it_is_ready_when_every_enabled_process_was_ready_once() -> None:
+def test_it_is_ready_when_every_enabled_process_is() -> None:
     start = FirstStart()
     processes = [standing("a", "starting"), standing("b", "stopped", life=0, enabled=False)]
     assert start.verdict(processes, 1.0) == "starting"
     start.note(Changed("a", "starting", "draining"), 1.0)
     assert names(start.missing(processes)) == ["a"]
-    start.note(Changed("a", "starting", "ready"), 2.0)
-    assert start.verdict([standing("a", "stopped")], 3.0) == "ready", "a job may be ready, do its work and end"
+    assert start.verdict([standing("a", "ready"), processes[1]], 2.0) == "ready"
+
+
+def test_a_job_that_was_ready_and_has_ended_is_not_missed() -> None:
+    start = FirstStart()
+    assert start.verdict([standing("job", "stopped")], 1.0) == "failed"
+    start.note(Changed("job", "starting", "ready"), 2.0)
+    assert start.verdict([standing("job", "stopped")], 3.0) == "ready"
+    assert start.verdict([standing("job", "crash-looping")], 3.0) == "failed"
 
 
 def test_it_has_failed_once_nothing_that_was_launched_can_become_ready() -> None:
