@@ -34,6 +34,11 @@ def blocks(language: str) -> list[Block]:
     ]
 
 
+def having(text: str) -> list[Block]:
+    """Every shell block that holds these words."""
+    return [block for block in blocks("sh") if text in block.text]
+
+
 def section(document: Path, heading: str) -> str:
     """What stands under a heading, up to the next one of any level."""
     text = document.read_text()
