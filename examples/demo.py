@@ -189,7 +189,7 @@ async def demo(home: str) -> int:
     os.chdir(ROOT)
     tally = Tally()
     tally.step("starting both hosts on this machine, with simulated cards")
-    start = [*TANDEM, "start", "--main", str(HERE / "startup_main.yaml"), "--pc2", str(HERE / "startup_pc2.yaml")]
+    start = [*TANDEM, "start", str(HERE / "startup_main.yaml"), str(HERE / "startup_pc2.yaml")]
     fabric = await asyncio.create_subprocess_exec(*start)
     try:
         async with open_async_client() as client:

@@ -152,7 +152,7 @@ class Fabric:
 
     def start(self, within_s: float = 60.0) -> None:
         """Start both hosts and wait until everything is ready."""
-        files = ["--main", str(self.startup_file("mainpc")), "--pc2", str(self.startup_file("pc2"))]
+        files = [str(self.startup_file("mainpc")), str(self.startup_file("pc2"))]
         with (self.folder / "door.log").open("ab") as log:
             self.door = subprocess.Popen(
                 [sys.executable, "-m", "tandem", "start", *files],
