@@ -94,7 +94,7 @@ def ended(words: list[str]) -> int:
         return _misused(error, words)
     except (KeyboardInterrupt, click.Abort):
         return Exit.INTERRUPTED
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit):  # click leaves so when a pipe is broken, and only then
         return _nobody_reads()
     except Exception as error:
         return _failed(error, words)
@@ -144,5 +144,6 @@ def _say_error(told: dict[str, Any]) -> None:
 
 def _nobody_reads() -> int:
     """Stdout's reader went away: end as SIGPIPE would have it, without a word."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115  open to the end
+    os.dup2(sys.stdout.fileno(), 1)
     return 128 + 13

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 
 import click
@@ -12,11 +11,12 @@ DEFAULTS = (Path("config/startup_main.yaml"), Path("config/startup_pc2.yaml"))
 
 @click.command()
 @click.argument("files", metavar="[CONFIG]...", nargs=-1, type=click.Path(path_type=Path))
-def command(files: tuple[Path, ...]) -> int:
+@click.option("--keep-going", is_flag=True, help="Go on where a process does not get ready, rather than end.")
+def command(files: tuple[Path, ...], keep_going: bool) -> int:
     """Run both hosts on this machine in the foreground; cards are simulated where there are none.
 
     CONFIG defaults to config/startup_main.yaml and config/startup_pc2.yaml.
     """
-    starting = importlib.import_module("tandem.starting")
-    code: int = starting.start(files or DEFAULTS)
-    return code
+    from tandem.starting import start
+
+    return start(files or DEFAULTS, keep_going=keep_going)

@@ -1,0 +1,374 @@
+"""A small fabric for the command line's tests: the real shell and the catalog's verbs over tables held in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from common.api import basic, core_orchestrator, leases, resource_manager, supervisor
+from common.api.words import Cursor, Empty
+from common.client.directory import SERVICES_VARIABLE
+from common.errors import Cancelled, NoCapacity, NotFound, StaleFence, TandemError, TooLarge, Unavailable
+from common.gpu.process_identity import watch_exit
+from common.gpu.simulated import card_uuid, cards_folder, ensure_cards
+from common.service.call import Call
+from common.service.shell import Shell, ShellSettings
+
+GIB = 2**30
+AT = "2026-01-02T03:04:05.000Z"
+AS_OF = Cursor(epoch=1, seq=1)
+TOTALS = {"mainpc": 24 * GIB, "pc2": 12 * GIB}
+
+
+def process(name: str, **changes: Any) -> supervisor.Process:
+    """A ready agent's process."""
+    plain = supervisor.Process(
+        name=name,
+        kind="agent",
+        phase="ready",
+        waiting_for="",
+        pid=os.getpid(),
+        start_time=1,
+        restarts=0,
+        uptime_s=5.0,
+        rss_bytes=1,
+        cpu_pct=0.0,
+        port=0,
+        health_check_port=0,
+        capabilities=["echo"],
+        last_exit="",
+        stderr_tail=[],
+        since=AT,
+    )
+    return msgspec.structs.replace(plain, **changes)
+
+
+def agent(name: str, **changes: Any) -> core_orchestrator.Agent:
+    """A registered agent that is alive."""
+    plain = core_orchestrator.Agent(
+        agent_name=name,
+        host="127.0.0.1",
+        port=5001,
+        health_check_port=0,
+        events_port=0,
+        capabilities=["echo"],
+        verbs={},
+        idempotent=[],
+        metadata={},
+        liveness="alive",
+        dress="plain",
+        location="mainpc",
+        boot="boot-1",
+        pid=1,
+        ttl_s=10.0,
+        heard_s=3.2,
+        in_flight=0,
+        registered_at=AT,
+    )
+    return msgspec.structs.replace(plain, **changes)
+
+
+@dataclass
+class Fabric:
+    """The tables behind the fakes, for a test to change and to look at."""
+
+    home: str
+    shells: dict[str, Shell] = field(default_factory=dict)
+    leases: dict[str, leases.Lease] = field(default_factory=dict)
+    asked: list[leases.AcquireLease] = field(default_factory=list)
+    measured: dict[str, int] = field(default_factory=dict)
+    processes: dict[str, list[supervisor.Process]] = field(default_factory=dict)
+    agents: list[core_orchestrator.Agent] = field(default_factory=list)
+    facts: dict[str, dict[str, core_orchestrator.Field]] = field(default_factory=dict)
+    receipts: list[leases.Receipt] = field(default_factory=list)
+    breakers: list[basic.BreakerStats] = field(default_factory=list)
+    log: str = ""
+    operations: list[tuple[str, str, str]] = field(default_factory=list)
+    withdrawn: int = 0
+    renewals: int = 0
+    refusal: TandemError | None = None
+    freed: asyncio.Event = field(default_factory=asyncio.Event)
+    simulated: bool = True
+    hidden: bool = False
+    log_is_away: bool = False
+
+    def environ(self) -> dict[str, str]:
+        """The environment in which the command finds this fabric."""
+        places = {name: shell.port for name, shell in self.shells.items()}
+        text = ",".join(f"{name}={port}@127.0.0.1" for name, port in places.items())
+        return {SERVICES_VARIABLE: text, "TANDEM_HOME": self.home, "TANDEM_HOST": "mainpc"}
+
+    async def stop(self, name: str) -> None:
+        """Take one service away; its place stays known."""
+        port = self.shells[name].port
+        await self.shells[name].close(drain_s=0)
+        self.shells[name].port = port
+
+    def free(self, host: str) -> int:
+        """The bytes of the host's card that nobody leases."""
+        return TOTALS[host] - sum(lease.bytes for lease in self.leases.values() if lease.host == host)
+
+    def end(self, lease_id: str) -> None:
+        """A lease is over."""
+        self.leases.pop(lease_id, None)
+        self.freed.set()
+        self.freed = asyncio.Event()
+
+    # the lease verbs
+
+    async def acquire(self, asked: leases.AcquireLease, call: Call, own: str = "") -> leases.LeaseGranted:
+        self.asked.append(asked)
+        if self.refusal is not None:
+            raise self.refusal
+        hosts = [own or asked.host] if own or asked.host else list(TOTALS)
+        if all(asked.bytes > TOTALS[host] for host in hosts):
+            raise TooLarge(f"{asked.model} fits no card", need_bytes=asked.bytes)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        while True:
+            host = next((host for host in hosts if self.free(host) >= asked.bytes), "")
+            if host:
+                return self.grant(asked, host)
+            most = max(map(self.free, hosts))
+            waited = loop.time() - began
+            if waited >= asked.wait_s:
+                raise NoCapacity(
+                    f"every card is full on {hosts[0]}:0", need_bytes=asked.bytes, free_bytes=most, retry_after_ms=1000
+                )
+            call.part(
+                leases.LeaseProgress(
+                    position=1, need_bytes=asked.bytes, free_bytes=most, waited_s=waited, reason="full on mainpc:0"
+                )
+            )
+            try:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self.freed.wait(), asked.wait_s - waited)
+            except (asyncio.CancelledError, Cancelled):
+                self.withdrawn += 1
+                raise
+
+    def grant(self, asked: leases.AcquireLease, host: str) -> leases.LeaseGranted:
+        number = len(self.asked)
+        lease_id = f"lease-{number}"
+        owner = asked.owner or leases.Owner()
+        self.leases[lease_id] = leases.Lease(
+            lease_id=lease_id,
+            model=asked.model,
+            bytes=asked.bytes,
+            measured_bytes=0,
+            verified=True,
+            priority=asked.priority,
+            host=host,
+            card=0,
+            card_uuid=card_uuid(host, 0),
+            fencing_token=number,
+            owner=owner,
+            identity=f"local@{host}",
+            ttl_s=asked.ttl_s,
+            expires_in_s=asked.ttl_s,
+            granted_at=AT,
+        )
+        if owner.pid:
+            watch_exit(owner.pid, owner.start_time, asyncio.get_running_loop(), lambda: self.end(lease_id))
+        return leases.LeaseGranted(
+            lease_id=lease_id,
+            host=host,
+            card=0,
+            card_uuid=card_uuid(host, 0),
+            fencing_token=number,
+            expires_in_s=asked.ttl_s,
+            bytes=asked.bytes,
+        )
+
+    def held(self, lease_id: str, token: int) -> leases.Lease:
+        lease = self.leases.get(lease_id)
+        if lease is None:
+            raise NotFound(f"no lease {lease_id}")
+        if lease.fencing_token != token:
+            raise StaleFence(f"{lease_id} was granted anew")
+        return lease
+
+    def renew(self, asked: leases.RenewLease, call: Call) -> leases.LeaseRenewed:
+        self.renewals += 1
+        return leases.LeaseRenewed(expires_in_s=self.held(asked.lease_id, asked.fencing_token).ttl_s)
+
+    def release(self, asked: leases.ReleaseLease, call: Call) -> Empty:
+        self.held(asked.lease_id, asked.fencing_token)
+        self.end(asked.lease_id)
+        return Empty()
+
+    def list(self, asked: leases.ListLeases, call: Call) -> leases.Leases:
+        found = [
+            msgspec.structs.replace(lease, measured_bytes=self.measured.get(lease.model, 0), verified=not self.hidden)
+            for lease in self.leases.values()
+            if asked.host in ("", lease.host)
+        ]
+        return leases.Leases(leases=found, as_of=AS_OF)
+
+    def gpus(self, asked: leases.GetGpus, own: str = "") -> leases.Gpus:
+        hosts = [host for host in TOTALS if host in ((own,) if own else (asked.host or host,))]
+        return leases.Gpus(cards=[self.card(host) for host in hosts])
+
+    def card(self, host: str) -> leases.Card:
+        free = self.free(host)
+        strangers = [leases.Stranger(pid=7, name="game\x1b[31m", bytes=GIB)] if host == "pc2" else []
+        return leases.Card(
+            host=host,
+            card=0,
+            card_uuid=card_uuid(host, 0),
+            name="a card",
+            total_bytes=TOTALS[host],
+            free_bytes=free,
+            leased_bytes=TOTALS[host] - free,
+            used_bytes=0,
+            grantable_bytes=free,
+            simulated=self.simulated,
+            strangers=strangers,
+        )
+
+    def plan(self, asked: leases.PlanLease, own: str = "") -> leases.LeasePlan:
+        hosts = [own] if own else [asked.host] if asked.host else list(TOTALS)
+        fit = [host for host in hosts if self.free(host) >= asked.bytes]
+        ever = any(TOTALS[host] >= asked.bytes for host in hosts)
+        return leases.LeasePlan(
+            outcome="grant" if fit else "wait" if ever else "never",
+            host=fit[0] if fit else "",
+            card_uuid=card_uuid(fit[0], 0) if fit else "",
+            need_bytes=asked.bytes,
+            free_bytes=max(map(self.free, hosts)),
+            reason="it fits" if fit else "it does not fit",
+            cards=[verdict(host, host in fit, self.free(host)) for host in hosts],
+        )
+
+    def explain(self, asked: leases.Explain, call: Call) -> leases.Explanation:
+        found = [each for each in self.receipts if asked.subject in (each.lease_id, each.model)]
+        return leases.Explanation(receipts=found[: asked.limit])
+
+    def operate(self, host: str, word: str, name: str) -> supervisor.Operation:
+        self.operations.append((host, word, name))
+        return supervisor.Operation(operation_id=f"op-{len(self.operations)}", phase="starting")
+
+    def read_log(self, asked: supervisor.ReadLog, call: Call) -> supervisor.LogText:
+        if self.log_is_away:
+            raise Unavailable("gone")
+        start = max(0, len(self.log) + asked.offset) if asked.offset < 0 else asked.offset
+        rotated = start > len(self.log)
+        start = 0 if rotated else start
+        text = self.log[start : start + asked.limit]
+        return supervisor.LogText(text=text, next_offset=start + len(text), rotated=rotated)
+
+
+def verdict(host: str, fits: bool, free: int) -> leases.CardVerdict:
+    """A card's word on a request."""
+    return leases.CardVerdict(
+        host=host,
+        card=0,
+        card_uuid=card_uuid(host, 0),
+        feasible=fits,
+        grantable_bytes=free,
+        reason="" if fits else "too little is free",
+    )
+
+
+def receipt(lease_id: str, model: str, **changes: Any) -> leases.Receipt:
+    """A receipt of a grant."""
+    plain = leases.Receipt(
+        at=AT,
+        lease_id=lease_id,
+        model=model,
+        decision="granted",
+        need_bytes=GIB,
+        free_bytes=2 * GIB,
+        host="mainpc",
+        card_uuid=card_uuid("mainpc", 0),
+        reason="the tightest fit",
+        cards=[verdict("mainpc", True, 2 * GIB)],
+    )
+    return msgspec.structs.replace(plain, **changes)
+
+
+def _serve_leases(shell: Shell, fabric: Fabric, own: str = "") -> None:
+    async def acquire(asked: leases.AcquireLease, call: Call) -> leases.LeaseGranted:
+        return await fabric.acquire(asked, call, own)
+
+    shell.handle(leases.ACQUIRE_LEASE, acquire)
+    shell.handle(leases.RENEW_LEASE, fabric.renew)
+    shell.handle(leases.RELEASE_LEASE, fabric.release)
+    shell.handle(leases.LIST_LEASES, lambda asked, call: fabric.list(leases.ListLeases(host=own or asked.host), call))
+    shell.handle(leases.GET_GPUS, lambda asked, _call: fabric.gpus(asked, own))
+    shell.handle(leases.PLAN, lambda asked, _call: fabric.plan(asked, own))
+    shell.handle(leases.EXPLAIN, fabric.explain)
+
+
+def _serve_host(shell: Shell, fabric: Fabric, host: str) -> None:
+    _serve_leases(shell, fabric, host)
+    shell.handle(
+        supervisor.LIST_PROCESSES,
+        lambda _asked, _call: supervisor.Processes(host=host, processes=fabric.processes.get(host, []), as_of=AS_OF),
+    )
+    shell.handle(supervisor.GET_VITALS, lambda _asked, _call: vitals(host))
+    shell.handle(supervisor.READ_LOG, fabric.read_log)
+    shell.handle(supervisor.START_AGENT, lambda asked, _call: fabric.operate(host, "start", asked.agent_name))
+    shell.handle(supervisor.STOP_AGENT, lambda asked, _call: fabric.operate(host, "stop", asked.agent_name))
+    shell.handle(supervisor.RESTART_AGENT, lambda asked, _call: fabric.operate(host, "restart", asked.agent_name))
+
+
+def vitals(host: str) -> supervisor.Vitals:
+    """A quiet host's vitals."""
+    return supervisor.Vitals(
+        host=host,
+        cpu_pct=1.0,
+        load_1m=0.5,
+        cores=8,
+        memory_total_bytes=32 * GIB,
+        memory_used_bytes=8 * GIB,
+        swap_used_bytes=0,
+        disk_total_bytes=100 * GIB,
+        disk_free_bytes=50 * GIB,
+        uptime_s=100.0,
+        processes=10,
+    )
+
+
+def _serve_core(shell: Shell, fabric: Fabric) -> None:
+    shell.handle(
+        core_orchestrator.LIST_AGENTS,
+        lambda _asked, _call: core_orchestrator.Agents(agents=fabric.agents, as_of=AS_OF),
+    )
+    shell.handle(core_orchestrator.GET_TWIN, lambda _asked, _call: core_orchestrator.Twin(parts=fabric.facts))
+    shell.breakers = lambda: fabric.breakers
+
+
+@asynccontextmanager
+async def small_fabric(home: str) -> AsyncIterator[Fabric]:
+    """CoreOrchestrator, ResourceManager and two supervisors on ports of the system's choosing."""
+    fabric = Fabric(home)
+    fabric.processes["mainpc"] = [process("whisper"), process("core_orchestrator", kind="service")]
+    fabric.agents = [agent("whisper")]
+    places = {
+        core_orchestrator.SERVICE: "mainpc",
+        resource_manager.SERVICE: "pc2",
+        "Supervisor/mainpc": "mainpc",
+        "Supervisor/pc2": "pc2",
+    }
+    async with AsyncExitStack() as stack:
+        for name, host in places.items():
+            shell = fabric.shells[name] = Shell(ShellSettings(service=name, host=host, port=0))
+            if name.startswith("Supervisor/"):
+                _serve_host(shell, fabric, host)
+                ensure_cards(cards_folder(Path(home), host), host, (TOTALS[host],))
+            elif name == core_orchestrator.SERVICE:
+                _serve_core(shell, fabric)
+            else:
+                _serve_leases(shell, fabric)
+            await shell.open()
+            stack.push_async_callback(shell.close, 0)
+        yield fabric
