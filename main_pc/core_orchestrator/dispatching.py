@@ -72,18 +72,18 @@ class Dispatching:
         await self._shell.journal.committed()
         if asked.wait:
             await self._staying.until_ended(submitted.request_id, call, asked.wait_s)
-        return self._book.status(submitted.request_id)
+        return self._status(submitted.request_id)
 
     def get(self, asked: RequestId, _call: Call) -> RequestStatus:
         """get_request."""
-        return self._book.status(asked.request_id)
+        return self._status(asked.request_id)
 
     def cancel(self, asked: RequestId, _call: Call) -> RequestStatus:
         """cancel_request."""
         self._turns.begin()
         self._take(self._requests.cancel(asked.request_id, self._turns.at()))
         self.dispatch()
-        return self._book.status(asked.request_id)
+        return self._status(asked.request_id)
 
     # what happens meanwhile
 
@@ -149,6 +149,10 @@ class Dispatching:
         return len(self._calling.open)
 
     # inside
+
+    def _status(self, request_id: str) -> RequestStatus:
+        self._turns.look()
+        return self._book.status(request_id)
 
     def _offers(self, capability: str) -> Offer:
         entries = self._registry.offering(capability)

@@ -68,7 +68,7 @@ class CoreOrchestrator:
         self._routes = Routes(_addresses(directory))
         self._client = open_async_client(CLIENT, directory)
         self._twin = TwinView()
-        self._turns = Turns(shell, self._twin)
+        self._turns = Turns(shell, self._twin, self._load)
         self._book = RequestBook(limits.requests)
         self._registry = Registry(limits.registry, self._book.in_flight)
         self._watching = Watching(shell, self._turns, self._twin, self._client, directory, self._process_told)
@@ -76,7 +76,6 @@ class CoreOrchestrator:
             shell, self._turns, self._book, self._registry, self._client, self._routes, self._watching.expects
         )
         self._must_remind = False
-        shell.journal.rebuild = self._load
         shell.breakers = self._client.breakers
         self._add_routes()
         self._show_metrics()
@@ -84,7 +83,7 @@ class CoreOrchestrator:
     async def open(self) -> None:
         """Load what was known and serve; StorageUnavailable, Conflict when a port is taken."""
         try:
-            self._load()
+            self._turns.rebuild()
             await self.shell.open(ready=False)
         except TandemError:
             await self._client.close()
