@@ -77,9 +77,12 @@ class CardLeases:
         """Sends the waiting away, watches nothing more and lets go of the cards; the leases stay."""
         self._closed = True
         for seat in self._line:
-            seat.end(Unavailable(f"{self._host}'s supervisor is shutting down", retry_after_ms=500))
+            seat.end(self._closing())
         self._writer.close()
         await self._cards.close()
+
+    def _closing(self) -> Unavailable:
+        return Unavailable(f"{self._host}'s supervisor is shutting down", retry_after_ms=500)
 
     async def _acquire(self, asked: AcquireLease, call: Call) -> LeaseGranted:
         lease_id = new_id("lease", self._shell.rng)
@@ -132,6 +135,8 @@ class CardLeases:
     async def _grant(self, asked: AdmitLease, call: Call, wait_s: float) -> LeaseGranted:
         """The lease; one that does not fit now waits in the line, or is refused where there is no time to."""
         await self._settled(asked)
+        if self._closed:
+            raise self._closing()
         self._writer.make_sound()
         if self._serving_soon:
             self._serve()  # whoever waits goes before a newcomer
@@ -161,7 +166,7 @@ class CardLeases:
                 self._serve_soon()
 
     async def _settled(self, asked: AdmitLease) -> None:
-        """Waits, at most SETTLE_S, where only bytes that no look has seen free would do."""
+        """Waits, at most SETTLE_S, where the request depends on bytes that no look has seen free yet."""
         end = self._now() + SETTLE_S
         while self._needs_settling(asked) and (left_s := end - self._now()) > 0:
             self._cards.look_soon()
@@ -170,9 +175,9 @@ class CardLeases:
     def _needs_settling(self, asked: AdmitLease) -> bool:
         if not self._writer.settling:
             return False
-        cards, wish = self._writer.table.candidates(self._now()), wish_of(asked)
-        sure = placement.pick(wish, self._writer.settling.sure(cards))
-        return sure is None and placement.pick(wish, cards) is not None
+        cards, wish, settling = self._writer.table.candidates(self._now()), wish_of(asked), self._writer.settling
+        sure = placement.pick(wish, settling.sure(cards))
+        return sure is None and placement.pick(wish, settling.hoped(cards)) is not None
 
     async def _wait(self, asked: AdmitLease, call: Call, now: float, wait_s: float) -> LeaseGranted:
         seat = self._line.sit(asked, call, now, now + wait_s)

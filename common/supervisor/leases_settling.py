@@ -40,10 +40,12 @@ class Settling:
 
     def sure(self, cards: Sequence[Candidate]) -> list[Candidate]:
         """The cards with only what is surely free."""
-        unsettled = {card.uuid: self._unsettled(card.uuid) for card in cards}
+        return [_with(card, max(0, card.grantable_bytes - self._unsettled(card.uuid))) for card in cards]
+
+    def hoped(self, cards: Sequence[Candidate]) -> list[Candidate]:
+        """The cards with the most that the next look may show to be free."""
         return [
-            msgspec.structs.replace(card, grantable_bytes=max(0, card.grantable_bytes - unsettled[card.uuid]))
-            for card in cards
+            _with(card, min(card.capacity_bytes, card.grantable_bytes + self._unsettled(card.uuid))) for card in cards
         ]
 
     def unsure(self, cards: Iterable[Candidate], need_bytes: int) -> frozenset[str]:
@@ -56,3 +58,7 @@ class Settling:
 
     def _unsettled(self, card_uuid: str) -> int:
         return sum(end.bytes for end in self._ended if end.card_uuid == card_uuid)
+
+
+def _with(card: Candidate, grantable_bytes: int) -> Candidate:
+    return msgspec.structs.replace(card, grantable_bytes=grantable_bytes)

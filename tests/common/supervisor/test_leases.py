@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from common.api import leases
+from common.client.aio import Event
+from common.errors import NoCapacity, StaleFence
+from common.gpu.simulated import GIB, use_bytes
+from common.vram.fencing import parse
+from tests.common.service.lab import raises, until
+from tests.common.supervisor.leases_lab import SUPERVISOR, Host, asking, card_folder, host, owner, program, two_cards
+
+
+@pytest.fixture
+async def mainpc(tmp_path: Path) -> AsyncIterator[Host]:
+    async with host(two_cards(tmp_path)) as made:
+        yield made
+
+
+async def test_a_bare_peer_gets_a_lease_on_the_tightest_card_and_gives_it_back(mainpc: Host) -> None:
+    granted = await mainpc.granted(10, priority=70, ttl_s=30)
+    card = await mainpc.card(1)
+    assert (granted["host"], granted["card"], granted["card_uuid"]) == ("mainpc", 1, card["card_uuid"])
+    assert (granted["expires_in_s"], granted["bytes"], card["leased_bytes"]) == (30.0, 10 * GIB, 10 * GIB)
+    assert parse(granted["fencing_token"]) == (1, 1)
+    (lease,) = (await mainpc.ask("list_leases"))["leases"]
+    assert (lease["lease_id"], lease["model"], lease["priority"]) == (granted["lease_id"], "whisper", 70)
+    assert (lease["identity"], lease["measured_bytes"]) == ("local@mainpc", 0)
+    assert (await mainpc.release(granted))["status"] == "success"
+    assert await mainpc.held() == []
+    assert (await mainpc.card(1))["leased_bytes"] == 0
+
+
+async def test_the_client_gets_typed_answers_to_every_verb(mainpc: Host) -> None:
+    call = mainpc.client.call
+    granted = await call(SUPERVISOR, leases.ACQUIRE_LEASE, asking(2))
+    held = leases.RenewLease(lease_id=granted.lease_id, fencing_token=granted.fencing_token)
+    assert (await call(SUPERVISOR, leases.RENEW_LEASE, held)).expires_in_s == 60.0
+    assert [lease.bytes for lease in (await call(SUPERVISOR, leases.LIST_LEASES, leases.ListLeases())).leases] == [
+        2 * GIB
+    ]
+    gpus = await call(SUPERVISOR, leases.GET_GPUS, leases.GetGpus())
+    assert [(card.total_bytes, card.simulated) for card in gpus.cards] == [(24 * GIB, True), (12 * GIB, True)]
+    plan = await call(SUPERVISOR, leases.PLAN, leases.PlanLease(model="llm", bytes=11 * GIB))
+    assert (plan.outcome, plan.card_uuid) == ("grant", gpus.cards[0].card_uuid)
+    explained = await call(SUPERVISOR, leases.EXPLAIN, leases.Explain(subject=granted.lease_id))
+    assert [receipt.decision for receipt in explained.receipts] == ["renewed", "granted"]
+    release = leases.ReleaseLease(lease_id=granted.lease_id, fencing_token=granted.fencing_token)
+    await call(SUPERVISOR, leases.RELEASE_LEASE, release)
+    assert (await call(SUPERVISOR, leases.LIST_LEASES, leases.ListLeases())).leases == []
+
+
+async def test_a_refusal_says_need_free_place_and_every_cards_reason(mainpc: Host) -> None:
+    await mainpc.granted(20)
+    refused = await mainpc.acquire(13, idempotency_key="k")
+    assert raises(NoCapacity, refused)
+    assert refused["error"] == "whisper needs 13.0 GiB; 3.8 GiB free on mainpc:0"
+    assert (refused["retryable"], refused["retry_after_ms"]) == (True, 1000)
+    details = refused["details"]
+    assert (details["need_bytes"], details["position"]) == (13 * GIB, 1)
+    assert details["free_bytes"] < 4 * GIB
+    assert [card["reason"] for card in details["cards"]] == [
+        "3.8 GiB free, 13.0 GiB needed",
+        "gives 11.8 GiB at most, 13.0 GiB needed",
+    ]
+    assert await mainpc.decisions("k") == ["refused"]
+    assert (await mainpc.acquire(30))["code"] == "too_large"
+    assert (await mainpc.acquire(1, host="pc2"))["code"] == "not_found"
+
+
+async def test_a_stale_token_is_refused(mainpc: Host) -> None:
+    granted = await mainpc.granted(10)
+    stale = granted | {"fencing_token": granted["fencing_token"] - 1}
+    assert raises(StaleFence, await mainpc.release(stale))
+    renewal = {"lease_id": granted["lease_id"], "fencing_token": granted["fencing_token"] + 1}
+    assert raises(StaleFence, await mainpc.ask("renew_lease", **renewal))
+    await mainpc.release(granted)
+    assert (await mainpc.release(granted))["status"] == "success"
+    assert raises(StaleFence, await mainpc.ask("renew_lease", **renewal))
+    assert (await mainpc.ask("release_lease", lease_id="lease-0", fencing_token=1))["code"] == "not_found"
+
+
+async def test_a_lease_whose_ttl_ran_out_ends_and_is_not_revived(mainpc: Host) -> None:
+    granted = await mainpc.granted(10, ttl_s=0.0)
+    held = {"lease_id": granted["lease_id"], "fencing_token": granted["fencing_token"]}
+    assert raises(StaleFence, await mainpc.ask("renew_lease", **held))
+    short = await mainpc.granted(10, ttl_s=0.05)
+    await until(lambda: mainpc.leases._writer.decided["expired"] == 2)
+    assert await mainpc.held() == []
+    assert await mainpc.decisions(short["lease_id"]) == ["granted", "expired"]
+
+
+async def test_the_planners_choice_is_admitted_once_under_its_id(mainpc: Host) -> None:
+    asked = {"lease_id": "lease-7", "model": "llm", "bytes": 2 * GIB, "identity": "alice", "wait_s": 60}
+    first = await mainpc.ask("admit_lease", **asked)
+    again = await mainpc.ask("admit_lease", **asked)
+    assert (first["lease_id"], first["fencing_token"]) == ("lease-7", again["fencing_token"])
+    assert await mainpc.held() == ["lease-7"]
+    other = await mainpc.ask("admit_lease", **(asked | {"bytes": 3 * GIB}))
+    assert other["code"] == "idempotency_mismatch"
+    refused = await mainpc.ask("admit_lease", **(asked | {"lease_id": "lease-8", "bytes": 23 * GIB, "model": "big"}))
+    assert refused["status"] == "success"
+    full = await mainpc.ask("admit_lease", **(asked | {"lease_id": "lease-9", "bytes": 23 * GIB, "model": "big"}))
+    assert raises(NoCapacity, full)
+
+
+async def test_an_idempotency_key_is_one_lease(mainpc: Host) -> None:
+    first = await mainpc.granted(2, idempotency_key="k")
+    assert (await mainpc.granted(2, idempotency_key="k"))["lease_id"] == first["lease_id"]
+    assert (await mainpc.acquire(3, idempotency_key="k"))["code"] == "idempotency_mismatch"
+
+
+async def test_a_killed_owners_bytes_come_back_at_once(mainpc: Host, tmp_path: Path) -> None:
+    with program() as process:
+        granted = await mainpc.granted(20, owner=owner(process))
+        use_bytes(card_folder(tmp_path), 20 * GIB, process)
+        (lease,) = (await mainpc.ask("list_leases"))["leases"]
+        assert (lease["owner"]["start_time"], lease["owner"]["host"]) == (process.start_time, "mainpc")
+        os.kill(process.pid, signal.SIGKILL)
+        await until(lambda: mainpc.leases._writer.decided["owner-died"] == 1)
+    assert await mainpc.decisions(granted["lease_id"]) == ["granted", "owner-died"]
+    await mainpc.granted(20)
+
+
+async def test_an_owner_that_does_not_run_here_is_refused(mainpc: Host) -> None:
+    with program() as process:
+        later = await mainpc.acquire(1, owner=owner(process) | {"start_time": process.start_time + 1})
+        elsewhere = await mainpc.granted(1, owner={"host": "pc2", "pid": process.pid})
+    assert later["code"] == "not_found"
+    assert f"(started at tick {process.start_time + 1}) does not run on mainpc" in later["error"]
+    gone = await mainpc.acquire(1, owner=owner(process))
+    assert gone["code"] == "not_found"
+    assert gone["error"] == f"process {process.pid} does not run on mainpc; a lease hangs on a living process"
+    assert await mainpc.held() == [elsewhere["lease_id"]]
+
+
+async def test_every_change_of_a_lease_is_an_event(mainpc: Host) -> None:
+    live = asyncio.Event()
+    topics = [leases.LEASE_CHANGED.name]
+
+    async def changes(n: int) -> list[tuple[str, str]]:
+        found: list[tuple[str, str]] = []
+        async for notice in mainpc.client.events(SUPERVISOR, topics, live=live.set):
+            assert isinstance(notice, Event)
+            found.append((notice.entity, msgspec.json.decode(notice.body, type=leases.LeaseChanged).change))
+            if len(found) == n:
+                break
+        return found
+
+    following = asyncio.create_task(changes(4))
+    await live.wait()
+    with program() as process:
+        first = await mainpc.granted(1, owner=owner(process))
+        second = await mainpc.granted(1)
+        await mainpc.release(second)
+    one, two = first["lease_id"], second["lease_id"]
+    assert await following == [(one, "granted"), (two, "granted"), (two, "released"), (one, "owner-died")]
+
+
+async def test_another_hosts_leases_and_cards_are_not_known_here(mainpc: Host) -> None:
+    for verb in ("list_leases", "get_gpus"):
+        assert "mainpc's supervisor" in (await mainpc.ask(verb, host="pc2"))["missing"]["pc2"]
+    assert len((await mainpc.ask("get_gpus", host="mainpc"))["cards"]) == 2
+
+
+async def test_the_metrics_show_cards_leases_and_decisions(mainpc: Host) -> None:
+    await mainpc.granted(10)
+    await mainpc.acquire(30)
+    card = await mainpc.card(1)
+    labels = f'{{card_uuid="{card["card_uuid"]}",host="mainpc"}}'
+    await until(lambda: "tandem_vram_leases 1.0" in mainpc.shell.metrics.exposition().decode())
+    shown = mainpc.shell.metrics.exposition().decode()
+    figures = {
+        name: float(value) for name, _, value in (line.rpartition(" ") for line in shown.splitlines()) if labels in name
+    }
+    assert figures[f"tandem_vram_leased_bytes{labels}"] == 10 * GIB
+    assert figures[f"tandem_vram_total_bytes{labels}"] == 12 * GIB
+    assert figures[f"tandem_vram_schedulable{labels}"] == 1
+    assert 'tandem_vram_decisions_total{decision="granted"} 1.0' in shown
+    assert 'tandem_vram_decisions_total{decision="refused"} 1.0' in shown
+    assert "tandem_vram_waiters 0.0" in shown
+
+
+async def test_a_host_without_cards_says_why_and_lets_nobody_wait() -> None:
+    async with host(None, problem="no NVIDIA driver library on mainpc") as mainpc:
+        refused = await mainpc.acquire(1, wait_s=60)
+        assert raises(NoCapacity, refused)
+        assert "no NVIDIA driver library on mainpc" in refused["error"]
+        health = await mainpc.ask("ping")
+        assert (health["status"], health["lacks"]) == ("ok", ["no NVIDIA driver library on mainpc"])
+        assert (await mainpc.ask("get_gpus"))["missing"] == {"mainpc": "no NVIDIA driver library on mainpc"}

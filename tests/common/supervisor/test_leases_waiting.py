@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from common.api import leases
+from common.errors import Cancelled, IdempotencyMismatch, NoCapacity, StorageUnavailable, Unavailable
+from common.gpu.simulated import GIB, use_bytes
+from common.store.memory import MemoryStore
+from common.supervisor.leases_waiting import Seat
+from tests.common.service.lab import heard, is_error, native, peer, raises, until, withdrawal
+from tests.common.supervisor.leases_lab import SUPERVISOR, Host, asking, card_folder, host, program, two_cards
+
+
+@pytest.fixture
+async def mainpc(tmp_path: Path) -> AsyncIterator[Host]:
+    """A host whose larger card is taken."""
+    async with host(two_cards(tmp_path)) as made:
+        made.holder = await made.granted(20, model="holder")  # type: ignore[attr-defined]
+        yield made
+
+
+def holder(mainpc: Host) -> dict[str, Any]:
+    return dict(mainpc.holder)  # type: ignore[attr-defined]
+
+
+def waiting(mainpc: Host, **fields: Any) -> asyncio.Task[leases.LeaseGranted]:
+    asked = asking(20, **({"wait_s": 30.0} | fields))
+    return asyncio.create_task(mainpc.client.call(SUPERVISOR, leases.ACQUIRE_LEASE, asked))
+
+
+async def in_line(mainpc: Host, n: int) -> None:
+    await until(lambda: len(mainpc.leases._line) == n)
+
+
+async def test_who_waits_is_told_its_place_and_gets_the_lease_when_it_comes_free(mainpc: Host) -> None:
+    parts: list[Any] = []
+
+    async def stream() -> None:
+        async for item in mainpc.client.stream(
+            SUPERVISOR, leases.ACQUIRE_LEASE, asking(20, wait_s=30.0, model="first")
+        ):
+            parts.append(item)
+
+    first = asyncio.create_task(stream())
+    await in_line(mainpc, 1)
+    urgent = waiting(mainpc, priority=90, model="urgent")
+    await until(lambda: len(parts) == 2)
+    assert [(part.position, part.need_bytes) for part in parts] == [(1, 20 * GIB), (2, 20 * GIB)]
+    assert parts[0].reason == "first needs 20.0 GiB; 3.8 GiB free on mainpc:0"
+    await mainpc.release(holder(mainpc))
+    granted = await urgent
+    await until(lambda: parts[-1].position == 1)
+    await mainpc.release(msgspec.structs.asdict(granted))
+    await first
+    assert isinstance(parts[-1], leases.LeaseGranted)
+    assert await mainpc.decisions("first") == ["queued", "granted"]
+
+
+async def test_a_plain_caller_that_waits_gets_one_answer(mainpc: Host) -> None:
+    async with peer(mainpc.shell.port) as caller:
+        asked = asyncio.create_task(caller.plain("acquire_lease", model="llm", bytes=20 * GIB, wait_s=30))
+        await in_line(mainpc, 1)
+        await mainpc.release(holder(mainpc))
+        assert (await asked)["card"] == 0
+
+
+async def test_a_small_request_passes_one_that_does_not_fit(mainpc: Host) -> None:
+    large = waiting(mainpc)
+    await in_line(mainpc, 1)
+    assert (await mainpc.granted(3))["card"] in (0, 1)
+    large.cancel()
+
+
+async def test_whoever_waits_goes_before_a_newcomer(mainpc: Host) -> None:
+    first = waiting(mainpc)
+    await in_line(mainpc, 1)
+    async with peer(mainpc.shell.port) as caller:
+        held = {"lease_id": holder(mainpc)["lease_id"], "fencing_token": holder(mainpc)["fencing_token"]}
+        await caller.send(*native("release_lease", held, 1))
+        await caller.send(*native("acquire_lease", {"model": "late", "bytes": 20 * GIB}, 2))
+        answers = {heard(frames)[0].id: frames for frames in [await caller.receive(), await caller.receive()]}
+    assert is_error(answers[2], "no_capacity")
+    assert (await first).bytes == 20 * GIB
+
+
+async def test_a_wait_ends_in_time_with_what_was_lacking(mainpc: Host) -> None:
+    refused = await mainpc.acquire(20, wait_s=0.05, model="late")
+    assert raises(NoCapacity, refused)
+    assert (refused["details"]["position"], refused["retryable"]) == (1, True)
+    assert await mainpc.decisions("late") == ["queued", "refused"]
+    within = await mainpc.ask("acquire_lease", model="late", bytes=20 * GIB, wait_s=60, _deadline_ms=400)
+    assert raises(NoCapacity, within)
+    assert len(mainpc.leases._line) == 0
+
+
+async def test_a_caller_that_withdraws_leaves_the_line_at_once(mainpc: Host) -> None:
+    async with peer(mainpc.shell.port) as caller:
+        await caller.send(*native("acquire_lease", {"model": "late", "bytes": 20 * GIB, "wait_s": 60}, 5))
+        await in_line(mainpc, 1)
+        await caller.receive()
+        await caller.send(*withdrawal(5))
+        assert is_error(await caller.receive(), "cancelled")
+    await in_line(mainpc, 0)
+    assert await mainpc.decisions("late") == ["queued", "withdrawn"]
+
+
+async def test_a_caller_that_is_gone_without_a_word_is_noticed(mainpc: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("common.supervisor.leases_waiting.REPEAT_S", 0.0)
+    async with peer(mainpc.shell.port) as caller:
+        await caller.send(*native("acquire_lease", {"model": "late", "bytes": 20 * GIB, "wait_s": 60}, 5))
+        await in_line(mainpc, 1)
+    await in_line(mainpc, 0)
+    assert await mainpc.decisions("late") == ["queued", "withdrawn"]
+
+
+async def test_the_death_of_its_owner_ends_a_wait(mainpc: Host) -> None:
+    with program() as process:
+        asked = waiting(mainpc, owner=leases.Owner(pid=process.pid))
+        await in_line(mainpc, 1)
+        os.kill(process.pid, signal.SIGKILL)
+        with pytest.raises(Cancelled, match=f"process {process.pid}, .* has ended"):
+            await asked
+    await in_line(mainpc, 0)
+
+
+async def test_a_request_asked_again_under_its_key_takes_its_own_place(mainpc: Host) -> None:
+    first = waiting(mainpc, idempotency_key="k")
+    await in_line(mainpc, 1)
+    behind = waiting(mainpc)
+    await in_line(mainpc, 2)
+    again = waiting(mainpc, idempotency_key="k")
+    with pytest.raises(Cancelled, match="asked again"):
+        await first
+    with pytest.raises(IdempotencyMismatch):
+        await waiting(mainpc, idempotency_key="k", model="other")
+    await mainpc.release(holder(mainpc))
+    granted = await again
+    assert not behind.done()
+    await mainpc.release(msgspec.structs.asdict(granted))
+    await behind
+
+
+async def test_a_lease_granted_while_its_caller_left_is_given_back(
+    mainpc: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with peer(mainpc.shell.port) as caller:
+        await caller.send(*native("acquire_lease", {"model": "late", "bytes": 20 * GIB, "wait_s": 60}, 5))
+        await in_line(mainpc, 1)
+        (call,) = mainpc.shell.onion._tasks
+        start = mainpc.leases._start
+
+        def start_and_leave(seat: Seat) -> None:
+            start(seat)
+            call.cancel()
+
+        monkeypatch.setattr(mainpc.leases, "_start", start_and_leave)
+        await mainpc.release(holder(mainpc))
+        await until(lambda: mainpc.leases._writer.decided["released"] == 2)
+    assert await mainpc.decisions("late") == ["queued", "granted", "released"]
+    assert await mainpc.held() == []
+
+
+async def test_a_lease_that_cannot_be_given_back_is_left_to_its_ttl(tmp_path: Path) -> None:
+    store = MemoryStore()
+    async with host(two_cards(tmp_path), store) as mainpc:
+        held = await mainpc.granted(20)
+        granted = leases.LeaseGranted(**{name: held[name] for name in leases.LeaseGranted.__struct_fields__})
+        store.failure = StorageUnavailable("the disk is full")
+        mainpc.leases._give_back(granted)
+        await until(lambda: mainpc.shell.journal.failures == 1)
+        mainpc.leases._give_back(granted)
+        store.failure = None
+        await until(lambda: len(mainpc.leases._writer.table) == 1)
+        assert await mainpc.held() == [held["lease_id"]]
+
+
+async def test_the_waiting_are_sent_away_when_the_host_closes(mainpc: Host) -> None:
+    async with peer(mainpc.shell.port) as caller:
+        asked = asyncio.create_task(caller.plain("acquire_lease", model="late", bytes=20 * GIB, wait_s=60))
+        await in_line(mainpc, 1)
+        await mainpc.leases.close()
+        assert raises(Unavailable, await asked)
+    assert raises(Unavailable, await mainpc.acquire(1))
+
+
+async def test_bytes_of_a_lease_that_ended_are_granted_only_once_a_look_shows_them_free(
+    mainpc: Host, tmp_path: Path
+) -> None:
+    with program() as process:
+        use_bytes(card_folder(tmp_path), 20 * GIB, process)
+        await mainpc.release(holder(mainpc))
+        refused = await mainpc.acquire(20)
+        assert raises(NoCapacity, refused)
+        late = waiting(mainpc)
+        await in_line(mainpc, 1)
+        os.kill(process.pid, signal.SIGKILL)
+        assert (await late).card == 0
