@@ -10,6 +10,7 @@ dies. A request that would need bytes of a lease that just ended waits at most S
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from typing import Final
 
 import msgspec
@@ -41,11 +42,22 @@ ANSWER_S: Final = 0.1
 
 
 class CardLeases:
-    """One host's leases; `cards` None with the `problem` that says why there are none. Takes the cards over and closes them."""
+    """One host's leases; `cards` None with the `problem` that says why there are none. Takes the cards over and closes them.
 
-    def __init__(self, shell: Shell, host: str, cards: CardSource | None, problem: str = "") -> None:
+    `neighbours` are the hosts on this same machine, whose processes can be watched from here.
+    """
+
+    def __init__(
+        self,
+        shell: Shell,
+        host: str,
+        cards: CardSource | None,
+        problem: str = "",
+        neighbours: Collection[str] = (),
+    ) -> None:
         self._shell = shell
         self._host = host
+        self._neighbours = frozenset(neighbours)
         self._now = shell.clock.monotonic
         self._line = Line()
         self._writer = LeaseWriter(shell, host, self._owner_died)
@@ -87,12 +99,12 @@ class CardLeases:
     async def _acquire(self, asked: AcquireLease, call: Call) -> LeaseGranted:
         lease_id = new_id("lease", self._shell.rng)
         fields = msgspec.structs.asdict(asked)
-        request = pinned(AdmitLease(**fields, lease_id=lease_id, identity=call.identity), self._host)
+        request = pinned(AdmitLease(**fields, lease_id=lease_id, identity=call.identity), self._host, self._neighbours)
         wait_s = min(asked.wait_s, call.budget_s(self._now(), asked.wait_s + ANSWER_S) - ANSWER_S)
         return await self._grant(request, call, wait_s if self._cards.has_cards else 0.0)
 
     async def _admit(self, asked: AdmitLease, call: Call) -> LeaseGranted:
-        return await self._grant(pinned(asked, self._host), call, 0.0)
+        return await self._grant(pinned(asked, self._host, self._neighbours), call, 0.0)
 
     def _renew(self, asked: leases.RenewLease, _call: Call) -> leases.LeaseRenewed:
         at = self._shell.clock.timestamp()
@@ -138,8 +150,6 @@ class CardLeases:
         if self._closed:
             raise self._closing()
         self._writer.make_sound()
-        if self._serving_soon:
-            self._serve()  # whoever waits goes before a newcomer
         now = self._now()
         decision = self._decision(asked, now)
         if not isinstance(decision.reply, NoCapacity):
@@ -157,13 +167,9 @@ class CardLeases:
         return self._writer.table.admit(asked, now, self._shell.clock.timestamp(), kept)
 
     def _record(self, decision: Decision) -> object:
-        ended = any(isinstance(fact, Ended) for fact in decision.facts)
-        try:
-            return self._writer.record(decision)
-        finally:
-            if ended:
-                self._cards.look_soon()
-                self._serve_soon()
+        if any(isinstance(fact, Ended) for fact in decision.facts):
+            self._cards.look_soon()  # which serves the line: those who wait go before whoever comes later
+        return self._writer.record(decision)
 
     async def _settled(self, asked: AdmitLease) -> None:
         """Waits, at most SETTLE_S, where the request depends on bytes that no look has seen free yet."""
@@ -262,6 +268,8 @@ class CardLeases:
         self._tell_line()
 
     def _start(self, seat: Seat) -> None:
+        if seat.outcome.done():
+            return  # its caller is leaving, and leaves the line in the next turn
         decision = self._decision(seat.asked, seat.waiter.asked_at)
         if isinstance(decision.reply, NoCapacity):
             return

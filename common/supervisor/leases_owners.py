@@ -7,7 +7,7 @@ failed to be committed. It signals no process and ends no lease.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Final
 
 import msgspec
@@ -22,16 +22,19 @@ LEASES: Final = "leases"
 """The holder that stands for all leases of an owner; a waiting request is a holder under its lease id."""
 
 
-def pinned(asked: AdmitLease, host: str) -> AdmitLease:
+def pinned(asked: AdmitLease, host: str, neighbours: Collection[str] = ()) -> AdmitLease:
     """The request with its owner's start time looked up, where the owner is a process of this host; an empty host is this one.
 
-    Raises NotFound where there is no such process, or another one has its pid by now.
+    A process of a neighbour, a host on this same machine, is pinned here as well as any; one that cannot be seen stays with its
+    host. Raises NotFound where there is no such process, or another one has its pid by now.
     """
     owner = asked.owner
-    if owner is None or owner.pid == 0 or owner.host not in ("", host):
+    if owner is None or owner.pid == 0 or owner.host not in ("", host, *neighbours):
         return asked
     found = process_identity.start_time(owner.pid)
     if found is None or owner.start_time not in (0, found):
+        if owner.host in neighbours:
+            return asked
         which = f"process {owner.pid}" + (f" (started at tick {owner.start_time})" if owner.start_time else "")
         raise NotFound(f"{which} does not run on {host}; a lease hangs on a living process", pid=owner.pid, host=host)
     return msgspec.structs.replace(asked, owner=msgspec.structs.replace(owner, host=host, start_time=found))

@@ -57,7 +57,7 @@ from common.supervisor.probing import Prober
 from common.supervisor.processes import Processes
 from common.supervisor.verbs import Verbs
 from common.supervisor.vitals import ProcessUses, busy_pct, host_vitals
-from common.supervisor.whereabouts import LOOPBACK, services_text
+from common.supervisor.whereabouts import LOOPBACK, neighbours, services_text
 
 SERVICE: Final = "Supervisor"
 OWN_LOG: Final = "supervisor"
@@ -186,7 +186,7 @@ class Supervisor:
         cards, problem = await asyncio.to_thread(
             open_host_cards, self._startup, home, simulate=self._settings.simulate_cards
         )
-        self._leases = CardLeases(self.shell, self._startup.host, cards, problem)
+        self._leases = CardLeases(self.shell, self._startup.host, cards, problem, neighbours(self._startup))
         self._leases.add_routes()
         await self._leases.open()
 

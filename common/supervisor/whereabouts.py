@@ -37,3 +37,8 @@ def _piece(name: str, port: int, events_port: int, host: str) -> Iterator[str]:
 def _public(name: str) -> str:
     """A service's name on the wire, from its name in a startup file: `core_orchestrator` is `CoreOrchestrator`."""
     return "".join(word.capitalize() for word in name.split("_"))
+
+
+def neighbours(startup: Startup) -> frozenset[str]:
+    """The peers on this same machine: those at one of this host's own addresses."""
+    return frozenset(name for name, peer in startup.peers.items() if peer.address in (LOOPBACK, *startup.listen))

@@ -7,6 +7,7 @@ import random
 import subprocess
 import urllib.request
 from collections.abc import Callable
+from typing import Any
 
 import psutil
 import pytest
@@ -150,8 +151,28 @@ def test_the_lease_verbs_by_a_bare_client(fabric: Fabric, name: str) -> None:
     assert released["status"] == "success"
     too_much = fabric.ask(name, {"action": "acquire_lease", "model": "huge", "bytes": 400 * GIB})
     assert too_much is not None
-    assert too_much["code"] == "no_capacity"
+    assert too_much["code"] == "too_large"
     assert "400" in too_much["message"]
+
+
+@pytest.mark.parametrize("name", ["rm", "mainpc", "pc2"])
+def test_a_full_card_says_what_was_needed_and_what_is_free(fabric: Fabric, name: str) -> None:
+    gpus = fabric.ask(name, {"action": "get_gpus"})
+    assert gpus is not None
+    card = gpus["cards"][0]["card_uuid"]
+    ask = {"action": "acquire_lease", "card_uuid": card, "bytes": 10 * GIB, "ttl_s": 30}
+    held: list[dict[str, Any]] = []
+    while (answer := fabric.ask(name, ask | {"model": f"m{len(held)}"})) is not None and answer["status"] == "success":
+        held.append(answer)
+    assert held
+    assert answer is not None
+    assert (answer["code"], answer["retryable"]) == ("no_capacity", True)
+    assert "10.0 GiB" in answer["message"]
+    assert "free" in answer["message"]
+    assert answer["retry_after_ms"] > 0
+    for lease in held:
+        token = {"lease_id": lease["lease_id"], "fencing_token": lease["fencing_token"]}
+        assert fabric.ask(name, {"action": "release_lease", **token}) == {"status": "success"}
 
 
 def test_an_agent_is_stopped_started_and_restarted_by_a_bare_client(fabric: Fabric) -> None:

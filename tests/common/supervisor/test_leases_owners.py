@@ -85,3 +85,11 @@ async def test_a_process_that_cannot_be_watched_is_looked_after(monkeypatch: pyt
     watch.check()
     assert process in told
     watch.close()
+
+
+def test_a_process_of_a_host_on_this_machine_is_pinned_here_and_one_that_cannot_be_seen_stays_with_its_host() -> None:
+    me = process_identity.this_process()
+    near = pinned(asked(Owner(agent_name="a", host="pc2", pid=me.pid)), "mainpc", {"pc2"})
+    assert near.owner == Owner(agent_name="a", host="mainpc", pid=me.pid, start_time=me.start_time)
+    unseen = asked(Owner(host="pc2", pid=2**22 + 1))
+    assert pinned(unseen, "mainpc", {"pc2"}) == unseen
