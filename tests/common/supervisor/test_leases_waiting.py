@@ -15,6 +15,7 @@ from common.errors import Cancelled, IdempotencyMismatch, NoCapacity, StorageUna
 from common.gpu.simulated import GIB, use_bytes
 from common.store.memory import MemoryStore
 from common.supervisor.leases_waiting import Seat
+from common.vram.waiting import QueuePolicy
 from tests.common.service.lab import heard, is_error, native, peer, raises, until, withdrawal
 from tests.common.supervisor.leases_lab import SUPERVISOR, Host, asking, card_folder, host, program, two_cards
 
@@ -189,6 +190,8 @@ async def test_the_waiting_are_sent_away_when_the_host_closes(mainpc: Host) -> N
         await mainpc.leases.close()
         assert raises(Unavailable, await asked)
     assert raises(Unavailable, await mainpc.acquire(1))
+    mainpc.leases._tick()
+    mainpc.leases._serve()
 
 
 async def test_bytes_of_a_lease_that_ended_are_granted_only_once_a_look_shows_them_free(
@@ -203,3 +206,64 @@ async def test_bytes_of_a_lease_that_ended_are_granted_only_once_a_look_shows_th
         await in_line(mainpc, 1)
         os.kill(process.pid, signal.SIGKILL)
         assert (await late).card == 0
+
+
+async def test_a_waiting_request_whose_key_was_used_for_another_meanwhile_is_told_so(mainpc: Host) -> None:
+    asked = waiting(mainpc, idempotency_key="k")
+    await in_line(mainpc, 1)
+    other = {"lease_id": "lease-1", "model": "other", "bytes": GIB, "identity": "local@mainpc", "idempotency_key": "k"}
+    assert (await mainpc.ask("admit_lease", **other))["status"] == "success"
+    await mainpc.release(holder(mainpc))
+    with pytest.raises(IdempotencyMismatch):
+        await asked
+
+
+async def test_a_caller_that_is_leaving_is_granted_nothing(mainpc: Host) -> None:
+    asked = waiting(mainpc)
+    await in_line(mainpc, 1)
+    (seat,) = mainpc.leases._line
+    mainpc.leases._start(seat)
+    assert seat in mainpc.leases._line
+    await mainpc.release(holder(mainpc))
+    seat.end(Cancelled("it left"))
+    mainpc.leases._start(seat)
+    with pytest.raises(Cancelled):
+        await asked
+    mainpc.leases._give_up(seat)
+    assert await mainpc.held() == []
+    assert (await mainpc.decisions("whisper"))[-1] == "withdrawn"
+
+
+async def test_those_behind_move_up_when_someone_leaves(mainpc: Host) -> None:
+    first = waiting(mainpc)
+    await in_line(mainpc, 1)
+    places: list[int] = []
+
+    async def second() -> None:
+        async for item in mainpc.client.stream(SUPERVISOR, leases.ACQUIRE_LEASE, asking(20, wait_s=30.0)):
+            places.append(item.position)
+
+    behind = asyncio.create_task(second())
+    await until(lambda: places == [2])
+    first.cancel()
+    await until(lambda: places == [2, 1])
+    behind.cancel()
+    await in_line(mainpc, 0)
+
+
+async def test_the_card_of_one_who_waited_long_is_kept_from_newcomers_and_from_the_planner(mainpc: Host) -> None:
+    mainpc.leases._line._queue._policy = QueuePolicy(reserve_after_s=0.0)
+    first = waiting(mainpc)
+    await in_line(mainpc, 1)
+    mainpc.leases._serve()
+    uuid = holder(mainpc)["card_uuid"]
+    for refused in (
+        await mainpc.acquire(1, card_uuid=uuid),
+        await mainpc.ask("admit_lease", lease_id="lease-1", model="llm", bytes=GIB, card_uuid=uuid),
+    ):
+        assert raises(NoCapacity, refused)
+        assert "(kept for a request that has waited longer)" in refused["error"]
+    assert (await mainpc.ask("plan", model="llm", bytes=GIB, card_uuid=uuid))["outcome"] == "wait"
+    assert (await mainpc.granted(1))["card"] == 1
+    await mainpc.release(holder(mainpc))
+    assert (await first).card == 0
