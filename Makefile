@@ -70,6 +70,7 @@ contracts: install
 	@$(BIN)/lint-imports --no-logo >$(BUILD)/contracts.txt || { cat $(BUILD)/contracts.txt; exit 1; }
 
 house: install
+	@$(BIN)/python -m scripts.protocol_tables --check
 	@$(BIN)/python -m pytest -q tests/house
 
 packages:

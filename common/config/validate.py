@@ -98,13 +98,19 @@ def _addresses(candidate: Candidate) -> Iterator[Problem]:
 
 
 def _address(document: Document, place: Place, address: str) -> Iterator[Problem]:
+    if address == "*":
+        yield document.problem(place, f"{address} would listen everywhere", "list each address explicitly")
+        return
     try:
-        wildcard = address == "*" or ipaddress.ip_address(address).is_unspecified
+        parsed = ipaddress.ip_address(address)
     except ValueError:
         yield document.problem(place, f"{address!r} is not an IP address", "write one of this host's own addresses")
         return
-    if wildcard:
+    if parsed.is_unspecified:
         yield document.problem(place, f"{address} would listen everywhere", "list each address explicitly")
+    elif not parsed.is_loopback:
+        wrong = f"{address} can be reached from other machines, and callers there could not be told from strangers"
+        yield document.problem(place, wrong, "list loopback addresses only, until links between hosts are encrypted")
 
 
 def _commands(candidate: Candidate, exists: Exists) -> Iterator[Problem]:

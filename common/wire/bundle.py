@@ -47,7 +47,9 @@ def replies(pairs: Sequence[Buffer]) -> tuple[bytes, bytes]:
 def unbundled(body: Buffer) -> Iterator[tuple[bytes, bytes]]:
     """The header and body of each message in a bundle; BadRequest when it is not one."""
     try:
-        frames = iter(_decoder.decode(body))
+        frames = _decoder.decode(body)
     except (msgspec.MsgspecError, UnicodeError) as error:
         raise BadRequest(f"not a bundle: {error}") from error
-    return zip(frames, frames, strict=False)
+    if len(frames) % 2:
+        raise BadRequest(f"not a bundle: {len(frames)} items, and the last header has no body")
+    return zip(frames[::2], frames[1::2], strict=True)

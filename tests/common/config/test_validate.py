@@ -31,7 +31,7 @@ def problems(*candidates: Candidate, missing: str = "") -> list[str]:
 
 def test_a_sound_file_has_no_problem() -> None:
     sound = candidate(
-        listen=["127.0.0.1", "10.0.0.1"],
+        listen=["127.0.0.1", "127.0.0.2"],
         peers={"o": {"address": "10.0.0.2", "supervisor_port": 7091, "events_port": 7591}},
         supervisor={"port": 7090, "events_port": 7590, "health_check_port": 8090},
         services=[entry("core_orchestrator", port=7000)],
@@ -50,6 +50,7 @@ def test_a_sound_file_has_no_problem() -> None:
         ({"listen": ["0.0.0.0"]}, "listen[0]: 0.0.0.0 would listen everywhere"),
         ({"listen": ["::"]}, "listen[0]: :: would listen everywhere"),
         ({"listen": ["eth0"]}, "listen[0]: 'eth0' is not an IP address"),
+        ({"listen": ["10.0.0.1"]}, "listen[0]: 10.0.0.1 can be reached from other machines"),
         ({"peers": {"h": {"address": "x", "supervisor_port": 1, "events_port": 2}}}, "peers.h: h is this host itself"),
         (
             {"peers": {"o": {"address": "", "supervisor_port": 1, "events_port": 2}}},
