@@ -17,7 +17,7 @@ from common.api.leases import AcquireLease, LeaseGranted, LeaseProgress
 from common.client.aio import AsyncClient
 from common.errors import Interrupted, NoCapacity, NotFound, StaleFence, TandemError, Unavailable
 from tandem.asking import SUPERVISOR, best, keeper_of
-from tandem.output import age, size
+from tandem.output import age, shortfall, size
 
 GRACE_S: Final = 10.0
 """An answer may come so long after the wait ended."""
@@ -100,14 +100,20 @@ class Asking:
         raise Interrupted(f"{target} ended its answer without one")
 
     def _gave_up(self, refusal: NoCapacity) -> NoCapacity:
-        last, details = self._last, refusal.details
-        free = int(details.get("free_bytes") or (last.free_bytes if last else 0))
+        last, told = self._last, refusal.details
+        free = int(told.get("free_bytes") or (last.free_bytes if last else 0))
+        position = int(told.get("position") or (last.position if last else 0))
         waited = time.monotonic() - self._began
-        position = last.position if last else 0
         place = f" at place {position}" if position else ""
-        text = f"gave up after {age(waited)}{place}: needs {size(self._request.bytes)}, {size(free)} free; {refusal.message}"
-        told = {"need_bytes": self._request.bytes, "free_bytes": free, "position": position, "reason": refusal.message}
-        return NoCapacity(text, retry_after_ms=refusal.retry_after_ms, waited_s=waited, **(details | told))
+        text = f"gave up after {age(waited)}{place}: {shortfall(self._request.bytes, free, refusal.message)}"
+        own = {
+            "need_bytes": self._request.bytes,
+            "free_bytes": free,
+            "position": position,
+            "waited_s": round(waited, 3),
+            "reason": refusal.message,
+        }
+        return NoCapacity(text, retry_after_ms=refusal.retry_after_ms, **(told | own))
 
 
 class Holding:

@@ -34,6 +34,13 @@ def age(seconds: float) -> str:
     return f"{seconds:.0f} s" if 1 <= seconds < 59.5 else format_seconds(seconds)
 
 
+def shortfall(need: int, free: int, reason: str) -> str:
+    """Need, free and the reason for it, without saying twice what the reason says."""
+    if size(need) in reason and size(free) in reason:
+        return reason
+    return f"needs {size(need)}, {size(free)} free ({reason})" if reason else f"needs {size(need)}, {size(free)} free"
+
+
 def clean(text: object) -> str:
     """Text on one line, without control characters."""
     return str(text).replace("\t", " ").replace("\n", " ").translate(_CONTROL)

@@ -200,8 +200,9 @@ class _Run:
 
     def _tell_end(self, holding: Holding) -> None:
         report, granted = self._report, holding.granted
-        peak = "not measured" if report.peak_bytes is None else f"{size(report.peak_bytes)} at most"
-        text = f"returned {size(granted.bytes)} on {granted.host}:{granted.card} after {age(report.ran_s)}; measured: {peak}"
+        peak = "not measured" if report.peak_bytes is None else size(report.peak_bytes)
+        where = f"{granted.host}:{granted.card}"
+        text = f"returned {size(granted.bytes)} on {where} after {age(report.ran_s)}; most held: {peak}"
         self._teller.ended(text, report)
 
 

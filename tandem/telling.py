@@ -25,8 +25,9 @@ class Teller:
 
     def waiting(self, progress: LeaseProgress) -> None:
         """The request waits, and why."""
-        needs = f"needs {output.size(progress.need_bytes)}, {output.size(progress.free_bytes)} free"
-        text = f"waiting: place {progress.position}; {needs} ({progress.reason}); {output.age(progress.waited_s)}"
+        why = output.shortfall(progress.need_bytes, progress.free_bytes, progress.reason)
+        since = f" [{output.age(progress.waited_s)}]" if progress.waited_s >= 1 else ""
+        text = f"waiting: place {progress.position}; {why}{since}"
         if self._json:
             self._event("waiting", text, progress)
         elif not self._quiet and self._live:

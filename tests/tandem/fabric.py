@@ -141,7 +141,12 @@ class Fabric:
             waited = loop.time() - began
             if waited >= asked.wait_s:
                 raise NoCapacity(
-                    f"every card is full on {hosts[0]}:0", need_bytes=asked.bytes, free_bytes=most, retry_after_ms=1000
+                    f"every card is full on {hosts[0]}:0",
+                    need_bytes=asked.bytes,
+                    free_bytes=most,
+                    waited_s=waited,
+                    position=1,
+                    retry_after_ms=1000,
                 )
             call.part(
                 leases.LeaseProgress(
