@@ -34,6 +34,8 @@ from common.supervisor.whereabouts import services_text
 BACK_OFF: Final = Restart(delay_s=Duration(0.1), max_delay_s=Duration(5.0))
 STABLE_S: Final = 30.0
 """A supervisor that lived this long begins a new row of restarts."""
+STUCK_S: Final = 20.0
+"""A supervisor that outlives all that its processes' stops may take by this long hangs."""
 MAX_LINE_BYTES: Final = 16 * 1024 * 1024
 
 
@@ -73,7 +75,10 @@ class _Door:
         await asyncio.wait([stopping, *keeping], return_when=asyncio.FIRST_COMPLETED)
         self._stopping.set()
         for host in self._hosts:
-            host.terminate()
+            host.signal(signal.SIGTERM)
+        await asyncio.wait(keeping, timeout=max(host.patience_s() for host in self._hosts))
+        for host in self._hosts:
+            host.signal(signal.SIGKILL)
         await asyncio.gather(*keeping)
         return int(self._failed)
 
@@ -126,11 +131,15 @@ class _Host:
         self._process = None
         return code
 
-    def terminate(self) -> None:
-        """Tells the supervisor to stop everything, if there is one."""
+    def signal(self, number: int) -> None:
+        """To the supervisor, if there is one: TERM stops everything in order, KILL leaves it to the watchdog."""
         if self._process is not None:
             with suppress(ProcessLookupError):
-                self._process.terminate()
+                self._process.send_signal(number)
+
+    def patience_s(self) -> float:
+        """How long an orderly stop may take: every process after the other, each killed in the end."""
+        return STUCK_S + sum(entry.stop.term_s for entry in self._startup.entries)
 
     def address(self) -> str:
         """Where its services listen."""

@@ -142,13 +142,20 @@ class LineFace:
 
     def progress(self, progress: Progress) -> None:
         """A line for each change; a wait whose seconds alone went on is none."""
+        for line in self.news(progress):
+            self.say(f"{time.strftime('%H:%M:%S')}  {line}")
+
+    def news(self, progress: Progress) -> list[str]:
+        """The lines that were not told yet; from now on they are."""
+        lines = []
         for process in progress.processes:
             name = f"{progress.host}/{process.name}"
             line = f"{name:<32} {process.phase:<14} {reason(process)}".rstrip()
             gist = _TIMES.sub("", line)
             if self._told.get(name) != gist:
                 self._told[name] = gist
-                self.say(f"{time.strftime('%H:%M:%S')}  {line}")
+                lines.append(line)
+        return lines
 
     def say(self, text: str) -> None:
         """The sentence as it is."""
@@ -174,7 +181,9 @@ class LiveFace:
         self._hosts[progress.host] = progress
         if self._live is None:
             self._lines.progress(progress)
-        elif all(host and host.state != "starting" for host in self._hosts.values()):
+            return
+        self._lines.news(progress)
+        if all(host and host.state != "starting" for host in self._hosts.values()):
             self.end()
         else:
             self.tick()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 from common.config.schema import Startup
 from common.errors import Unavailable
@@ -10,15 +11,27 @@ from common.gpu.cards import CardSource, open_cards
 from common.gpu.simulated import CardFile, card_uuid, cards_folder, create_card
 
 
-def open_host_cards(startup: Startup, home: Path, *, simulate: bool) -> tuple[CardSource | None, str]:
-    """The cards, or None with the reason. `home` is TANDEM_HOME. Blocks while the driver starts: run it aside."""
-    folder = cards_folder(home, startup.host) if simulate else None
-    if folder is not None:
-        _make(startup, folder)
+class HostCards(NamedTuple):
+    """The host's cards, or None with the `problem`; `folder` is where they lie when they are simulated."""
+
+    source: CardSource | None
+    problem: str = ""
+    folder: Path | None = None
+
+
+def open_host_cards(startup: Startup, home: Path, *, simulate: bool) -> HostCards:
+    """The host's cards; `home` is TANDEM_HOME. Blocks while the driver starts: run it aside."""
     try:
-        return open_cards(startup.host, simulated=folder), ""
+        return HostCards(open_cards(startup.host))
     except (Unavailable, OSError) as error:
-        return None, str(error)
+        if not simulate:
+            return HostCards(None, str(error))
+    folder = cards_folder(home, startup.host)
+    try:
+        _make(startup, folder)
+        return HostCards(open_cards(startup.host, simulated=folder), folder=folder)
+    except (Unavailable, OSError) as error:
+        return HostCards(None, str(error))
 
 
 def _make(startup: Startup, folder: Path) -> None:

@@ -4,7 +4,7 @@
 
 What is wrong with the file is told all at once, and nothing is started. A start that leaves a process out says which and why with
 its last lines on standard error, stops the rest in reverse order and exits 1; with `--keep-going` it stays up with what is
-ready. TERM and INT stop everything in reverse order, and the exit code is 0. The supervisor's own log is
+ready. TERM, INT and a closed terminal stop everything in reverse order, and the exit code is 0. The supervisor's own log is
 TANDEM_HOME/HOST/logs/supervisor.log.
 """
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -67,6 +68,8 @@ async def _supervise(startup: Startup, home: HostHome, settings: Settings, optio
         home.release()
         return _refuse(f"nothing was started: {error.message}")
     on_stop_signal(supervisor.stop)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup leaves it
+        supervisor.shell.loop.add_signal_handler(signal.SIGHUP, supervisor.stop)
     try:
         return await _serve(startup, supervisor, board, keep_going=options.keep_going)
     except TandemError as error:

@@ -21,7 +21,7 @@ from common.client.settings import ClientSettings
 from common.config.schema import Ports, Startup
 from common.config.settings import Settings
 from common.errors import NotFound, TandemError, Unavailable
-from common.gpu.simulated import SIMULATED_CARDS_VARIABLE, cards_folder
+from common.gpu.simulated import SIMULATED_CARDS_VARIABLE
 from common.ids import new_id
 from common.resilience.breaker import BreakerSettings
 from common.resilience.budget import RetrySettings
@@ -182,11 +182,11 @@ class Supervisor:
 
     async def _open_leases(self) -> None:
         """The cards are opened aside: a driver that nobody used takes a second or two to wake."""
-        home = self._home.root.parent
-        cards, problem = await asyncio.to_thread(
-            open_host_cards, self._startup, home, simulate=self._settings.simulate_cards
-        )
-        self._leases = CardLeases(self.shell, self._startup.host, cards, problem, neighbours(self._startup))
+        startup, home = self._startup, self._home.root.parent
+        cards = await asyncio.to_thread(open_host_cards, startup, home, simulate=self._settings.simulate_cards)
+        if cards.folder is not None:
+            self._environ[SIMULATED_CARDS_VARIABLE] = str(cards.folder)
+        self._leases = CardLeases(self.shell, startup.host, cards.source, cards.problem, neighbours(startup))
         self._leases.add_routes()
         await self._leases.open()
 
@@ -197,8 +197,6 @@ class Supervisor:
     def _surroundings(self, directory: Directory) -> dict[str, str]:
         """What children inherit: compiled bytecode is used (without it a start takes five times longer)."""
         inherited = {key: value for key, value in self._environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
-        if self._settings.simulate_cards:
-            inherited[SIMULATED_CARDS_VARIABLE] = str(cards_folder(self._home.root.parent, self._startup.host))
         return {**inherited, SERVICES_VARIABLE: directory.render()}
 
     def _follow_peers(self, directory: Directory) -> None:

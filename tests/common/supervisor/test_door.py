@@ -26,7 +26,7 @@ def program(
     return Program(folder, ["-m", "main_pc", "--config", str(file), *options])
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_it_says_when_all_is_ready_and_ends_with_0_when_told_to(tmp_path: Path, number: int) -> None:
     with program(tmp_path, entry("top", depends_on=["base"]), entry("base")) as door:
         door.until_says("h: ready in ")

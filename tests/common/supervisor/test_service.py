@@ -7,6 +7,7 @@ import os
 import signal
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from common.config.schema import HealthProbe, Ports, SimulatedCard
@@ -104,9 +105,7 @@ async def test_a_bare_client_starts_stops_and_restarts_processes(tmp_path: Path)
 async def test_a_bare_client_reads_logs_vitals_and_cards(tmp_path: Path) -> None:
     file = startup("h", agent("a", "echo one; echo two >&2; exec sleep 100"))
     cards = [SimulatedCard(Size(8 * 2**30), "small")]
-    async with running(
-        tmp_path, file.__class__(1, "h", file.supervisor, agents=file.agents, simulated_cards=cards)
-    ) as (host,):
+    async with running(tmp_path, msgspec.structs.replace(file, simulated_cards=cards)) as (host,):
         await host.supervisor.started()
         log = tmp_path / "h" / "logs" / "a.log"
         await until(lambda: log.exists() and len(log.read_bytes()) == 8)
@@ -127,7 +126,7 @@ async def test_a_bare_client_reads_logs_vitals_and_cards(tmp_path: Path) -> None
 
 async def test_children_find_the_fabric_and_use_compiled_bytecode(tmp_path: Path) -> None:
     told_to = "env > $TANDEM_HOME/env.new; mv $TANDEM_HOME/env.new $TANDEM_HOME/env; exec sleep 100"
-    file = startup("h", agent("a", told_to))
+    file = msgspec.structs.replace(startup("h", agent("a", told_to)), simulated_cards=[SimulatedCard(Size(2**30))])
     environ = {"PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1", "TANDEM_SERVICES": "CoreOrchestrator=9@h"}
     host = Host(file, tmp_path, environ)
     await host.supervisor.open()
