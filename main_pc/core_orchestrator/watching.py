@@ -52,6 +52,7 @@ class Source:
 
     name: str
     topics: tuple[Topic, ...]
+    follows: bool
     stale: bool = True
     wake: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -91,14 +92,15 @@ class Watching:
         self._twin = twin
         self._client = client
         self._told = told
-        self._sources = [*_supervisors(directory), Source(resource_manager.SERVICE, resource_manager.TOPICS)]
+        self._sources = list(_sources(directory))
         self._processes: dict[str, dict[str, Seen]] = {}
 
     def begin(self) -> None:
         """Watch until the shell ends."""
         for source in self._sources:
             self._shell.spawn(self._attend(source), f"looking at {source.name}")
-            self._shell.spawn(self._follow(source), f"following {source.name}")
+            if source.follows:
+                self._shell.spawn(self._follow(source), f"following {source.name}")
 
     def expects(self, capability: str) -> bool:
         """Whether an agent that is configured or restarting will offer the capability."""
@@ -204,8 +206,14 @@ class Watching:
         return self._twin.replace(source.name, topic.name, as_of, part, aspect, values, self._turns.now())
 
 
-def _supervisors(directory: Directory) -> Iterable[Source]:
-    return (Source(name, SUPERVISORS_TOPICS) for name in directory.names() if name.startswith(SUPERVISOR))
+def _sources(directory: Directory) -> Iterable[Source]:
+    """The supervisors and ResourceManager; one whose events port is not known is looked at and not followed."""
+    for name in directory.names():
+        supervises = name.startswith(SUPERVISOR)
+        place = directory.place(name)
+        if supervises or name == resource_manager.SERVICE:
+            topics = SUPERVISORS_TOPICS if supervises else resource_manager.TOPICS
+            yield Source(name, topics, place is not None and place.events is not None)
 
 
 def _seen(process: Process, known: Seen | None, now: float) -> Seen:

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import random
 from typing import Any
 
 import pytest
+import zmq
 
-from common.api.core_orchestrator import AGENTS_CHANGED, SERVICE
+from common.api.core_orchestrator import AGENTS_CHANGED, SERVICE, VERBS
 from common.api.words import Cursor
 from common.client.following import Event
 from common.errors import Conflict, NotFound, StorageUnavailable
@@ -139,6 +142,8 @@ async def test_a_full_disk_refuses_every_change_keeps_what_was_acknowledged_and_
             True,
             ["memory: is full; free space"],
         )
+        hub.service._turns.probe()
+        assert (await hub.call("health_check"))["status"] == "degraded"
         store.failure = None
         await until(lambda: hub.call("health_check"), lambda health: health["status"] == "ok")
         assert [agent["agent_name"] for agent in (await hub.call("list_agents"))["agents"]] == ["kept"]
@@ -155,3 +160,57 @@ async def test_a_port_that_is_taken_and_a_store_that_cannot_be_read_end_the_star
     store.failure = StorageUnavailable("memory: cannot be read")
     with pytest.raises(StorageUnavailable, match="cannot be read"):
         await CoreOrchestrator(ShellSettings(SERVICE, "mainpc", 0), directory(), store).open()
+
+
+ODD: list[Any] = [
+    None,
+    True,
+    -1,
+    2**53,
+    1.5,
+    "",
+    "text",
+    "a" * 200,
+    "\ud7ff",
+    [],
+    ["text"],
+    {},
+    {"": {"a": [1]}},
+    [[[]]],
+]
+FIELDS = (
+    "agent_name", "host", "port", "capabilities", "metadata", "ttl_s", "dress", "verbs", "idempotent", "location", "pid",
+    "type", "capability", "data", "audio_data", "params", "priority", "deadline_s", "idempotency_key", "wait", "wait_s",
+    "request_id", "part", "prefix", "metric", "points", "load", "metrics", "_deadline_ms", "_id",
+)  # fmt: skip
+
+
+async def test_odd_messages_to_every_verb_get_one_answer_each_and_none_is_a_bug_of_ours() -> None:
+    rng = random.Random(7)
+    verbs = [verb.name for verb in VERBS]
+    messages = [
+        {"action": rng.choice(verbs), **{name: rng.choice(ODD) for name in rng.sample(FIELDS, rng.randrange(8))}}
+        for _ in range(1_500)
+    ]
+    good = {"agent_name": "a", "host": "h", "port": 1, "capabilities": ["text"], "capability": "text", "wait": False}
+    messages += [{"action": rng.choice(verbs), **good, rng.choice(FIELDS): rng.choice(ODD)} for _ in range(500)]
+    async with core() as hub:
+        codes = await asyncio.to_thread(_answers, hub.shell.port, messages)
+        assert len(codes) == len(messages)
+        assert codes.count("internal") == 0
+        assert {"success", "bad_request", "not_found"} <= set(codes)
+        assert (await hub.call("health_check"))["status"] == "ok"
+
+
+def _answers(port: int, messages: list[dict[str, Any]]) -> list[str]:
+    """The code, or `success`, of each message's answer, asked by one bare REQ client."""
+    codes = []
+    with zmq.Context() as context, context.socket(zmq.REQ) as socket:
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.RCVTIMEO, 10_000)
+        socket.connect(f"tcp://127.0.0.1:{port}")
+        for message in messages:
+            socket.send(json.dumps(message).encode())
+            answer = json.loads(socket.recv())
+            codes.append(answer.get("code") or answer["status"])
+    return codes

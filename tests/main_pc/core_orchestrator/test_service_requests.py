@@ -17,12 +17,13 @@ from common.api.core_orchestrator import (
     RequestStatus,
     SubmitRequest,
 )
+from common.client.opening import open_async_client
 from common.errors import IdempotencyMismatch, NoProvider, StorageUnavailable
 from common.service.call import Call
 from common.store.memory import MemoryStore
 from main_pc.core_orchestrator.request_limits import Limits as RequestLimits
 from main_pc.core_orchestrator.service import Limits
-from tests.main_pc.core_orchestrator.fabric import Dict, PlainAgent, ask, core, native_agent
+from tests.main_pc.core_orchestrator.fabric import Dict, PlainAgent, ask, core, directory, native_agent
 
 NATIVE: Dict = {"dress": "native"}
 
@@ -132,6 +133,27 @@ async def test_a_caller_who_leaves_is_forgotten_and_its_request_goes_on() -> Non
         bench.go.set()
         again = await hub.submit("slow", data="a", idempotency_key="k")
         assert (again["state"], again["result"], len(bench.asked)) == ("done", "A", 1)
+        stats = await hub.call("stats")
+        assert stats["verbs"]["submit_request"]["in_flight"] == 0
+
+
+async def test_a_native_caller_whose_connection_is_gone_is_found_out_by_the_next_part() -> None:
+    bench = Bench()
+    async with core() as hub, native_agent("slow", slow=bench.work) as agent:
+        await hub.register("slow", agent.port, "slow", **NATIVE)
+        leaver = open_async_client(None, directory(CoreOrchestrator=(hub.shell.port, hub.shell.events_port)))
+
+        async def stay() -> None:
+            async for _ in leaver.stream(SERVICE, SUBMIT_REQUEST, SubmitRequest(capability="slow", wait_s=30)):
+                pass
+
+        staying = asyncio.create_task(stay())
+        while not bench.asked:
+            await asyncio.sleep(0.01)
+        staying.cancel()
+        await leaver.close()
+        bench.go.set()
+        await hub.until_state(bench.asked[0]["request_id"], "done")
         stats = await hub.call("stats")
         assert stats["verbs"]["submit_request"]["in_flight"] == 0
 

@@ -1,0 +1,218 @@
+"""The service as a process of its own: its door, its size, and kill -9 at seeded moments under load."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import pytest
+
+from common.api.core_orchestrator import SERVICE
+from common.client.aio import AsyncClient
+from common.client.opening import open_async_client
+from common.errors import TandemError
+from common.service.call import Call
+from tests.main_pc.core_orchestrator.fabric import Dict, ask, directory, native_agent
+
+ROOT = Path(__file__).resolve().parents[3]
+SEEDS = range(int(os.environ.get("TANDEM_TEST_KILLS", "4")))
+"""Each seed is a life under load that ends by kill -9."""
+
+IDLE_RSS_BYTES = 45 * 2**20
+
+
+def free_ports(count: int) -> list[int]:
+    servers = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [int(server.getsockname()[1]) for server in servers]
+    for server in servers:
+        server.close()
+    return ports
+
+
+@dataclass
+class Process:
+    """CoreOrchestrator at fixed ports, started as often as it takes."""
+
+    home: Path
+    ports: list[int] = field(default_factory=lambda: free_ports(3))
+    child: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        port, events_port, health_port = map(str, self.ports)
+        told = {
+            "TANDEM_HOME": str(self.home),
+            "TANDEM_HOST": "mainpc",
+            "TANDEM_PORT": port,
+            "TANDEM_EVENTS_PORT": events_port,
+            "TANDEM_HEALTH_PORT": health_port,
+            "TANDEM_SERVICES": directory().render(),
+        }
+        program = [sys.executable, "-m", "main_pc", "core_orchestrator"]
+        self.child = subprocess.Popen(program, cwd=ROOT, env=os.environ | told, stderr=subprocess.DEVNULL)
+
+    async def until_ready(self, client: AsyncClient, within_s: float = 15.0) -> None:
+        async with asyncio.timeout(within_s):
+            while True:
+                try:
+                    if (await client.call(SERVICE, "health_check", timeout_s=1.0))["ready"]:
+                        return
+                except TandemError:
+                    await asyncio.sleep(0.02)
+
+    def kill(self, number: signal.Signals = signal.SIGKILL) -> int:
+        assert self.child is not None
+        self.child.send_signal(number)
+        return self.child.wait(timeout=20)
+
+
+@pytest.fixture
+def process(tmp_path: Path) -> Iterator[Process]:
+    process = Process(tmp_path)
+    yield process
+    if process.child is not None and process.child.poll() is None:
+        process.kill()
+
+
+@asynccontextmanager
+async def client_of(process: Process) -> AsyncIterator[AsyncClient]:
+    client = open_async_client(None, directory(CoreOrchestrator=(process.ports[0], process.ports[1])))
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+async def test_an_idle_service_is_small_answers_everywhere_and_stops_when_told(process: Process) -> None:
+    process.start()
+    async with client_of(process) as client:
+        await process.until_ready(client)
+        assert process.child is not None
+        for port in (process.ports[0], process.ports[2]):
+            assert (await ask(port, "ping"))["service"] == SERVICE
+        verbs = {verb["name"] for verb in (await ask(process.ports[0], "info"))["verbs"]}
+        assert {"register_agent", "submit_request", "get_twin", "stats"} <= verbs
+        if "coverage" not in sys.modules:
+            assert psutil.Process(process.child.pid).memory_info().rss < IDLE_RSS_BYTES
+    assert process.kill(signal.SIGTERM) == 0
+    assert (process.home / "mainpc" / "core_orchestrator.db").exists()
+
+
+def run(*arguments: str, **told: str) -> subprocess.CompletedProcess[str]:
+    program = [sys.executable, "-m", "main_pc", *arguments]
+    return subprocess.run(
+        program, check=False, cwd=ROOT, env=os.environ | told, capture_output=True, text=True, timeout=30
+    )
+
+
+async def test_a_second_start_says_who_holds_the_store(process: Process) -> None:
+    process.start()
+    async with client_of(process) as client:
+        await process.until_ready(client)
+    second = await asyncio.to_thread(
+        run, "core_orchestrator", TANDEM_HOME=str(process.home), TANDEM_SERVICES=directory().render()
+    )
+    assert process.child is not None
+    assert second.returncode == 1
+    assert f"pid {process.child.pid}" in second.stderr
+
+
+def test_a_door_that_does_not_exist_is_named() -> None:
+    answer = run("nothing")
+    assert answer.returncode == 2
+    assert "nothing" in answer.stderr
+
+
+@dataclass
+class Story:
+    """What was acknowledged, and what the agents were asked to do."""
+
+    registered: set[str] = field(default_factory=set)
+    submitted: dict[str, str] = field(default_factory=dict)
+    keys: dict[str, str] = field(default_factory=dict)
+    done_once: dict[str, int] = field(default_factory=dict)
+
+    async def safe(self, request: Dict, _call: Call) -> Dict:
+        await asyncio.sleep(0)
+        return {"result": request["data"]}
+
+    async def once(self, request: Dict, _call: Call) -> Dict:
+        self.done_once[request["data"]] = self.done_once.get(request["data"], 0) + 1
+        await asyncio.sleep(0)
+        return {"result": request["data"]}
+
+
+async def load(client: AsyncClient, story: Story, seed: int, worker: int) -> None:
+    """Register and submit until cancelled; only what was answered counts."""
+    number = 0
+    while True:
+        number += 1
+        name = f"{seed}-{worker}-{number}"
+        capability = "safe" if number % 2 else "once"
+        fields = {"capability": capability, "data": name, "idempotency_key": name, "wait": number % 3 == 0}
+        try:
+            if number % 5 == 0:
+                place = {"agent_name": name, "host": "127.0.0.1", "port": 9, "capabilities": ["nothing"]}
+                await client.call(SERVICE, "register_agent", place, timeout_s=5.0)
+                story.registered.add(name)
+            answer = await client.call(SERVICE, "submit_request", fields, timeout_s=5.0)
+            story.submitted[answer["request_id"]] = name
+            story.keys[name] = answer["request_id"]
+        except TandemError:
+            await asyncio.sleep(0.02)
+
+
+async def test_kill_9_at_any_moment_loses_nothing_acknowledged_and_every_wait_ends(process: Process) -> None:
+    story = Story()
+    async with native_agent("a", safe=story.safe, once=story.once) as agent, client_of(process) as client:
+        process.start()
+        await process.until_ready(client)
+        offer = {"capabilities": ["safe", "once"], "idempotent": ["safe"], "dress": "native"}
+        place = {"agent_name": "a", "host": "127.0.0.1", "port": agent.port, **offer}
+        await client.call(SERVICE, "register_agent", place)
+        for seed in SEEDS:
+            workers = [asyncio.create_task(load(client, story, seed, worker)) for worker in range(8)]
+            await asyncio.sleep(random.Random(seed).uniform(0.05, 0.6))
+            process.kill()
+            process.start()
+            await process.until_ready(client)
+            await asyncio.sleep(0.1)
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+            await check(client, story, str(seed))
+        await check(client, story)
+    assert story.submitted
+    assert max(story.done_once.values()) == 1
+
+
+async def check(client: AsyncClient, story: Story, seed: str = "") -> None:
+    """All that was acknowledged (in that seed's life) is there, and ends."""
+    names = {agent["agent_name"] for agent in (await client.call(SERVICE, "list_agents"))["agents"]}
+    assert names >= story.registered
+    for request_id, name in story.submitted.items():
+        if not name.startswith(f"{seed}-" if seed else ""):
+            continue
+        async with asyncio.timeout(20):
+            while (status := await client.call(SERVICE, "get_request", {"request_id": request_id}))["state"] in (
+                "queued",
+                "running",
+            ):
+                await asyncio.sleep(0.02)
+        if status["state"] == "done":
+            assert status["result"] == name
+        else:
+            assert (status["capability"], status["code"]) == ("once", "interrupted")
+    for name, request_id in list(story.keys.items())[-20:]:
+        capability = "safe" if int(name.rpartition("-")[2]) % 2 else "once"
+        fields = {"capability": capability, "data": name, "idempotency_key": name}
+        assert (await client.call(SERVICE, "submit_request", fields))["request_id"] == request_id
