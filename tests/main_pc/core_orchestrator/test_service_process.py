@@ -22,7 +22,7 @@ from common.client.aio import AsyncClient
 from common.client.opening import open_async_client
 from common.errors import TandemError
 from common.service.call import Call
-from tests.main_pc.core_orchestrator.fabric import Dict, ask, directory, native_agent
+from tests.main_pc.core_orchestrator.fabric import Dict, ask, core, directory, native_agent, until
 
 ROOT = Path(__file__).resolve().parents[3]
 SEEDS = range(int(os.environ.get("TANDEM_TEST_KILLS", "4")))
@@ -216,3 +216,56 @@ async def check(client: AsyncClient, story: Story, seed: str = "") -> None:
         capability = "safe" if int(name.rpartition("-")[2]) % 2 else "once"
         fields = {"capability": capability, "data": name, "idempotency_key": name}
         assert (await client.call(SERVICE, "submit_request", fields))["request_id"] == request_id
+
+
+AGENT = """
+import sys, time
+from pathlib import Path
+from tandem import Agent, verb
+
+class Thinker(Agent):
+    @verb(capability="safe", idempotent=True)
+    def think(self, data: str) -> str:
+        begun = Path(sys.argv[1])
+        if not begun.exists():
+            begun.touch()
+            time.sleep(60)
+        return data.upper()
+
+    @verb(capability="once")
+    def act(self, data: str) -> str:
+        Path(sys.argv[1]).touch()
+        time.sleep(60)
+
+Thinker("thinker").run()
+"""
+
+
+def start_agent(folder: Path, services: str) -> subprocess.Popen[bytes]:
+    told = {"TANDEM_HOME": str(folder), "TANDEM_HOST": "mainpc", "TANDEM_SERVICES": services}
+    program = [sys.executable, "-c", AGENT, str(folder / "begun")]
+    return subprocess.Popen(program, cwd=ROOT, env=os.environ | told, stderr=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize(("capability", "state"), [("safe", "done"), ("once", "failed")])
+async def test_an_agent_killed_midway_returns_and_does_again_only_what_is_safe(
+    tmp_path: Path, capability: str, state: str
+) -> None:
+    async with core() as hub:
+        services = directory(CoreOrchestrator=(hub.shell.port, hub.shell.events_port)).render()
+        first = start_agent(tmp_path, services)
+        try:
+            await until(lambda: hub.call("list_agents"), lambda reply: bool(reply["agents"]), 20)
+            request = await hub.submit(capability, data="x", wait=False, deadline_s=60)
+            await until(lambda: asyncio.to_thread((tmp_path / "begun").exists), bool)
+        finally:
+            first.kill()
+            first.wait()
+        second = start_agent(tmp_path, services)
+        try:
+            ended = await hub.until_state(request["request_id"], "done", "failed", within_s=30)
+        finally:
+            second.kill()
+            second.wait()
+        assert (ended["state"], ended["agent_name"]) == (state, "thinker")
+        assert (ended["result"], ended["code"]) == (("X", "") if state == "done" else (None, "interrupted"))
