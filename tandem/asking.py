@@ -16,6 +16,7 @@ from common.client.settings import ClientSettings
 from common.client.sync import Client
 from common.errors import Conflict, NotFound, TandemError, Unavailable
 from common.resilience.breaker import BreakerSettings
+from common.resilience.budget import RetrySettings
 from tandem.output import note
 
 Req = TypeVar("Req", bound=Message)
@@ -28,10 +29,10 @@ SUPERVISOR: Final = "Supervisor/"
 AWAY: Final = "ResourceManager is away; each host answers for its own cards"
 
 
-def settings(timeout_s: float = TIMEOUT_S) -> ClientSettings:
+def settings(timeout_s: float = TIMEOUT_S, attempts: int = 2) -> ClientSettings:
     """A command asks a few times and ends: its breakers stay closed, so that every error is the endpoint's own."""
     never = BreakerSettings(min_calls=1_000, window_calls=1_000)
-    return ClientSettings(timeout_s=timeout_s, breaker=never)
+    return ClientSettings(timeout_s=timeout_s, breaker=never, retry=RetrySettings(attempts=attempts))
 
 
 @contextmanager

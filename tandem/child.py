@@ -12,6 +12,7 @@ import shutil
 import signal
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Final
 
 FORWARDED: Final = (
@@ -155,14 +156,14 @@ class Child:
 
     @property
     def lives(self) -> bool:
-        """Whether anyone of the command's group is there, be it the command or what it left running."""
+        """Whether anyone of the command's group runs, be it the command or what it left behind."""
         try:
             os.killpg(self.pid, 0)
         except ProcessLookupError:
             return False
         except PermissionError:
             return True
-        return True
+        return has_living(self.pid)
 
     def close(self) -> None:
         """The group is nobody's business any more: dismiss the guard, hand the terminal back."""
@@ -195,3 +196,17 @@ class _Guard:
 def exit_code(status: int) -> int:
     """What a shell would report for a wait status: the exit code, or 128 plus the signal."""
     return 128 + os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+
+
+def has_living(group: int) -> bool:
+    """Whether a process of this group runs; a zombie that its parent has not reaped does not (proc(5))."""
+    return any(_living_in(group, entry) for entry in os.listdir("/proc") if entry.isdigit())
+
+
+def _living_in(group: int, pid: str) -> bool:
+    try:
+        stat = Path("/proc", pid, "stat").read_bytes()
+    except OSError:
+        return False
+    state, _parent, own_group = stat[stat.rindex(b")") + 2 :].split()[:3]
+    return int(own_group) == group and state not in (b"Z", b"X")

@@ -59,6 +59,7 @@ class Asking:
             raise self._gave_up(refusal) from None
 
     async def _alone(self, away: Unavailable) -> LeaseGranted:
+        self._last = None
         host = await self._best_host()
         self._warn(f"ResourceManager is away ({away.message}); asking the supervisor of {host} alone")
         return await self._from(f"{SUPERVISOR}{host}")
@@ -84,7 +85,8 @@ class Asking:
                 return await self._once(target)
             except (Interrupted, Unavailable) as error:
                 now = time.monotonic()
-                lost_at = now if lost_at is None and isinstance(error, Interrupted) else lost_at
+                if lost_at is None and (self._last is not None or isinstance(error, Interrupted)):
+                    lost_at = now
                 if lost_at is None or now - lost_at > RESTART_S:
                     raise Unavailable(error.message) from None
             await asyncio.sleep(PAUSE_S)

@@ -77,6 +77,13 @@ class Stopped(Exception):
         self.number = number
 
 
+class NotStarted(BadRequest):
+    """The system would not start the command."""
+
+
+_ENDS: Final[dict[type[TandemError], Exit]] = {StaleFence: Exit.TRY_LATER, NotStarted: Exit.NOT_EXECUTABLE}
+
+
 async def run(order: Order, teller: Teller) -> Report:
     """Run the order to its end; every error is told and in the report."""
     report = Report(command=order.command, exit_code=Exit.INTERNAL)
@@ -86,7 +93,7 @@ async def run(order: Order, teller: Teller) -> Report:
     except Stopped as stop:
         report.exit_code = 128 + stop.number
     except TandemError as error:
-        report.exit_code = Exit.TRY_LATER if isinstance(error, StaleFence) else exit_for(error)
+        report.exit_code = _ENDS.get(type(error)) or exit_for(error)
         report.error = error_document(error)["error"]
         teller.failed(error_line(error), report.error)
     return report
@@ -172,8 +179,8 @@ class _Run:
         began = time.monotonic()
         try:
             child = Child(self._order.command, environ)
-        except (OSError, ValueError) as error:
-            raise BadRequest(f"{self._order.command[0]} cannot be started: {error}") from None
+        except OSError as error:
+            raise NotStarted(f"{self._order.command[0]} cannot be started: {error.strerror}") from None
         beside = [asyncio.create_task(holding.renew()), asyncio.create_task(holding.measure())]
         try:
             ends: list[asyncio.Future[Any]] = [child.ended, holding.lost]

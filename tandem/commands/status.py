@@ -34,7 +34,7 @@ def command(as_json: bool) -> Exit:
 
 
 async def _look(directory: Directory) -> Survey:
-    async with open_async_client(asking.settings(), directory) as client:
+    async with open_async_client(asking.settings(attempts=1), directory) as client:
         return await survey(client, directory)
 
 

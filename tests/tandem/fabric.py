@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,7 @@ class Fabric:
 
     home: str
     shells: dict[str, Shell] = field(default_factory=dict)
+    places: dict[str, str] = field(default_factory=dict)
     leases: dict[str, leases.Lease] = field(default_factory=dict)
     asked: list[leases.AcquireLease] = field(default_factory=list)
     measured: dict[str, int] = field(default_factory=dict)
@@ -105,6 +106,20 @@ class Fabric:
         places = {name: shell.port for name, shell in self.shells.items()}
         text = ",".join(f"{name}={port}@127.0.0.1" for name, port in places.items())
         return {SERVICES_VARIABLE: text, "TANDEM_HOME": self.home, "TANDEM_HOST": "mainpc"}
+
+    async def start(self, name: str) -> None:
+        """Bring one service up, where it was before if it was there before."""
+        host = self.places[name]
+        port = self.shells[name].port if name in self.shells else 0
+        shell = self.shells[name] = Shell(ShellSettings(service=name, host=host, port=port))
+        if name.startswith("Supervisor/"):
+            _serve_host(shell, self, host)
+            ensure_cards(cards_folder(Path(self.home), host), host, (TOTALS[host],))
+        elif name == core_orchestrator.SERVICE:
+            _serve_core(shell, self)
+        else:
+            _serve_leases(shell, self)
+        await shell.open()
 
     async def stop(self, name: str) -> None:
         """Take one service away; its place stays known."""
@@ -364,16 +379,11 @@ async def small_fabric(home: str) -> AsyncIterator[Fabric]:
         "Supervisor/mainpc": "mainpc",
         "Supervisor/pc2": "pc2",
     }
-    async with AsyncExitStack() as stack:
-        for name, host in places.items():
-            shell = fabric.shells[name] = Shell(ShellSettings(service=name, host=host, port=0))
-            if name.startswith("Supervisor/"):
-                _serve_host(shell, fabric, host)
-                ensure_cards(cards_folder(Path(home), host), host, (TOTALS[host],))
-            elif name == core_orchestrator.SERVICE:
-                _serve_core(shell, fabric)
-            else:
-                _serve_leases(shell, fabric)
-            await shell.open()
-            stack.push_async_callback(shell.close, 0)
+    fabric.places = places
+    try:
+        for name in places:
+            await fabric.start(name)
         yield fabric
+    finally:
+        for shell in fabric.shells.values():
+            await shell.close(drain_s=0)

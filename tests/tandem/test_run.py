@@ -146,6 +146,8 @@ async def test_a_card_whose_folder_is_not_here_is_told(fabric: Fabric, tmp_path:
     code, _, err = await done(fabric, "--vram", "1GiB", "--", "true")
     assert code == 0
     assert "set TANDEM_HOME to the fabric's home" in err
+    _, _, err = await done(fabric, "--vram", "1GiB", "--json", "--", "true")
+    assert '"event":"warning","message":"the card is simulated, but ' in err
     fabric.simulated = False
     _, out, _ = await done(fabric, "--vram", "1GiB", "--", "sh", "-c", "echo [$TANDEM_SIMULATED_CARDS]")
     assert out == "[]\n"
@@ -289,6 +291,25 @@ async def test_a_supervisor_that_goes_away_meanwhile_ends_nothing(fabric: Fabric
     await until(lambda: not fabric.leases)
 
 
+@pytest.mark.parametrize("comes_back", [True, False])
+async def test_a_resource_manager_that_goes_away_midway_is_asked_again_or_done_without(
+    comes_back: bool, fabric: Fabric
+) -> None:
+    async with running(fabric, "--vram", "20GiB", "--", "sleep", "60") as holder:
+        await until(lambda: len(fabric.leases) == 1)
+        async with running(fabric, "--vram", "20GiB", "--", "echo", "ran") as waiter:
+            await until(lambda: len(fabric.asked) == 2)
+            await fabric.stop("ResourceManager")
+            if comes_back:
+                await fabric.start("ResourceManager")
+            await until(lambda: len(fabric.asked) == 3)
+            assert fabric.asked[2].idempotency_key == fabric.asked[1].idempotency_key
+            holder.terminate()
+            out, err = await asyncio.wait_for(waiter.communicate(), PATIENCE_S)
+    assert (waiter.returncode, out) == (0, b"ran\n")
+    assert (b"ResourceManager is away" in err) is not comes_back
+
+
 # where the command runs
 
 
@@ -317,6 +338,9 @@ async def test_hosts_on_another_machine_are_not_taken_for_this_one(
     code, _, err = await done(fabric, "--vram", "24GiB", "--wait", "0", "--", "true")
     assert code == Exit.TRY_LATER
     assert "asking the supervisor of mainpc alone" in err
+    await fabric.stop("Supervisor/pc2")
+    code, _, _ = await done(fabric, "--vram", "1GiB", "--", "true")
+    assert (code, fabric.asked[-1].host) == (0, "mainpc")
 
 
 @pytest.mark.parametrize(
@@ -412,6 +436,8 @@ async def test_the_command_reads_from_the_terminal_stops_and_goes_on(fabric: Fab
     typist.type("second\n")
     await typist.sees("[second]")
     await until(lambda: not fabric.leases)
+    typist.type("echo co''de=$?\n")
+    await typist.sees("code=0")
 
 
 async def test_ctrl_c_ends_the_command_once(fabric: Fabric, typist: Typist) -> None:
@@ -422,3 +448,29 @@ async def test_ctrl_c_ends_the_command_once(fabric: Fabric, typist: Typist) -> N
     typist.type("\x03")
     await typist.sees("interrupted")
     await typist.sees("code=9")
+
+
+async def test_a_command_in_the_background_stops_when_it_reads_and_goes_on_in_front(
+    fabric: Fabric, typist: Typist
+) -> None:
+    typist.type(f"{sys.executable} -m tandem run -q --vram 1GiB -- sh -c 'read line; echo \"<$line>\"' &\n")
+    await until(lambda: len(fabric.leases) == 1)
+    typist.type("sleep 1; jobs\n")
+    await typist.sees("Stopped")
+    typist.type("fg\n")
+    await typist.sees("tandem run")
+    typist.type("word\n")
+    await typist.sees("<word>")
+    typist.type("echo co''de=$?\n")
+    await typist.sees("code=0")
+
+
+async def test_a_terminal_shows_one_live_line_while_it_waits(fabric: Fabric, typist: Typist) -> None:
+    async with running(fabric, "--vram", "20GiB", "--", "sleep", "60") as holder:
+        await until(lambda: len(fabric.leases) == 1)
+        typist.type(f"{sys.executable} -m tandem run --vram 20GiB -- echo ra''n; echo co''de=$?\n")
+        await typist.sees("\r\x1b[Ktandem: waiting: place 1; needs 20.0 GiB, 4.0 GiB free (full on mainpc:0)")
+        holder.terminate()
+        await typist.sees("\r\x1b[Ktandem: 20.0 GiB on mainpc:0")
+        await typist.sees("ran")
+        await typist.sees("code=0")

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+
+import pytest
+
+from common.gpu.process_identity import start_time
+from tandem import running
+from tandem.child import Child, exit_code
+from tandem.exits import Exit
+from tandem.running import Order, run
+from tandem.telling import Teller
+from tests.tandem.fabric import GIB, Fabric
+
+
+@pytest.fixture
+async def stubborn() -> AsyncIterator[Child]:
+    """A command that does not end at TERM, and says when it stands."""
+    heard, said = os.pipe()
+    os.set_inheritable(said, True)
+    script = f"trap '' TERM; echo up >&{said}; while :; do sleep 0.05; done"
+    child = Child(["bash", "-c", script], dict(os.environ))
+    os.close(said)
+    await asyncio.to_thread(os.read, heard, 2)
+    os.close(heard)
+    yield child
+    await child.end(0.1)
+    child.close()
+
+
+async def test_a_command_that_ignores_term_is_killed(stubborn: Child) -> None:
+    await stubborn.end(0.2)
+    assert await asyncio.wait_for(stubborn.ended, 5) == 137
+    assert not stubborn.lives
+    assert start_time(stubborn.pid) is None
+    stubborn.signal(15)
+
+
+@pytest.mark.parametrize(("status", "code"), [(0, 0), (3 << 8, 3), (9, 137), (15, 143)])
+def test_a_wait_status_becomes_the_code_that_a_shell_shows(status: int, code: int) -> None:
+    assert exit_code(status) == code
+
+
+async def test_a_command_that_the_system_will_not_start_returns_its_lease(
+    fabric: Fabric, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object) -> Child:
+        raise OSError(7, "Argument list too long")
+
+    monkeypatch.setattr(running, "Child", refuse)
+    order = Order(command=["big"], vram_bytes=GIB, model="m", wait_s=0, ttl_s=60, priority=50, host="", card_uuid="")
+    report = await run(order, Teller(quiet=False, as_json=True))
+    assert report.exit_code == Exit.NOT_EXECUTABLE
+    assert report.error is not None
+    assert not fabric.leases
+    assert '"event":"failed","message":"big cannot be started: Argument list too long"' in capsys.readouterr().err
