@@ -32,8 +32,7 @@ from common.supervisor.policy import backoff_s
 from common.supervisor.whereabouts import services_text
 
 BACK_OFF: Final = Restart(delay_s=Duration(0.1), max_delay_s=Duration(5.0))
-STABLE_S: Final = 30.0
-"""A supervisor that lived this long begins a new row of restarts."""
+"""Restarts in a row wait longer and longer; a life that became ready ends the row."""
 STUCK_S: Final = 20.0
 """A supervisor that outlives all that its processes' stops may take by this long hangs."""
 MAX_LINE_BYTES: Final = 16 * 1024 * 1024
@@ -86,14 +85,13 @@ class _Door:
         """Keeps one host's supervisor until everything stops, or until its first start fails."""
         row = 0
         while not self._stopping.is_set():
-            started_at = time.monotonic()
-            code = await host.live(self._heard)
+            code = await host.live(self._heard, self._stopping)
             if self._stopping.is_set():
                 break
             if code > 0 and not host.was_ready:
                 self._failed = True
                 break
-            row = 1 if time.monotonic() - started_at > STABLE_S else row + 1
+            row = 1 if host.is_ready else row + 1
             pause_s = backoff_s(BACK_OFF, row, random.SystemRandom())
             self._board.say(
                 f"{host.name}'s supervisor ended ({spell_code(code)}); it is started again in {pause_s:.1f} s"
@@ -114,16 +112,19 @@ class _Host:
 
     def __init__(self, file: Path, startup: Startup, environ: dict[str, str], keep_going: bool) -> None:
         self.name = startup.host
-        self.was_ready = False
+        self.is_ready = self.was_ready = False
         self._file = file
         self._startup = startup
         self._environ = environ
         self._keep_going = keep_going
         self._process: Process | None = None
 
-    async def live(self, heard: Callable[[Progress], None]) -> int:
+    async def live(self, heard: Callable[[Progress], None], stopping: asyncio.Event) -> int:
         """One life, to its end; the exit code, negative for a signal."""
+        self.is_ready = False
         process = self._process = await self._spawn()
+        if stopping.is_set():
+            self.signal(signal.SIGTERM)
         assert process.stdout is not None
         assert process.stderr is not None
         await asyncio.gather(self._follow(process.stdout, heard), _repeat(process.stderr))
@@ -166,8 +167,9 @@ class _Host:
         async for line in lines:
             with suppress(msgspec.MsgspecError):
                 progress = msgspec.json.decode(line, type=Progress)
-                over = progress.state == "ready" or (progress.state == "failed" and self._keep_going)
-                self.was_ready = self.was_ready or over
+                going = self._keep_going or self.was_ready
+                self.is_ready = progress.state == "ready" or (progress.state == "failed" and going)
+                self.was_ready = self.was_ready or self.is_ready
                 heard(progress)
 
 

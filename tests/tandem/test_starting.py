@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -15,7 +16,7 @@ from common.supervisor.watchdog import Process
 from tests.common.supervisor.lives import gone, pinned, wait_until
 from tests.common.supervisor.startup_files import Program, entry, processes, write_startup
 
-START = "import sys; from pathlib import Path; from tandem.starting import start; sys.exit(start([Path(a) for a in sys.argv[1:]]))"
+START = ("-m", "tandem", "start")
 SUPERVISORS = ("mainpc", "pc2")
 
 
@@ -40,7 +41,7 @@ class Pair:
         return write_startup(file, host, self.ports[host], *agents, peers=peers, simulated_cards=cards)
 
     def start(self, *options: str) -> Program:
-        return Program(self.folder, [*(options or ("-c", START)), *(str(file) for file in self.files)])
+        return Program(self.folder, [*START, *options, *(str(file) for file in self.files)])
 
     def pinned(self, host: str, name: str) -> Process:
         return pinned(processes(self.ports[host].port)[name]["pid"])
@@ -50,8 +51,6 @@ class Pair:
 
     def supervisor(self, host: str) -> Process:
         """The supervisor's own process, by the lock of its home."""
-        import json
-
         return pinned(json.loads((self.folder / "var" / host / "lock").read_text())["pid"])
 
 
@@ -102,6 +101,16 @@ def test_a_partial_start_stops_both_hosts_and_exits_1(tmp_path: Path) -> None:
     assert "pc2/broken did not become ready: crash-looping exit 3" in door.complained
     assert "    | no model" in door.complained
     assert processes(hosts.ports["mainpc"].port) == {}
+
+
+def test_it_stays_with_what_is_ready_where_it_is_to_keep_going(tmp_path: Path) -> None:
+    broken = entry("broken", "exit 3", health={"how": "tcp"})
+    hosts = Pair(tmp_path, [entry("fine"), broken], [entry("base")])
+    with hosts.start("--keep-going") as door:
+        door.until_says("\nready in ")
+        assert "mainpc/broken did not become ready" in door.complained
+        assert hosts.is_ready("mainpc", "fine")
+        assert door.stop() == 0
 
 
 def test_problems_across_the_files_are_told_at_once_and_nothing_is_started(tmp_path: Path) -> None:

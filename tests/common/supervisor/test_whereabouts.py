@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from common.client.directory import Directory
 from common.config.schema import Peer, Ports, Service, Startup
-from common.supervisor.whereabouts import services_text
+from common.supervisor.whereabouts import neighbours, services_text
 from common.transport.sockets import Endpoint
 
 
@@ -26,3 +26,9 @@ def test_children_are_told_of_their_host_its_services_its_peers_and_theirs() -> 
     place = Directory.parse(text).place("Supervisor/b")
     assert place is not None
     assert place.requests == Endpoint.tcp("10.0.0.2", 7091)
+
+
+def test_neighbours_are_the_peers_at_an_address_of_this_host() -> None:
+    peers = {name: Peer(address, 1, 2) for name, address in (("a", "127.0.0.1"), ("b", "10.0.0.1"), ("c", "10.0.0.2"))}
+    startup = Startup(version=1, host="h", supervisor=Ports(), listen=["10.0.0.1"], peers=peers)
+    assert neighbours(startup) == {"a", "b"}
