@@ -115,6 +115,11 @@ def test_nothing_shows_a_traceback(
     assert "Traceback" not in err
 
 
+def test_start_tells_what_is_wrong_with_its_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ended(["start", str(tmp_path / "absent.yaml")]) == Exit.BAD_ANSWER
+    assert "absent.yaml:1: cannot be read" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("words", ["--help", "check config/startup_main.yaml"])
 def test_a_reader_that_went_away_ends_it_in_silence(words: str, repository: Path) -> None:
     script = f"(sleep 0.5; {sys.executable} -m tandem {words}; echo $? >&2) | true"
