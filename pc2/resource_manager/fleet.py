@@ -2,8 +2,10 @@
 
 Each supervisor's cards are as it last published them. From a card's grantable bytes the view takes the grants in flight:
 leases asked for that the published figures cannot show yet. Such a grant counts until the supervisor told of the lease
-and then published its cards, or published them long enough after it answered. A host that is lost or silent keeps its
-cards here, closed, with the reason. The view asks nobody and grants nothing.
+and then published its cards, or published them long enough after it answered, or until the lease ended. The bytes of a
+lease that the figures show and that has ended since are taken for free until the next figures: whether they are is for
+the supervisor to see, which is asked. A host that is lost or silent keeps its cards here, closed, with the reason. The
+view asks nobody and grants nothing.
 """
 
 from __future__ import annotations
@@ -31,7 +33,10 @@ class _Flight:
 
 @dataclass(slots=True)
 class _Host:
-    """What one supervisor last said; `absent` is why it cannot be asked, `paused_until` why not just now."""
+    """What one supervisor last said; `absent` is why it cannot be asked, `paused_until` until when it rests.
+
+    `shown` are the leases that the cards' figures include, `freed` the bytes by card of those of them that have ended.
+    """
 
     absent: str = UNHEARD
     problem: str = ""
@@ -39,6 +44,8 @@ class _Host:
     paused_until: float = 0.0
     cards: dict[str, Card] = field(default_factory=dict)
     leases: dict[str, Lease] = field(default_factory=dict)
+    shown: set[str] = field(default_factory=set)
+    freed: dict[str, int] = field(default_factory=dict)
     caps: dict[str, int] = field(default_factory=dict)
     limits: dict[str, int] = field(default_factory=dict)
 
@@ -58,6 +65,8 @@ class Fleet:
         view.caps.clear()
         if event.cards or not event.problem:
             view.cards = {card.card_uuid: card for card in event.cards}
+            view.shown = set(view.leases)
+            view.freed.clear()
         settled = [
             lease_id for lease_id, flight in self._flights.items() if flight.host == host and self._seen(flight, now)
         ]
@@ -72,12 +81,11 @@ class Fleet:
 
     def changed(self, host: str, event: LeaseChanged) -> None:
         """Takes in one change of a lease."""
-        leases = self._hosts[host].leases
         if event.change == "granted":
-            leases[event.lease.lease_id] = event.lease
+            self._hosts[host].leases[event.lease.lease_id] = event.lease
+            self._show(event.lease.lease_id, host)
         else:
-            leases.pop(event.lease.lease_id, None)
-        self._show(event.lease.lease_id, host)
+            self._ended(host, event.lease)
 
     def lost(self, host: str, reason: str) -> None:
         """Closes the host's cards until it is back."""
@@ -150,7 +158,8 @@ class Fleet:
     def _candidate(self, view: _Host, card: Card, closed: str, in_flight: int) -> Candidate:
         limit = view.limits.get(card.card_uuid)
         most = capacity(card.total_bytes, self._policy) if limit is None else limit - 1
-        free = min(card.grantable_bytes - in_flight, view.caps.get(card.card_uuid, card.grantable_bytes + 1) - 1, most)
+        free = card.grantable_bytes + view.freed.get(card.card_uuid, 0) - in_flight
+        free = min(free, view.caps.get(card.card_uuid, free + 1) - 1, most)
         problem = closed or ("" if card.schedulable else card.reason or "not schedulable")
         return Candidate(card.host, card.card, card.card_uuid, 0 if problem else max(0, free), most, problem)
 
@@ -163,6 +172,17 @@ class Fleet:
             return "has not published its cards yet"
         age = now - view.heard_at
         return f"cards last heard of {age:.1f} s ago" if age > self._policy.stale_s else ""
+
+    def _ended(self, host: str, lease: Lease) -> None:
+        view = self._hosts[host]
+        view.leases.pop(lease.lease_id, None)
+        view.caps.pop(lease.card_uuid, None)
+        flight = self._flights.get(lease.lease_id)
+        if flight is not None and flight.host == host:
+            del self._flights[lease.lease_id]
+        if lease.lease_id in view.shown:
+            view.shown.remove(lease.lease_id)
+            view.freed[lease.card_uuid] = view.freed.get(lease.card_uuid, 0) + lease.bytes
 
     def _show(self, lease_id: str, host: str) -> None:
         flight = self._flights.get(lease_id)

@@ -206,6 +206,8 @@ class Planner:
 
     def _lease_seen(self, event: events.LeaseSeen) -> None:
         self.fleet.changed(event.host, event.event)
+        if event.event.change != "granted":
+            self._steps.start_waiters()
 
     def _tick(self, _: events.Tick) -> None:
         self._steps.start_waiters()

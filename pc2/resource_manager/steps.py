@@ -204,10 +204,10 @@ class Steps:
         self.do(AskSupervisor(request.host, request.attempt, request.admission))
 
     def _believe(self, request: Request, error: TandemError) -> bool:
-        """Lets a refusal correct the view; False where no other card could help."""
+        """Lets a refusal correct the view; False where no other card could help, as when the owner's process is gone."""
         if isinstance(error, TooLarge):
             self.fleet.limit(request.host, request.card_uuid, request.asked.bytes)
-        elif isinstance(error, NoCapacity | NotFound):
+        elif isinstance(error, NoCapacity) or (isinstance(error, NotFound) and "pid" not in error.details):
             self.fleet.cap(request.host, request.card_uuid, request.asked.bytes)
         elif error.retryable:
             self.fleet.pause(request.host, self.now + self.policy.pause_s)

@@ -29,11 +29,11 @@ def sampled(*cards: Card, problem: str = "") -> CardsSampled:
     return CardsSampled(host="mainpc", cards=list(cards), problem=problem)
 
 
-def lease(lease_id: str) -> Lease:
+def lease(lease_id: str, gib: float = 0.0) -> Lease:
     return Lease(
         lease_id=lease_id,
         model="m",
-        bytes=1,
+        bytes=int(gib * GIB),
         measured_bytes=0,
         verified=False,
         priority=50,
@@ -49,8 +49,8 @@ def lease(lease_id: str) -> Lease:
     )
 
 
-def changed(lease_id: str, ended: bool = False) -> LeaseChanged:
-    return LeaseChanged(change="released" if ended else "granted", lease=lease(lease_id))
+def changed(lease_id: str, ended: bool = False, gib: float = 0.0) -> LeaseChanged:
+    return LeaseChanged(change="released" if ended else "granted", lease=lease(lease_id, gib))
 
 
 def listing(*lease_ids: str) -> Leases:
@@ -178,6 +178,35 @@ def test_what_a_host_says_its_card_can_never_hold_is_believed_for_good() -> None
     fleet.limit("mainpc", "GPU-a", 12 * GIB)
     fleet.sampled("mainpc", sampled(card(20)), 1.0)
     assert only(fleet, 1.0).capacity_bytes == only(fleet, 1.0).grantable_bytes == 10 * GIB - 1
+
+
+def test_a_lease_that_ended_before_its_card_was_published_again_is_in_flight_no_more() -> None:
+    fleet = fleet_with(card(20))
+    fleet.claim("lease-1", only(fleet), 8 * GIB)
+    fleet.changed("mainpc", changed("lease-1", gib=8))
+    fleet.changed("pc2", changed("lease-1", ended=True, gib=8))
+    assert free(fleet) == [12]
+    fleet.changed("mainpc", changed("lease-1", ended=True, gib=8))
+    assert free(fleet) == [20]
+
+
+def test_the_bytes_of_a_shown_lease_are_free_once_it_ended_until_the_figures_say_so_themselves() -> None:
+    fleet = fleet_with(card(20))
+    fleet.changed("mainpc", changed("lease-1", gib=8))
+    fleet.sampled("mainpc", sampled(card(12)), 1.0)
+    for _ in range(2):
+        fleet.changed("mainpc", changed("lease-1", ended=True, gib=8))
+        assert free(fleet, 1.0) == [20]
+    fleet.sampled("mainpc", sampled(problem="NVML is gone"), 1.5)
+    fleet.sampled("mainpc", sampled(card(11)), 2.0)
+    assert free(fleet, 2.0) == [11]
+
+
+def test_a_refusal_is_believed_no_more_when_a_lease_on_that_card_ended() -> None:
+    fleet = fleet_with(card(20))
+    fleet.cap("mainpc", "GPU-a", 10 * GIB)
+    fleet.changed("mainpc", changed("lease-1", ended=True))
+    assert free(fleet) == [20]
 
 
 def test_leases_and_cards_are_listed_by_host() -> None:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import random
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import pytest
 
@@ -9,8 +9,11 @@ from common.api.leases import (
     AcquireLease,
     Card,
     CardsSampled,
+    Lease,
+    LeaseChanged,
     LeaseGranted,
     Leases,
+    Owner,
     PlanLease,
 )
 from common.api.words import Cursor
@@ -41,6 +44,7 @@ from pc2.resource_manager.events import (
     Event,
     HostBack,
     HostLost,
+    LeaseSeen,
     Refused,
     Returned,
     Tick,
@@ -117,6 +121,26 @@ class Bench:
 
     def refuse(self, ask: AskSupervisor, error: TandemError) -> None:
         self.feed(Refused(ask.request.lease_id, ask.attempt, error))
+
+    def change(self, change: Literal["granted", "released"], granted: LeaseGranted) -> LeaseChanged:
+        lease = Lease(
+            lease_id=granted.lease_id,
+            model="whisper",
+            bytes=granted.bytes,
+            measured_bytes=0,
+            verified=False,
+            priority=50,
+            host=granted.host,
+            card=0,
+            card_uuid=granted.card_uuid,
+            fencing_token=granted.fencing_token,
+            owner=Owner(),
+            identity="anna",
+            ttl_s=60.0,
+            expires_in_s=60.0,
+            granted_at=AT,
+        )
+        return LeaseChanged(change=change, lease=lease)
 
     def wait(self, seconds: float) -> None:
         self.now += seconds
@@ -621,3 +645,23 @@ def test_a_head_that_has_waited_long_keeps_a_card_from_newcomers() -> None:
     assert "kept for a request that has waited longer" in told["small"]
     bench.ask("urgent", 5, priority=100)
     assert bench.one(AskSupervisor).host == "mainpc"
+
+
+def test_a_lease_that_ended_starts_who_waits_before_any_look_at_the_cards() -> None:
+    bench = Bench()
+    bench.ask("c1", 20, host="mainpc")
+    granted = bench.admit(bench.one(AskSupervisor))
+    bench.ask("c2", 20, wait=60, host="mainpc")
+    bench.feed(LeaseSeen("mainpc", bench.change("granted", granted)))
+    assert bench.all(AskSupervisor) == []
+    bench.feed(LeaseSeen("mainpc", bench.change("released", granted)))
+    assert bench.one(AskSupervisor).host == "mainpc"
+
+
+def test_a_request_whose_process_is_gone_is_refused_and_no_other_card_is_tried() -> None:
+    bench = Bench()
+    bench.ask("c1", 10, wait=60)
+    bench.refuse(bench.one(AskSupervisor), NotFound("process 7 does not run on pc2", pid=7, host="pc2"))
+    bench.error(NotFound)
+    assert bench.all(AskSupervisor) == []
+    assert bench.kept() == []
