@@ -1,19 +1,23 @@
 """The group commit: what a turn of the loop decided is made durable at once, and only then acted upon.
 
 A handler applies its facts to memory and writes their rows here; every reply and event that follows is held until the group's
-commit. When it fails the whole group is refused as `storage_unavailable`, and memory is rebuilt from the store before the
-next change.
+commit. When it fails the whole group is refused as `storage_unavailable`, memory is rebuilt from the store, and no change is
+decided until the store takes something again.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from common.errors import StorageUnavailable
 from common.store.protocol import Change, Durability, RecordStore
 
 Held = Callable[[StorageUnavailable | None], None]
+
+PROBE_S: Final = 0.25
+RETRY_AFTER_MS: Final = 500
 
 
 class Journal:
@@ -36,14 +40,44 @@ class Journal:
         """Whether something awaits its commit, so that whatever is said now must wait for it."""
         return bool(self._changes)
 
-    def write(self, changes: Sequence[Change]) -> None:
-        """Add rows to the open group; StorageUnavailable when the last failure could not be mended yet."""
+    @property
+    def able(self) -> bool:
+        """Whether a change may be decided now: the store takes commits, as far as is known, and memory agrees with it."""
+        return not self.problem
+
+    def begin(self) -> None:
+        """Leave to decide a change on memory; StorageUnavailable while the store takes none.
+
+        A failed commit costs a rebuild, so that a store which takes nothing is probed, not tried with every change.
+        """
+        if self.problem:
+            raise StorageUnavailable(self.problem, retry_after_ms=RETRY_AFTER_MS)
+
+    def look(self) -> None:
+        """Leave to tell what must be durable; StorageUnavailable while memory could not be rebuilt after a failed commit."""
         if self._must_rebuild:
-            self._mend()
+            raise StorageUnavailable(self.problem, retry_after_ms=RETRY_AFTER_MS)
+
+    def write(self, changes: Sequence[Change]) -> None:
+        """Add rows to the open group; StorageUnavailable while memory does not agree with the store."""
+        self.look()
         self._changes.extend(changes)
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._commit_soon)
+
+    def probe(self) -> None:
+        """While the store takes nothing: try it, mend memory, and let changes be decided again; called every PROBE_S."""
+        if not self.problem:
+            return
+        try:
+            self._store.check()
+            if self._must_rebuild:
+                self._mend()
+        except StorageUnavailable as error:
+            self.problem = error.message
+        else:
+            self.problem = ""
 
     def hold(self, done: Held) -> None:
         """Run `done` with None after the group's commit, or with the reason why there was none."""

@@ -17,7 +17,7 @@ from common.errors import Conflict, Unavailable
 from common.ids import new_id
 from common.resilience.bulkhead import Bulkhead
 from common.service import basics
-from common.service.journal import Journal
+from common.service.journal import PROBE_S, Journal
 from common.service.onion import Onion
 from common.service.publisher import Publisher
 from common.service.routes import Rep, Req, Routes, TypedHandler
@@ -148,6 +148,7 @@ class Shell:
             self.set_ready()
         self.every(SWEEP_S, self._tick)
         self.every(BEAT_S, self.publisher.beat)
+        self.every(PROBE_S, self.journal.probe)
 
     def set_ready(self) -> None:
         """Work is taken from now on."""

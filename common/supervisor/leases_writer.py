@@ -87,7 +87,7 @@ class LeaseWriter:
 
         Raises StorageUnavailable while the store takes nothing.
         """
-        self._shell.journal.write(())
+        self._shell.journal.begin()
         if not self._epoch_open:
             self._open_epoch()
 

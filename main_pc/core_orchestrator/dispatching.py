@@ -62,7 +62,7 @@ class Dispatching:
 
     async def submit(self, asked: SubmitRequest, call: Call) -> RequestStatus:
         """submit_request: answers once it is durable, or where waiting is asked, when it ended or the time is over."""
-        self._turns.begin()
+        self._shell.journal.begin()
         caller = Caller(call.identity, self._shell.settings.host)
         submitted = self._requests.submit(
             asked, caller, request_id=new_id("req", self._shell.rng), offers=self._offers, at=self._turns.at()
@@ -80,7 +80,7 @@ class Dispatching:
 
     def cancel(self, asked: RequestId, _call: Call) -> RequestStatus:
         """cancel_request."""
-        self._turns.begin()
+        self._shell.journal.begin()
         self._take(self._requests.cancel(asked.request_id, self._turns.at()))
         self.dispatch()
         return self._status(asked.request_id)
@@ -89,19 +89,19 @@ class Dispatching:
 
     def dispatch(self) -> None:
         """Give waiting requests to agents that are free: an agent or a request came, or one was done."""
-        if self._turns.able and not self._stopping and self._book.queues:
+        if self._shell.journal.able and not self._stopping and self._book.queues:
             self._take(self._requests.dispatch(self._turns.now(), self._turns.at(), self._offers))
 
     def agent_lost(self, agent_name: str) -> None:
         """The agent is gone with what it worked on; while nothing can be committed, `tick` sees to it later."""
         calls = list(self._book.calls_to(agent_name))
-        if not calls or not self._turns.able:
+        if not calls or not self._shell.journal.able:
             return
         self._take(self._requests.agent_lost(agent_name, self._turns.at()), lambda: self._calling.lose(calls))
 
     def tick(self) -> None:
         """What time alone brings about; called several times a second."""
-        if not self._turns.able:
+        if not self._shell.journal.able:
             return
         if self._must_resume:
             self.resume()
@@ -115,7 +115,7 @@ class Dispatching:
 
     def trim(self) -> None:
         """Let go of what is no longer kept; called now and then."""
-        if self._turns.able:
+        if self._shell.journal.able:
             self._take(self._requests.trim(self._turns.now()))
 
     def loaded(self) -> None:
@@ -151,7 +151,7 @@ class Dispatching:
     # inside
 
     def _status(self, request_id: str) -> RequestStatus:
-        self._turns.look()
+        self._shell.journal.look()
         return self._book.status(request_id)
 
     def _offers(self, capability: str) -> Offer:
@@ -170,7 +170,7 @@ class Dispatching:
 
     def _ended(self, send: Send, outcome: object) -> None:
         self._unreported[send.request_id, send.attempt] = (send, outcome)
-        if self._turns.able:
+        if self._shell.journal.able:
             self._report(send, outcome)
             self.dispatch()
 

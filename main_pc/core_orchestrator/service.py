@@ -41,7 +41,6 @@ HOST: Final = "mainpc"
 STORE: Final = "core_orchestrator"
 TICK_S: Final = 0.2
 TRIM_S: Final = 2.0
-PROBE_S: Final = 0.5
 DRAIN_S: Final = 3.0
 
 CLIENT: Final = ClientSettings(breaker=BreakerSettings(slow_call_s=3_600.0))
@@ -83,7 +82,7 @@ class CoreOrchestrator:
     async def open(self) -> None:
         """Load what was known and serve; StorageUnavailable, Conflict when a port is taken."""
         try:
-            self._turns.rebuild()
+            self.shell.journal.rebuild()
             await self.shell.open(ready=False)
         except TandemError:
             await self._client.close()
@@ -93,7 +92,6 @@ class CoreOrchestrator:
         self.shell.set_ready()
         self.shell.every(TICK_S, self._tick)
         self.shell.every(TRIM_S, self._dispatching.trim)
-        self.shell.every(PROBE_S, self._turns.probe)
         self._watching.begin()
 
     async def close(self) -> None:
@@ -148,12 +146,12 @@ class CoreOrchestrator:
     # the registry's verbs
 
     def _register(self, asked: api.RegisterAgent, _call: Call) -> api.Registered:
-        self._turns.begin()
+        self.shell.journal.begin()
         self._apply(self._registry.register(asked, home=self._host, at=self._turns.at()))
         return api.Registered(boot=self.shell.boot)
 
     def _deregister(self, asked: api.AgentName, _call: Call) -> Empty:
-        self._turns.begin()
+        self.shell.journal.begin()
         self._apply(self._registry.deregister(asked.agent_name))
         return Empty()
 

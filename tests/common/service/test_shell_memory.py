@@ -70,11 +70,19 @@ async def test_while_memory_cannot_be_rebuilt_no_change_is_taken() -> None:
     journal.commit()
     with pytest.raises(StorageUnavailable):
         journal.write([Change("t", "a", b"2")])
+    for refused in (journal.begin, journal.look):
+        with pytest.raises(StorageUnavailable):
+            refused()
     assert not journal.dirty
+    journal.probe()
+    assert not journal.able
     store.failure = None
+    journal.probe()
+    assert journal.able
+    journal.begin()
     journal.write([Change("t", "a", b"3")])
     assert journal.commit()
-    assert store.tables == {"t": {"a": b"3"}}
+    assert store.tables["t"] == {"a": b"3"}
 
 
 async def test_who_stopped_waiting_for_a_commit_is_passed_over() -> None:
@@ -108,6 +116,7 @@ async def test_a_failed_commit_refuses_the_whole_group_and_nothing_of_it_is_seen
         health = await caller.plain("ping")
         assert (health["status"], health["reasons"]) == ("degraded", ["the disk is full"])
         store.failure = None
+        lab.shell.journal.probe()
         assert raises(StorageUnavailable, await caller.plain("write", key="a", value="x")) is False
         assert (await caller.plain("read", key="a"))["text"] == "x"
         assert (await caller.plain("ping"))["status"] == "ok"

@@ -142,7 +142,7 @@ async def test_a_full_disk_refuses_every_change_keeps_what_was_acknowledged_and_
             True,
             ["memory: is full; free space"],
         )
-        hub.service._turns.probe()
+        hub.shell.journal.probe()
         assert (await hub.call("health_check"))["status"] == "degraded"
         store.failure = None
         await until(lambda: hub.call("health_check"), lambda health: health["status"] == "ok")
