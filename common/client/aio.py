@@ -69,9 +69,9 @@ class AsyncClient:
         self._context = context or sockets.new_context()
         self._guard = Guard(rng, self._settings.breaker, self._settings.retry)
         self._rules = Rules(clock, rng, self._guard, self._settings.retry)
-        self._links: dict[Endpoint, Link | PlainLink] = {}
+        self._links: dict[tuple[Endpoint, str], Link | PlainLink] = {}
         self._lines: dict[str, _Line] = {}
-        self._unused: dict[Endpoint, int] = {}
+        self._unused: dict[tuple[Endpoint, str], int] = {}
         self._names = NameCache()
         self._inboxes: dict[Subscription, _Inbox] = {}
         self._closed = False
@@ -230,12 +230,12 @@ class AsyncClient:
         return await self._link(step.found).call(step.verb, step.request, step.deadline)
 
     def _link(self, found: Found) -> Link | PlainLink:
-        link = self._links.get(found.endpoint)
+        link = self._links.get((found.endpoint, found.dress))
         if link is None:
             if self._closed:
                 raise Unavailable("the client was closed")
             make = Link if found.dress == "native" else PlainLink
-            link = self._links[found.endpoint] = make(self._context, found.endpoint, self._clock)
+            link = self._links[found.endpoint, found.dress] = make(self._context, found.endpoint, self._clock)
         return link
 
     async def call_at(
@@ -351,11 +351,11 @@ class AsyncClient:
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(SWEEP_S)
-            for endpoint, link in list(self._links.items()):
+            for key, link in list(self._links.items()):
                 link.sweep()
-                self._unused[endpoint] = self._unused.get(endpoint, 0) + 1 if link.idle else 0
-                if self._unused[endpoint] > IDLE_SWEEPS:
-                    del self._links[endpoint], self._unused[endpoint]
+                self._unused[key] = self._unused.get(key, 0) + 1 if link.idle else 0
+                if self._unused[key] > IDLE_SWEEPS:
+                    del self._links[key], self._unused[key]
                     self._lines = {target: line for target, line in self._lines.items() if line.link is not link}
                     link.close()
 

@@ -41,7 +41,7 @@ class Client:
         self._context = sockets.new_context()
         self._guard = Guard(rng, self._settings.breaker, self._settings.retry)
         self._rules = Rules(clock, rng, self._guard, self._settings.retry)
-        self._links: dict[Endpoint, BlockingLink | PlainBlockingLink] = {}
+        self._links: dict[tuple[Endpoint, str], BlockingLink | PlainBlockingLink] = {}
         self._names = NameCache()
         self._lock = threading.RLock()
 
@@ -135,10 +135,10 @@ class Client:
     def _link(self, found: Found) -> BlockingLink | PlainBlockingLink:
         if self._context.closed:
             raise Unavailable("the client was closed")
-        link = self._links.get(found.endpoint)
+        link = self._links.get((found.endpoint, found.dress))
         if link is None:
             make = BlockingLink if found.dress == "native" else PlainBlockingLink
-            link = self._links[found.endpoint] = make(self._context, found.endpoint, self._clock)
+            link = self._links[found.endpoint, found.dress] = make(self._context, found.endpoint, self._clock)
         return link
 
     def stream(
