@@ -18,6 +18,8 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
+import msgspec
+
 from common.agent.leasing import HeldLease, this_process
 from common.agent.membership import TTL_S, Membership
 from common.agent.verb import Item, Items, Method, methods_of
@@ -86,9 +88,17 @@ class Agent:
         methods = list(methods_of(self))
         for method in methods:
             self.shell.handle(method.verb, self._handler(method))
-        await self.shell.open(ready=False)
-        on_stop_signal(self.shell.stop)
-        await self.started()
+        try:
+            await self.shell.open(ready=False)
+            on_stop_signal(self.shell.stop)
+            await self.started()
+            await self._serve(methods, ready)
+        finally:
+            self._worker.shutdown(wait=False, cancel_futures=True)
+            await self.client.close()
+            await self.shell.close()
+
+    async def _serve(self, methods: list[Method], ready: Callable[[], None]) -> None:
         self.shell.set_ready()
         membership = Membership(
             self.shell, self.client, lambda: self._registration(methods), lambda: self.shell.onion.in_flight
@@ -102,9 +112,6 @@ class Agent:
             await membership.leave()
             await self.shell.drain()
             await self.stopping()
-            self._worker.shutdown(wait=False, cancel_futures=True)
-            await self.client.close()
-            await self.shell.close()
 
     def _registration(self, methods: list[Method]) -> core.RegisterAgent:
         offered = [method for method in methods if method.mark.capability]
@@ -189,10 +196,13 @@ class Agent:
 
     def report_error(self, error: BaseException, **details: Any) -> None:
         """Tell the fabric of an error that was not expected: an event, a log line, never an exception."""
-        report = ErrorReported(
-            agent=self.name, error_type=type(error).__name__, message=str(error)[:2_000], details=details
-        )
-        self.shell.publisher.publish(ERROR_REPORTED, self.name, report)
+        message = str(error)[:2_000].encode(errors="replace").decode()
+        report = ErrorReported(agent=self.name, error_type=type(error).__name__, message=message, details=details)
+        try:
+            self.shell.publisher.publish(ERROR_REPORTED, self.name, report)
+        except (TypeError, ValueError, OverflowError, RecursionError):
+            told = msgspec.structs.replace(report, details={"unsayable": repr(details)[:2_000]})
+            self.shell.publisher.publish(ERROR_REPORTED, self.name, told)
         self.log.error("%s: %s", report.error_type, report.message, exc_info=error)
 
 

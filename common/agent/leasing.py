@@ -64,7 +64,7 @@ class HeldLease:
             return await self._client.call(self._arbiter, leases.ACQUIRE_LEASE, self._request, timeout_s=timeout_s)
 
     async def _renew(self) -> None:
-        every_s = max(0.1, self._request.ttl_s / RENEWALS_PER_TTL)
+        every_s = max(0.1, self.granted.expires_in_s / RENEWALS_PER_TTL)
         renewal = leases.RenewLease(lease_id=self.granted.lease_id, fencing_token=self.granted.fencing_token)
         while True:
             await asyncio.sleep(every_s)

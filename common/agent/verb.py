@@ -147,6 +147,7 @@ def _method(mark: VerbMark, function: Callable[..., Any]) -> Method:
             (name, hint) if parameter.default is parameter.empty else (name, hint, _default(parameter.default))
         )
     request = msgspec.defstruct(f"{mark.name}_request", fields, frozen=True, kw_only=True, bases=(Message,))
+    _check_sayable(mark.name, request)
     streams = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
     spec: AnyVerb = Verb(
         mark.name,
@@ -159,6 +160,13 @@ def _method(mark: VerbMark, function: Callable[..., Any]) -> Method:
     )
     names = tuple(field[0] for field in fields)
     return Method(mark, spec, function, names, frozenset(as_bytes), call_parameter)
+
+
+def _check_sayable(name: str, request: type[msgspec.Struct]) -> None:
+    try:
+        msgspec.json.schema(request)
+    except TypeError as error:
+        raise Conflict(f"verb {name!r}: a parameter's type has no place on the wire: {error}") from error
 
 
 def _default(value: Any) -> Any:
