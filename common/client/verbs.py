@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 from common.api.catalog import SERVICES
 from common.api.words import Access, AnyVerb, Empty, Verb
+from common.errors import BadRequest
 
+MAX_NAME: Final = 128
 _SERVICES = {spec.name: spec for spec in SERVICES}
 
 
 @lru_cache(maxsize=4_096)
 def verb_named(name: str, target: str) -> AnyVerb:
     """A verb whose request and reply are dicts; whether it is idempotent is known where the catalog has the target's verb."""
+    if len(name) > MAX_NAME:
+        raise BadRequest(f"no verb has a name of {len(name)} characters; {MAX_NAME} is the most")
     spec = _SERVICES.get(target.partition("/")[0])
     known = spec.verb(name) if spec is not None else None
     fields: Any = dict[str, Any]

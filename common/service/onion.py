@@ -103,6 +103,8 @@ class Onion:
         self._call(port, route, message, head, None)
 
     def _bundle(self, port: RouterPort, route: bytes, message: Native) -> None:
+        if message.envelope:
+            raise BadRequest("a bundle travels without an envelope; send its calls one by one")
         calls = [
             (header.decode_call(inner), Native((), inner, body, ())) for inner, body in bundle.unbundled(message.body)
         ]

@@ -94,7 +94,8 @@ class NativeReply:
     def _send(self, kind: header.ReplyKind, value: object) -> bool:
         body = codec.encode(self._codec, value)
         head = header.encode(header.ReplyHeader(header.PROTOCOL, kind, self._id, self._codec))
-        if self._bundles is not None and len(body) <= bundle.MAX_BODY_BYTES:
+        ends = kind is not header.ReplyKind.PART  # a part tells at once whether anyone is there to take it
+        if ends and self._bundles is not None and len(body) <= bundle.MAX_BODY_BYTES:
             self._bundles.add(self._port, self._route, head, body)
             return True
         return self._port.send(self._route, (*self._envelope, head, body))

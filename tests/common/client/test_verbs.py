@@ -2,10 +2,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from common.api import core_orchestrator as core
 from common.api import leases
 from common.api.words import Access, Empty
 from common.client.verbs import repeatable, request_for, verb_named
+from common.errors import BadRequest
 
 
 def test_a_catalogued_verb_by_its_name_is_as_idempotent_as_the_catalog_says() -> None:
@@ -36,3 +39,8 @@ def test_an_idempotency_key_makes_a_verb_repeatable() -> None:
     assert repeatable(leases.ACQUIRE_LEASE, {"idempotency_key": "k"})
     assert not repeatable(leases.ACQUIRE_LEASE, {})
     assert repeatable(core.LIST_AGENTS, Empty())
+
+
+def test_a_name_too_long_for_the_wire_never_leaves() -> None:
+    with pytest.raises(BadRequest, match="129 characters"):
+        verb_named("v" * 129, "language")

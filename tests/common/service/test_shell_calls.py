@@ -10,8 +10,9 @@ from common.api.words import Empty, Verb
 from common.errors import Conflict, DeadlineExceeded, Internal, Overloaded, Unavailable
 from common.resilience.bulkhead import Bulkhead, BulkheadSettings
 from common.service.call import Call
+from common.wire import bundle, header
 from common.wire.header import ReplyKind
-from tests.common.service.lab import WAIT, Said, heard, is_error, native, peer, raises, service, until, withdrawal
+from tests.common.service.lab import WAIT, Peer, Said, heard, is_error, native, peer, raises, service, until, withdrawal
 
 
 async def test_a_call_past_its_deadline_is_cancelled_and_answered() -> None:
@@ -179,3 +180,65 @@ async def test_a_bug_in_a_handler_that_waits_is_one_internal_error() -> None:
     async with service() as lab, peer(lab.shell.port) as caller:
         lab.shell.handle(verb, buggy)
         assert raises(Internal, await caller.plain("buggy"))
+
+
+def bundled(*pairs: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
+    """Calls in one message."""
+    return bundle.calls([frame for pair in pairs for frame in pair])
+
+
+async def answers(caller: Peer, count: int) -> dict[int, tuple[ReplyKind, dict[str, object]]]:
+    """That many native answers by their ids, bundled or not."""
+    found: dict[int, tuple[ReplyKind, dict[str, object]]] = {}
+    while len(found) < count:
+        frames = await caller.receive()
+        head = header.decode_reply(frames[0])
+        pairs = bundle.unbundled(frames[1]) if head.kind is ReplyKind.BUNDLE else [(frames[0], frames[1])]
+        for pair in pairs:
+            inner, body = heard(list(pair))
+            assert inner.id not in found, "answered twice"
+            found[inner.id] = (inner.kind, body)
+    return found
+
+
+async def test_each_call_of_a_bundle_gets_its_own_answer() -> None:
+    async with service() as lab, peer(lab.shell.port) as caller:
+        calls = [
+            native("echo", {"text": "a"}, 1),
+            native("fail", {"text": "conflict"}, 2),
+            native("nothing", call_id=3),
+            native("wait", call_id=4),
+            native("write", {"key": "k"}, 5),
+            native("echo", {"text": 7}, 6),
+            native("echo", {"text": "x" * 10_000}, 7),
+        ]
+        await caller.send(*bundled(*calls[:6], withdrawal(99)))
+        await caller.send(*bundled(calls[6]))
+        lab.go.set()
+        found = await answers(caller, 7)
+        assert [found[number][0] is ReplyKind.FINAL for number in range(1, 8)] == [
+            True,
+            False,
+            False,
+            True,
+            True,
+            False,
+            True,
+        ]
+        assert [found[number][1]["code"] for number in (2, 3, 6)] == ["conflict", "unknown_verb", "bad_request"]
+
+
+async def test_what_is_no_bundle_gets_one_error_and_nothing_of_it_is_done() -> None:
+    async with service() as lab, peer(lab.shell.port) as caller:
+        head, body = bundled(native("write", {"key": "a"}), (b"\xc1\xff", b""))
+        for frames in ((head, body), (head, b"\x80"), (head, b""), (b"", *bundled(native("write", {"key": "a"})))):
+            assert b"bad_request" in (await caller.ask(*frames))[-1]
+        assert lab.rows == {}
+
+
+async def test_streaming_to_a_bundling_caller_that_is_gone_ends_the_work() -> None:
+    async with service() as lab:
+        async with peer(lab.shell.port) as caller:
+            await caller.send(*bundled(native("count", {"number": 1_000_000_000}), native("echo", call_id=2)))
+            await caller.receive()
+        await until(lambda: lab.shell.onion.in_flight == 0)
