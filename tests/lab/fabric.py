@@ -155,7 +155,7 @@ class Fabric:
         files = [str(self.startup_file("mainpc")), str(self.startup_file("pc2"))]
         with (self.folder / "door.log").open("ab") as log:
             self.door = subprocess.Popen(
-                [sys.executable, "-m", "tandem", "start", *files],
+                ["setpriv", "--pdeathsig", "TERM", sys.executable, "-m", "tandem", "start", *files],
                 env=self.environ,
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,

@@ -25,9 +25,9 @@ SEED = int(os.environ.get("TANDEM_SEED", "1"))
 MIB = 2**20
 PATIENCE_S = 60.0
 
-VICTIMS = {
-    "core_orchestrator": lambda fabric: fabric.processes("mainpc")["core_orchestrator"]["pid"],
-    "resource_manager": lambda fabric: fabric.processes("pc2")["resource_manager"]["pid"],
+VICTIMS: dict[str, Callable[[Fabric], int]] = {
+    "core_orchestrator": lambda fabric: int(fabric.processes("mainpc")["core_orchestrator"]["pid"]),
+    "resource_manager": lambda fabric: int(fabric.processes("pc2")["resource_manager"]["pid"]),
     "supervisor of mainpc": lambda fabric: fabric.supervisor_pid("mainpc"),
     "supervisor of pc2": lambda fabric: fabric.supervisor_pid("pc2"),
 }
@@ -134,18 +134,27 @@ def _kill_one(fabric: Fabric, rng: random.Random, which: str) -> None:
     name = rng.choice(sorted(VICTIMS))
     agents = {host: fabric.processes(host) for host in ("mainpc", "pc2")}
     victim = VICTIMS[name](fabric)
+    assert victim > 1, f"{name} has no process ({which})"
     os.kill(victim, signal.SIGKILL)
     until(lambda: not _lives(victim), 10, f"{name} to be gone ({which})")
+    until(lambda: _successor(name, fabric) not in (0, victim), 60, f"a successor of {name} ({which})")
     until(fabric.is_ready, 60, f"{name} to be back ({which})")
     if not name.startswith("supervisor"):
         for host, agent in (("mainpc", "echo"), ("pc2", "echo2")):
             assert fabric.processes(host)[agent]["pid"] == agents[host][agent]["pid"], f"{agent} restarted ({which})"
 
 
+def _successor(name: str, fabric: Fabric) -> int:
+    try:
+        return VICTIMS[name](fabric)
+    except (AssertionError, KeyError):
+        return 0
+
+
 def _lives(pid: int) -> bool:
     try:
         return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):
         return False
 
 
