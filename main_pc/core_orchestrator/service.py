@@ -7,26 +7,23 @@ in `dispatching`, what others say in `watching`.
 from __future__ import annotations
 
 import asyncio
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from common.api import core_orchestrator as api
+from common.api.catalog import CORE_ORCHESTRATOR
 from common.api.supervisor import Process
 from common.api.words import Empty
 from common.client.directory import Directory
-from common.client.opening import directory_of_environment, open_async_client
+from common.client.opening import open_async_client
 from common.client.settings import ClientSettings
-from common.config.settings import AgentEnvironment
 from common.errors import NotFound, TandemError
 from common.resilience.breaker import BreakerSettings
 from common.service.call import Call
-from common.service.loop import on_stop_signal, run
+from common.service.process import run_service
 from common.service.shell import Shell, ShellSettings
-from common.store.open import open_store
-from common.store.protocol import Durability, RecordStore
-from common.telemetry.logs import configure
+from common.store.protocol import RecordStore
 from main_pc.core_orchestrator import registry as registrations
 from main_pc.core_orchestrator import request_facts, request_limits
 from main_pc.core_orchestrator.dispatching import Dispatching
@@ -233,38 +230,6 @@ def _addresses(directory: Directory) -> dict[str, str]:
     }
 
 
-def settings_of(environment: AgentEnvironment) -> ShellSettings:
-    """Where this process stands: what its supervisor said, else the well-known ports."""
-    return ShellSettings(
-        service=api.SERVICE,
-        host=environment.host or HOST,
-        port=environment.port or api.PORT,
-        events_port=environment.events_port or api.EVENTS_PORT,
-        health_port=environment.health_port or api.HEALTH_PORT,
-    )
-
-
-async def serve(environment: AgentEnvironment, ready: Callable[[], None] = lambda: None) -> None:
-    """Serve until told to stop (SIGTERM, SIGINT); TandemError when it cannot begin."""
-    settings = settings_of(environment)
-    store = open_store(environment.home / settings.host, STORE, Durability.NORMAL)
-    service = CoreOrchestrator(settings, directory_of_environment(), store)
-    await service.open()
-    on_stop_signal(service.shell.stop)
-    ready()
-    try:
-        await service.shell.stopped()
-    finally:
-        await service.close()
-
-
 def main() -> int:
     """The process; its exit status."""
-    environment = AgentEnvironment.read()
-    configure(api.SERVICE, environment.host or HOST)
-    try:
-        run(serve(environment))
-    except TandemError as error:
-        print(f"{api.SERVICE} cannot start: {error.message}", file=sys.stderr)
-        return 1
-    return 0
+    return run_service(CORE_ORCHESTRATOR, HOST, STORE, CoreOrchestrator)

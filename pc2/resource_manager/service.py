@@ -11,28 +11,24 @@ waited cannot be seen to be gone; its lease ends with its owner's process, or by
 from __future__ import annotations
 
 import asyncio
-import sys
-from collections.abc import Callable
 from typing import Final
 
 import msgspec
 
 from common.api import leases as api
 from common.api import resource_manager
+from common.api.catalog import RESOURCE_MANAGER
 from common.api.words import Empty
 from common.client.directory import Directory
-from common.client.opening import directory_of_environment, open_async_client
+from common.client.opening import open_async_client
 from common.client.settings import ClientSettings
-from common.config.settings import AgentEnvironment
 from common.errors import TandemError
 from common.resilience.breaker import BreakerSettings
 from common.resilience.budget import RetrySettings
 from common.service.call import Call
-from common.service.loop import on_stop_signal, run
+from common.service.process import run_service
 from common.service.shell import Shell, ShellSettings
-from common.store.open import open_store
-from common.store.protocol import Durability, RecordStore
-from common.telemetry.logs import configure
+from common.store.protocol import RecordStore
 from common.vram.lease_decision import Note
 from common.vram.receipts import Receipts
 from pc2.resource_manager import intents
@@ -42,7 +38,7 @@ from pc2.resource_manager.instructions import AskSupervisor, Instruction, Progre
 from pc2.resource_manager.planner import Planner
 from pc2.resource_manager.staying import Staying
 from pc2.resource_manager.steps import PlannerPolicy
-from pc2.resource_manager.turns import PROBE_S, Turns
+from pc2.resource_manager.turns import Turns
 from pc2.resource_manager.watching import Watching
 
 HOST: Final = "pc2"
@@ -91,7 +87,6 @@ class ResourceManager:
             await self.shell.close(drain_s=0)
             raise
         self.shell.every(TICK_S, self._tick)
-        self.shell.every(PROBE_S, self._turns.probe)
 
     async def close(self) -> None:
         """Take no new work, let asks under way end for a while, send the waiting away, and stop."""
@@ -205,38 +200,6 @@ class ResourceManager:
         return api.Explanation(receipts=receipts[: asked.limit])
 
 
-def settings_of(environment: AgentEnvironment) -> ShellSettings:
-    """Where this process stands: what its supervisor said, else the well-known ports."""
-    return ShellSettings(
-        service=resource_manager.SERVICE,
-        host=environment.host or HOST,
-        port=environment.port or resource_manager.PORT,
-        events_port=environment.events_port or resource_manager.EVENTS_PORT,
-        health_port=environment.health_port or resource_manager.HEALTH_PORT,
-    )
-
-
-async def serve(environment: AgentEnvironment, ready: Callable[[], None] = lambda: None) -> None:
-    """Serve until told to stop (SIGTERM, SIGINT); TandemError when it cannot begin."""
-    settings = settings_of(environment)
-    store = open_store(environment.home / settings.host, STORE, Durability.NORMAL)
-    service = ResourceManager(settings, directory_of_environment(), store)
-    await service.open()
-    on_stop_signal(service.shell.stop)
-    ready()
-    try:
-        await service.shell.stopped()
-    finally:
-        await service.close()
-
-
 def main() -> int:
     """The process; its exit status."""
-    environment = AgentEnvironment.read()
-    configure(resource_manager.SERVICE, environment.host or HOST)
-    try:
-        run(serve(environment))
-    except TandemError as error:
-        print(f"{resource_manager.SERVICE} cannot start: {error.message}", file=sys.stderr)
-        return 1
-    return 0
+    return run_service(RESOURCE_MANAGER, HOST, STORE, ResourceManager)

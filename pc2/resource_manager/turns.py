@@ -7,7 +7,6 @@ store agree without a rebuild. It decides nothing about leases.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
 
 from common.api.leases import LeaseGranted
 from common.errors import StorageUnavailable
@@ -16,8 +15,6 @@ from pc2.resource_manager.events import Event, Tick
 from pc2.resource_manager.instructions import Decision, Instruction, Reply
 from pc2.resource_manager.intents import rows
 from pc2.resource_manager.planner import Planner
-
-PROBE_S: Final = 0.5
 
 
 class Turns:
@@ -42,18 +39,6 @@ class Turns:
     def undelivered(self, call: str, granted: LeaseGranted) -> None:
         """A lease was granted and its caller will not hear of it: it waits for a retry under its key, or is given back."""
         self._take_back(Decision(instructions=(Reply(call, granted),)))
-
-    def probe(self) -> None:
-        """While the store takes nothing: see whether it does again; called every PROBE_S."""
-        journal = self._shell.journal
-        if not journal.problem:
-            return
-        try:
-            self._shell.store.check()
-        except StorageUnavailable as error:
-            journal.problem = error.message
-        else:
-            journal.problem = ""
 
     def _take(self, decision: Decision) -> None:
         if decision.facts:

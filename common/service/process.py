@@ -1,0 +1,70 @@
+"""A service as a process: its place from the environment, its store under its host's home, its life until it is told to stop."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Protocol
+
+from common.api.catalog import ServiceSpec
+from common.client.directory import Directory
+from common.client.opening import directory_of_environment
+from common.config.settings import AgentEnvironment
+from common.errors import TandemError
+from common.service.loop import on_stop_signal, run
+from common.service.settings import ShellSettings
+from common.service.shell import Shell
+from common.store.open import open_store
+from common.store.protocol import Durability, RecordStore
+from common.telemetry.logs import configure
+
+
+class Service(Protocol):
+    """What a service's room makes of its shell."""
+
+    shell: Shell
+
+    async def open(self) -> None:
+        """Load what was known and serve; TandemError when it cannot begin."""
+        ...
+
+    async def close(self) -> None:
+        """Take no new work, finish, and stop."""
+        ...
+
+
+Make = Callable[[ShellSettings, Directory, RecordStore], Service]
+
+
+def run_service(spec: ServiceSpec, home_host: str, store_name: str, make: Make) -> int:
+    """Run a service to its end (SIGTERM, SIGINT); the process's exit status, 1 when it could not begin.
+
+    `home_host` is where it belongs when no supervisor says; ports that none says are the well-known ones.
+    """
+    environment = AgentEnvironment.read()
+    host = environment.host or home_host
+    settings = ShellSettings(
+        service=spec.name,
+        host=host,
+        port=environment.port or spec.port,
+        events_port=environment.events_port or spec.events_port,
+        health_port=environment.health_port or spec.health_port,
+    )
+    configure(spec.name, host)
+    try:
+        store = open_store(environment.home / host, store_name, Durability.NORMAL)
+        run(_serve(lambda: make(settings, directory_of_environment(), store)))
+    except TandemError as error:
+        print(f"{spec.name} cannot start: {error.message}", file=sys.stderr)
+        return 1
+    return 0
+
+
+async def _serve(make: Callable[[], Service]) -> None:
+    service = make()
+    await service.open()
+    on_stop_signal(service.shell.stop)
+    try:
+        await service.shell.stopped()
+    finally:
+        await service.close()
