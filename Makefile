@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
 BUILD := build
 JOBS ?= 0
+SEED ?= 1
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
 
 .NOTPARALLEL:
@@ -13,7 +14,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 # Without cached bytecode every start-up takes five times longer.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help install system start start-mainpc start-pc2 demo test check lint types contracts house bench clean packages
+.PHONY: help install system start start-mainpc start-pc2 demo test check lint types contracts house bench soak clean packages
 
 help: ## say what each target does
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +53,9 @@ check: lint types contracts house ## lint, types, import contracts and documents
 
 bench: install $(STAMPS)/benchmarks ## measure speed and memory against the bare libraries
 	@$(BIN)/python -m benchmarks
+
+soak: install ## kill services and supervisors a hundred times under load; SEED=n chooses when
+	@TANDEM_KILLS=100 TANDEM_SEED=$(SEED) $(BIN)/python -m pytest -q tests/system/test_chaos.py
 
 clean: ## remove what was built and installed here; var/, the fabric's memory, stays
 	rm -rf $(VENV) $(BUILD) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis *.egg-info
