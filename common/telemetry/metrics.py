@@ -1,45 +1,24 @@
 """The process's metrics as Prometheus reads them (text format 0.0.4), on a registry of its own.
 
-A name is `tandem_<room>_<what>_<unit>`, units are base units, counters end in `_total`. Two ways in: a counter, gauge or
-histogram of prometheus-client, whose children the caller keeps; or a reading, a function asked at scrape time, so that the
-hot path counts in plain attributes and pays nothing. It decides nothing and serves no port.
+A name is `tandem_<room>_<what>_<unit>`, units are base units, counters end in `_total`. A metric is a reading: a function
+asked at scrape time, so that the hot path counts in plain attributes and pays nothing. prometheus-client writes the text, and
+is imported at the first scrape: it takes 5 MB, and most processes are never scraped. It decides nothing and serves no port.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Final
-
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.gc_collector import GCCollector
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric, SummaryMetricFamily
-from prometheus_client.process_collector import ProcessCollector
-from prometheus_client.registry import Collector
+from typing import TYPE_CHECKING, Final, Protocol
 
 from common.api.basic import BreakerStats
 from common.clock import Clock
 from common.telemetry.meters import Meters
 
-CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry, Metric
 
-LATENCY_BUCKETS_S: Final = (
-    0.0001,
-    0.00025,
-    0.0005,
-    0.001,
-    0.0025,
-    0.005,
-    0.01,
-    0.025,
-    0.05,
-    0.1,
-    0.25,
-    0.5,
-    1.0,
-    2.5,
-    10.0,
-)
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 _NAME: Final = re.compile(r"tandem_[a-z][a-z0-9]*(_[a-z0-9]+)*\Z")
 _NOT_BASE_UNITS: Final = re.compile(
@@ -53,89 +32,104 @@ Reading = float | Mapping[Labels, float]
 """One value, or one for each combination of label values."""
 
 
+class _Collector(Protocol):
+    """What prometheus-client asks at each scrape."""
+
+    def collect(self) -> Iterable[Metric]:
+        """The families with the values of this moment."""
+        ...
+
+
 class Metrics:
     """One process's metrics. Registering a name twice, or one that breaks the convention, raises ValueError."""
 
     def __init__(self) -> None:
-        self._registry = CollectorRegistry()
-        ProcessCollector(registry=self._registry)
-        GCCollector(registry=self._registry)
-
-    def counter(self, name: str, help: str, labels: Sequence[str] = ()) -> Counter:
-        """A counter; call `labels(...)` once and keep the child: 0.2 us an increment instead of 0.9."""
-        return Counter(_counter_name(name), help, labels, registry=self._registry)
-
-    def gauge(self, name: str, help: str, labels: Sequence[str] = ()) -> Gauge:
-        """A gauge, set by the caller."""
-        return Gauge(_checked(name), help, labels, registry=self._registry)
-
-    def histogram(
-        self, name: str, help: str, labels: Sequence[str] = (), buckets: Sequence[float] = LATENCY_BUCKETS_S
-    ) -> Histogram:
-        """A histogram with the given upper bounds."""
-        return Histogram(_checked(name), help, labels, registry=self._registry, buckets=buckets)
+        self._names: set[str] = set()
+        self._collectors: list[_Collector] = []
+        self._registry: CollectorRegistry | None = None
 
     def read_counter(self, name: str, help: str, read: Callable[[], Reading], labels: Sequence[str] = ()) -> None:
         """A counter that lives elsewhere; `read` is called at each scrape, in the scraping thread."""
-        base = _counter_name(name)
-        self._registry.register(_Reader(lambda: CounterMetricFamily(base, help, labels=labels), read))
+        self._add(_Reader(_counter_name(name), help, read, labels, counts=True), name)
 
     def read_gauge(self, name: str, help: str, read: Callable[[], Reading], labels: Sequence[str] = ()) -> None:
         """A gauge that lives elsewhere; `read` is called at each scrape, in the scraping thread."""
-        base = _checked(name)
-        self._registry.register(_Reader(lambda: GaugeMetricFamily(base, help, labels=labels), read))
+        self._add(_Reader(_checked(name), help, read, labels, counts=False), name)
 
     def show_meters(self, meters: Meters, clock: Clock) -> None:
         """Shows every verb's requests, durations and requests in flight; `clock` turns their windows in time."""
-        self._registry.register(_VerbReader(meters, clock))
+        self._add(_Verbs(meters, clock), "tandem_requests_total", "tandem_request_seconds", "tandem_requests_in_flight")
 
     def show_breakers(self, read: Callable[[], Iterable[BreakerStats]]) -> None:
         """Shows the state of every breaker, and how often it opened."""
-        self._registry.register(_BreakerReader(read))
+        self._add(_Breakers(read), "tandem_breaker_state", "tandem_breaker_opened_total")
 
     def exposition(self) -> bytes:
-        """Everything, in the text format; its content type is CONTENT_TYPE."""
+        """Everything, in the text format; its content type is CONTENT_TYPE. Called by one thread alone."""
+        from prometheus_client import generate_latest
+
+        if self._registry is None:
+            self._registry = _of_the_process()
+        while self._collectors:
+            self._registry.register(self._collectors.pop(0))
         return generate_latest(self._registry)
 
+    def _add(self, collector: _Collector, *names: str) -> None:
+        if taken := self._names.intersection(names):
+            raise ValueError(f"the metric {', '.join(taken)} is registered twice")
+        self._names.update(names)
+        self._collectors.append(collector)
 
-class _Reader(Collector):
-    """One family whose values are asked for at scrape time."""
+
+def _of_the_process() -> CollectorRegistry:
+    """A registry with what any Python process shows of itself."""
+    from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector
+
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    GCCollector(registry=registry)
+    return registry
+
+
+class _Reader:
+    """One counter or gauge whose values are asked for at scrape time."""
 
     def __init__(
-        self, family: Callable[[], CounterMetricFamily | GaugeMetricFamily], read: Callable[[], Reading]
+        self, name: str, help: str, read: Callable[[], Reading], labels: Sequence[str], *, counts: bool
     ) -> None:
-        self._family = family
+        self._name = name
+        self._help = help
         self._read = read
-
-    def describe(self) -> Iterable[Metric]:
-        """Its name, so that registering asks for no value."""
-        return [self._family()]
+        self._labels = labels
+        self._counts = counts
 
     def collect(self) -> Iterable[Metric]:
         """The family with the values of this moment."""
+        from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
+
+        kind = CounterMetricFamily if self._counts else GaugeMetricFamily
+        family = kind(self._name, self._help, labels=self._labels)
         reading = self._read()
-        family = self._family()
-        by_labels = reading if isinstance(reading, Mapping) else {(): reading}
-        for labels, value in by_labels.items():
+        for labels, value in reading.items() if isinstance(reading, Mapping) else [((), reading)]:
             family.add_metric(labels, value)
         return [family]
 
 
-class _VerbReader(Collector):
+class _Verbs:
     """The three families of the verbs' meters."""
 
     def __init__(self, meters: Meters, clock: Clock) -> None:
         self._meters = meters
         self._clock = clock
 
-    def describe(self) -> Iterable[Metric]:
-        """Its names, so that registering asks for no value."""
-        return self._families()
-
     def collect(self) -> Iterable[Metric]:
         """The figures of this moment; a failed request's outcome is its error's code."""
+        from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, SummaryMetricFamily
+
+        requests = CounterMetricFamily("tandem_requests", "Requests answered, by outcome.", labels=("verb", "outcome"))
+        seconds = SummaryMetricFamily("tandem_request_seconds", "Seconds from decoding to the reply.", labels=("verb",))
+        in_flight = GaugeMetricFamily("tandem_requests_in_flight", "Requests being worked on.", labels=("verb",))
         self._meters.tick(self._clock.monotonic())
-        requests, seconds, in_flight = self._families()
         for meter in self._meters:
             verb = meter.verb
             requests.add_metric((verb, "success"), meter.successes)
@@ -147,37 +141,23 @@ class _VerbReader(Collector):
             in_flight.add_metric((verb,), meter.in_flight)
         return requests, seconds, in_flight
 
-    def _families(self) -> tuple[CounterMetricFamily, SummaryMetricFamily, GaugeMetricFamily]:
-        return (
-            CounterMetricFamily("tandem_requests_total", "Requests answered, by outcome.", labels=("verb", "outcome")),
-            SummaryMetricFamily("tandem_request_seconds", "Seconds from decoding to the reply.", labels=("verb",)),
-            GaugeMetricFamily("tandem_requests_in_flight", "Requests being worked on.", labels=("verb",)),
-        )
 
-
-class _BreakerReader(Collector):
+class _Breakers:
     """The two families of the breakers."""
 
     def __init__(self, read: Callable[[], Iterable[BreakerStats]]) -> None:
         self._read = read
 
-    def describe(self) -> Iterable[Metric]:
-        """Its names, so that registering asks for no value."""
-        return self._families()
-
     def collect(self) -> Iterable[Metric]:
         """The breakers as they stand."""
-        state, opened = self._families()
+        from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
+
+        state = GaugeMetricFamily("tandem_breaker_state", "0 closed, 1 half open, 2 open.", labels=("endpoint",))
+        opened = CounterMetricFamily("tandem_breaker_opened", "Times the breaker opened.", labels=("endpoint",))
         for breaker in self._read():
             state.add_metric((breaker.endpoint,), _STATE_NUMBER[breaker.state])
             opened.add_metric((breaker.endpoint,), breaker.opened)
         return state, opened
-
-    def _families(self) -> tuple[GaugeMetricFamily, CounterMetricFamily]:
-        return (
-            GaugeMetricFamily("tandem_breaker_state", "0 closed, 1 half open, 2 open.", labels=("endpoint",)),
-            CounterMetricFamily("tandem_breaker_opened_total", "Times the breaker opened.", labels=("endpoint",)),
-        )
 
 
 def _checked(name: str) -> str:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -91,40 +92,41 @@ def test_readings_are_taken_at_each_scrape_and_not_before() -> None:
     assert sample(metrics, "tandem_queue_tasks") == 7
 
 
-def test_kept_children_count() -> None:
-    metrics = Metrics()
-    child = metrics.counter("tandem_leases_granted_total", "Leases granted.", ("card",)).labels("mainpc:0")
-    child.inc(2)
-    metrics.gauge("tandem_card_used_bytes", "Bytes in use.").set(5)
-    metrics.histogram("tandem_commit_seconds", "Seconds of a commit.").observe(0.002)
-    assert sample(metrics, "tandem_leases_granted_total", card="mainpc:0") == 2
-    assert sample(metrics, "tandem_card_used_bytes") == 5
-    assert sample(metrics, "tandem_commit_seconds_bucket", le="0.0025") == 1
-
-
 @pytest.mark.parametrize(
     "name", ["leases_bytes", "tandem_Lease_bytes", "tandem_wait_ms", "tandem_memory_mib", "tandem_x_total"]
 )
 def test_a_name_off_the_convention_is_refused(name: str) -> None:
     with pytest.raises(ValueError, match="metric"):
-        Metrics().gauge(name, "No.")
+        Metrics().read_gauge(name, "No.", lambda: 0.0)
 
 
 def test_a_counter_ends_in_total() -> None:
     with pytest.raises(ValueError, match="does not end in _total"):
-        Metrics().counter("tandem_leases_granted", "No.")
+        Metrics().read_counter("tandem_leases_granted", "No.", lambda: 0.0)
+
+
+def test_the_process_shows_itself_and_what_is_registered_between_two_scrapes() -> None:
+    metrics = Metrics()
+    assert sample(metrics, "process_resident_memory_bytes") > 0
+    metrics.read_gauge("tandem_card_used_bytes", "Bytes in use.", lambda: 5.0)
+    assert sample(metrics, "tandem_card_used_bytes") == 5
+
+
+def test_a_process_that_is_never_scraped_imports_no_prometheus() -> None:
+    code = "import sys, common.telemetry.metrics as m; m.Metrics(); sys.exit('prometheus_client' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
 
 
 def test_a_name_is_registered_once() -> None:
     metrics = Metrics()
     metrics.read_gauge("tandem_queue_tasks", "Tasks waiting.", lambda: 0.0)
-    with pytest.raises(ValueError, match="uplicate"):
-        metrics.gauge("tandem_queue_tasks", "Tasks waiting.")
+    with pytest.raises(ValueError, match="twice"):
+        metrics.read_gauge("tandem_queue_tasks", "Tasks waiting.", lambda: 0.0)
 
 
 def test_two_processes_worth_of_metrics_do_not_meet() -> None:
     for _ in range(2):
-        Metrics().counter("tandem_leases_granted_total", "Leases granted.")
+        Metrics().read_counter("tandem_leases_granted_total", "Leases granted.", lambda: 0.0)
 
 
 def test_promtool_accepts_the_exposition() -> None:
@@ -134,8 +136,7 @@ def test_promtool_accepts_the_exposition() -> None:
     metrics, _, _ = busy()
     metrics.show_breakers(lambda: [BreakerStats(endpoint="a", state="open", calls=1, failures=1, slow=0, opened=1)])
     metrics.read_counter("tandem_events_dropped_total", "Events dropped.", lambda: {("a",): 1.0}, labels=("topic",))
-    metrics.counter("tandem_leases_granted_total", "Leases granted.", ("card",)).labels("mainpc:0").inc()
-    metrics.histogram("tandem_commit_seconds", "Seconds of a commit.").observe(0.002)
+    metrics.read_gauge("tandem_card_used_bytes", "Bytes in use.", lambda: 5.0)
     checked = subprocess.run(
         [promtool, "check", "metrics"], input=metrics.exposition(), capture_output=True, timeout=60, check=False
     )
