@@ -6,6 +6,8 @@ none to give, and says so as its `problem`. Nothing here changes a card's settin
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any, Final, TypeVar
 
@@ -16,6 +18,8 @@ from common.gpu import process_identity
 from common.vram.cards import UNKNOWN_START, CardSample, ProcessUse
 
 T = TypeVar("T")
+
+_LIBRARY: Final = "libnvidia-ml.so.1"
 
 _MENDS: Final[dict[str, str]] = {
     "NVMLError_LibraryNotFound": "no NVIDIA driver library (libnvidia-ml.so.1) on {host}; install the NVIDIA driver, "
@@ -45,10 +49,7 @@ class NvmlCards:
 
     def __init__(self, host: str) -> None:
         """Raises Unavailable, with the mend, where there is no library, no driver or no card."""
-        # Imported here: the binding is large, and most hosts' processes never look at a card.
-        import pynvml
-
-        self._nvml = pynvml
+        self._nvml = pynvml = _binding(host)
         self._host = host
         self._known: dict[str, _Known] = {}
         self._running = False
@@ -187,6 +188,18 @@ class NvmlCards:
             lambda: nvml.nvmlDeviceGetGraphicsRunningProcesses_v2(handle),
         )
         return None if compute is None else _merged([*compute, *(graphics or [])], total_bytes)
+
+
+def _binding(host: str) -> Any:
+    """The binding. It takes 2.6 MB, so it is imported only where the library that it binds is there, and never by others."""
+    if "pynvml" not in sys.modules:
+        try:
+            ctypes.CDLL(_LIBRARY)
+        except OSError as error:
+            raise Unavailable(_MENDS["NVMLError_LibraryNotFound"].format(host=host)) from error
+    import pynvml
+
+    return pynvml
 
 
 def _merged(entries: Iterable[Any], total_bytes: int) -> tuple[ProcessUse, ...]:

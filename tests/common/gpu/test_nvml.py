@@ -70,6 +70,21 @@ def test_a_host_without_nvml_says_what_lacks_and_how_to_mend_it(
         NvmlCards("mainpc")
 
 
+def test_a_host_without_the_library_is_told_so_without_the_binding() -> None:
+    code = (
+        "import ctypes, sys\n"
+        "def none(name): raise OSError(name)\n"
+        "ctypes.CDLL = none\n"
+        "from common.errors import Unavailable\n"
+        "from common.gpu.nvml import NvmlCards\n"
+        "try: NvmlCards('mainpc')\n"
+        "except Unavailable as error: sys.exit(f'{error} {\"pynvml\" in sys.modules}')\n"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False).stderr
+    assert told.startswith("no NVIDIA driver library (libnvidia-ml.so.1) on mainpc; install")
+    assert told.endswith("False\n")
+
+
 @pytest.mark.usefixtures("nvml")
 def test_a_driver_without_cards_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TANDEM_SIMULATED_CARDS", "")
