@@ -158,7 +158,10 @@ class Agent:
         def unless_late() -> Any:
             if call.deadline is not None and call.deadline <= now():
                 raise DeadlineExceeded(f"{call.verb} waited for the worker until its time was over")
-            return work()
+            try:
+                return work()
+            except StopIteration as exhausted:  # no future takes one: whoever waits for it would wait for ever
+                raise RuntimeError(f"{call.verb} raised StopIteration") from exhausted
 
         return await self.shell.loop.run_in_executor(self._worker, unless_late)
 

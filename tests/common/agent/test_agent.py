@@ -89,6 +89,10 @@ class Lab(Agent):
         raise RuntimeError(text)
 
     @verb
+    def exhausted(self) -> int:
+        return next(iter(()))
+
+    @verb
     async def missing(self) -> None:
         raise NotFound("nothing here")
 
@@ -165,6 +169,11 @@ async def test_an_unexpected_error_is_internal_to_the_caller_and_an_event_to_the
         assert odd.error_type == "RuntimeError"
         assert "unsayable" in odd.details
         assert (plain.agent, plain.message, plain.details) == ("lab", "as asked", {"verb": "broken"})
+
+
+async def test_a_method_that_exhausts_an_iterator_is_answered_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with fabric(monkeypatch), serving(Lab("lab")) as agent, peer(agent.shell.port) as caller:
+        assert raises(Internal, await caller.plain("exhausted", _deadline_ms=5_000))
 
 
 async def test_an_expected_error_is_the_callers_and_no_event(monkeypatch: pytest.MonkeyPatch) -> None:
