@@ -8,6 +8,7 @@ decided until the store takes something again.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -34,6 +35,7 @@ class Journal:
         self.commits = 0
         self.failures = 0
         self.problem = ""
+        self._log = logging.getLogger("tandem.service")
 
     @property
     def dirty(self) -> bool:
@@ -74,8 +76,8 @@ class Journal:
             self._store.check()
             if self._must_rebuild:
                 self._mend()
-        except StorageUnavailable as error:
-            self.problem = error.message
+        except Exception as error:
+            self.problem = self._explained(error).message
         else:
             self.problem = ""
 
@@ -109,12 +111,19 @@ class Journal:
             self._store.commit(changes, Durability.NORMAL)
             self.commits += 1
             self.problem = ""
-        except StorageUnavailable as error:
-            failure = error
-            self._failed(error)
+        except Exception as error:
+            failure = self._explained(error)
+            self._failed(failure)
         for done in held:
-            done(failure)
+            self._tell(done, failure)
         return True
+
+    def _tell(self, done: Held, failure: StorageUnavailable | None) -> None:
+        """Whoever stumbles over the news keeps nobody else from hearing it."""
+        try:
+            done(failure)
+        except Exception:
+            self._log.exception("what was held for a commit failed")
 
     def _failed(self, error: StorageUnavailable) -> None:
         self.failures += 1
@@ -122,8 +131,15 @@ class Journal:
         self._must_rebuild = True
         try:
             self._mend()
-        except StorageUnavailable as still:
-            self.problem = still.message
+        except Exception as still:
+            self.problem = self._explained(still).message
+
+    def _explained(self, error: Exception) -> StorageUnavailable:
+        """Why there was no commit; everyone who waits for it is told so, a bug below it included."""
+        if isinstance(error, StorageUnavailable):
+            return error
+        self._log.error("a bug below a commit", exc_info=error)
+        return StorageUnavailable(f"{self._store.where} took no commit because of a bug: {type(error).__name__}")
 
     def _mend(self) -> None:
         self.rebuild()

@@ -96,6 +96,37 @@ async def test_who_stopped_waiting_for_a_commit_is_passed_over() -> None:
     waiting.close()
 
 
+async def test_who_stumbles_over_a_commit_keeps_nobody_else_from_being_told(caplog: pytest.LogCaptureFixture) -> None:
+    journal = Journal(MemoryStore())
+    told: list[Any] = []
+    journal.write([Change("t", "a", b"1")])
+    journal.hold(lambda _: told[1])
+    journal.hold(told.append)
+    assert journal.commit()
+    assert told == [None]
+    assert "held for a commit" in caplog.text
+
+
+@pytest.mark.parametrize("where", ["the store", "the rebuild"])
+async def test_a_bug_below_a_commit_is_told_to_everyone_who_waits_for_it(where: str) -> None:
+    class Odd(MemoryStore):
+        def commit(self, changes: Any, durability: Any) -> None:
+            raise ValueError("a key of lone surrogates") if where == "the store" else FULL_DISK
+
+    def rebuild() -> None:
+        if where == "the rebuild":
+            raise ValueError("facts that do not fit")
+
+    journal = Journal(Odd(), rebuild)
+    told: list[Any] = []
+    journal.write([Change("t", "a", b"1")])
+    journal.hold(told.append)
+    assert journal.commit()
+    assert [type(failure) for failure in told] == [StorageUnavailable]
+    assert not journal.able
+    assert journal.failures == 1
+
+
 async def test_what_a_handler_wrote_is_there_when_its_answer_is() -> None:
     store = MemoryStore()
     async with service(store=store) as lab, peer(lab.shell.port) as caller:
