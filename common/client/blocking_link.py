@@ -34,7 +34,7 @@ class Wire:
         self._address = endpoint.address
         self._clock = clock
         self._socket = sockets.dealer(context, endpoint)
-        self._monitor: zmq.Socket[bytes] = self._socket.get_monitor_socket(WATCHED)
+        self._monitor = sockets.monitor(self._socket, WATCHED)
         self._socket.setsockopt(zmq.RCVTIMEO, SLICE_MS)
         self._send = sockets.raw_send(self._socket)
         self._receive = sockets.raw_receive(self._socket)

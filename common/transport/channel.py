@@ -66,7 +66,7 @@ class Channel:
         self._listener = listener
         self._outbox: deque[Sequence[Buffer]] = deque()
         self._socket = sockets.dealer(context, endpoint)
-        self._monitor: zmq.Socket[bytes] = self._socket.get_monitor_socket(WATCHED)
+        self._monitor = sockets.monitor(self._socket, WATCHED)
         self._send = sockets.raw_send(self._socket)
         self._drain = Drain(self._socket, listener.message, self._flush)
         self._news = Drain(self._monitor, self._connection_news)

@@ -11,6 +11,7 @@ from typing import Final
 
 import zmq
 
+from common.errors import BadRequest
 from common.transport import sockets
 from common.transport.drain import Drain
 from common.wire.frames import Buffer
@@ -77,7 +78,11 @@ class Subscription:
         self._live = live
         self._socket = sockets.subscriber(context, endpoint, [*topics, WELCOME.decode()])
         self._drain = Drain(self._socket, self._message)
-        sockets.connect(self._socket, endpoint)
+        try:
+            sockets.connect(self._socket, endpoint)
+        except BadRequest:
+            self.close()
+            raise
 
     def _message(self, frames: list[Buffer]) -> None:
         if len(frames) == 3:

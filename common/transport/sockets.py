@@ -76,7 +76,11 @@ def new_context() -> zmq.Context[zmq.Socket[bytes]]:
     return context
 
 
-def _common(socket: zmq.Socket[bytes], hwm: int) -> zmq.Socket[bytes]:
+def _new(context: zmq.Context[zmq.Socket[bytes]], kind: int, hwm: int) -> zmq.Socket[bytes]:
+    try:
+        socket = context.socket(kind)
+    except zmq.ZMQError as error:
+        raise Unavailable(f"this process can open no more sockets: {error.strerror}") from error
     socket.setsockopt(zmq.LINGER, 0)
     socket.setsockopt(zmq.SNDHWM, hwm)
     socket.setsockopt(zmq.RCVHWM, hwm)
@@ -94,13 +98,14 @@ def _server(socket: zmq.Socket[bytes], keys: Keys | None) -> None:
 
 
 def _client(socket: zmq.Socket[bytes], endpoint: Endpoint) -> None:
+    if endpoint.server_key and endpoint.keys is None:
+        socket.close(0)
+        raise Conflict(f"{endpoint.address} speaks CURVE and this process has no key pair of its own")
     socket.setsockopt(zmq.CONNECT_TIMEOUT, CONNECT_TIMEOUT_MS)
     socket.setsockopt(zmq.HANDSHAKE_IVL, CONNECT_TIMEOUT_MS)
     socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
-    if endpoint.server_key:
-        if endpoint.keys is None:
-            raise Conflict(f"{endpoint.address} speaks CURVE and this process has no key pair of its own")
+    if endpoint.keys is not None and endpoint.server_key:
         socket.setsockopt(zmq.CURVE_SERVERKEY, endpoint.server_key)
         socket.setsockopt(zmq.CURVE_PUBLICKEY, endpoint.keys.public)
         socket.setsockopt(zmq.CURVE_SECRETKEY, endpoint.keys.secret)
@@ -115,7 +120,7 @@ def _heartbeats(socket: zmq.Socket[bytes]) -> None:
 
 def router(context: zmq.Context[zmq.Socket[bytes]], keys: Keys | None = None) -> zmq.Socket[bytes]:
     """An unbound request port; sending to a peer that is gone or does not read raises instead of losing silently."""
-    socket = _common(context.socket(zmq.ROUTER), REQUEST_HWM)
+    socket = _new(context, zmq.ROUTER, REQUEST_HWM)
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
     _server(socket, keys)
     return socket
@@ -123,7 +128,7 @@ def router(context: zmq.Context[zmq.Socket[bytes]], keys: Keys | None = None) ->
 
 def dealer(context: zmq.Context[zmq.Socket[bytes]], endpoint: Endpoint) -> zmq.Socket[bytes]:
     """A channel to one endpoint, not connected yet; it queues nothing for a peer that is not there (IMMEDIATE)."""
-    socket = _common(context.socket(zmq.DEALER), REQUEST_HWM)
+    socket = _new(context, zmq.DEALER, REQUEST_HWM)
     socket.setsockopt(zmq.IMMEDIATE, 1)
     _client(socket, endpoint)
     return socket
@@ -131,18 +136,27 @@ def dealer(context: zmq.Context[zmq.Socket[bytes]], endpoint: Endpoint) -> zmq.S
 
 def publisher(context: zmq.Context[zmq.Socket[bytes]], keys: Keys | None = None) -> zmq.Socket[bytes]:
     """An unbound event port (XPUB, so that subscriptions are seen); a stuck subscriber loses events, alone."""
-    socket = _common(context.socket(zmq.XPUB), EVENT_HWM)
+    socket = _new(context, zmq.XPUB, EVENT_HWM)
     _server(socket, keys)
     return socket
 
 
 def subscriber(context: zmq.Context[zmq.Socket[bytes]], endpoint: Endpoint, topics: Sequence[str]) -> zmq.Socket[bytes]:
     """A subscription to `topics`, not connected yet."""
-    socket = _common(context.socket(zmq.SUB), EVENT_HWM)
+    socket = _new(context, zmq.SUB, EVENT_HWM)
     _client(socket, endpoint)
     for topic in topics:
         socket.setsockopt(zmq.SUBSCRIBE, topic.encode())
     return socket
+
+
+def monitor(socket: zmq.Socket[bytes], events: int) -> zmq.Socket[bytes]:
+    """Where a socket tells `events` of its connection; Unavailable, and the socket is closed, when there can be none."""
+    try:
+        return socket.get_monitor_socket(events)
+    except zmq.ZMQError as error:
+        socket.close(0)
+        raise Unavailable(f"this process can open no more sockets: {error.strerror}") from error
 
 
 def bind(socket: zmq.Socket[bytes], address: Address) -> int:

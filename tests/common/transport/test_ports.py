@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import zmq
 
-from common.errors import BadRequest, Conflict
+from common.errors import BadRequest, Conflict, Unavailable
 from common.transport import drain, sockets
 from common.transport.channel import Channel
 from common.transport.drain import Drain, read_message
@@ -328,9 +328,25 @@ async def test_curve_channels_talk_and_a_plain_one_is_refused(context: Context) 
 
 
 async def test_an_address_that_is_none_leaves_nothing_open(context: Context) -> None:
+    nowhere = Endpoint("tcp://no where")
     with pytest.raises(BadRequest):
-        Channel(context, Endpoint("tcp://no where"), Listener())
+        Channel(context, nowhere, Listener())
+    with pytest.raises(BadRequest):
+        Subscription(context, nowhere, ["a"], lambda *_: None, lambda: None)
+    with pytest.raises(Conflict):
+        Channel(context, Endpoint("tcp://127.0.0.1:1", server_key=b"x" * 40), Listener())
     context.term()
+
+
+@pytest.mark.parametrize("room", [1, 2, 3])
+async def test_a_process_without_room_for_another_socket_says_so_and_leaves_nothing_open(room: int) -> None:
+    narrow: Context = zmq.Context()
+    narrow.set(zmq.MAX_SOCKETS, room)
+    kept = [narrow.socket(zmq.PAIR)]
+    with pytest.raises(Unavailable, match="no more sockets"):
+        Channel(narrow, Endpoint.tcp("127.0.0.1", 1), Listener())
+    kept.pop().close(0)
+    narrow.term()
 
 
 class Subscriber:

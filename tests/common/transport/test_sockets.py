@@ -22,13 +22,13 @@ def context(monkeypatch: pytest.MonkeyPatch) -> Iterator[Context]:
     """A context whose sockets, all made by the factory, are closed at the end."""
     made = sockets.new_context()
     kept: list[zmq.Socket[bytes]] = []
-    common = sockets._common
+    new = sockets._new
 
-    def keep(socket: zmq.Socket[bytes], hwm: int) -> zmq.Socket[bytes]:
-        kept.append(socket)
-        return common(socket, hwm)
+    def keep(context: Context, kind: int, hwm: int) -> zmq.Socket[bytes]:
+        kept.append(new(context, kind, hwm))
+        return kept[-1]
 
-    monkeypatch.setattr(sockets, "_common", keep)
+    monkeypatch.setattr(sockets, "_new", keep)
     yield made
     made.destroy(linger=0)
 
