@@ -9,6 +9,8 @@ request is a small saga (saga.NEXT):
 
     admitted, but no caller is left --> returning --(released)--> over
 
+A lease under a key that was delivered before is never given back for a later caller's leaving: somebody may hold it.
+
 Before a supervisor is asked, an intent is committed that ties the request to one lease id at one host. While it is not
 known what became of an ask, that same supervisor is asked again about the same lease id, and no other; so a request is
 never granted twice. Every wait ends: `wait_s` in the queue, `answer_s` for a supervisor that does not answer. Callers with
@@ -39,6 +41,7 @@ from common.errors import (
     DeadlineExceeded,
     IdempotencyMismatch,
     Interrupted,
+    NoCapacity,
     StorageUnavailable,
     TandemError,
 )
@@ -116,7 +119,7 @@ class Planner:
             self._steps.do(ReplyError(event.call, problem))
             return
         now = self._steps.now
-        request = self._book.get(lease_id) or self._book.reopen(self._book.intents[lease_id], now)
+        request = self._book.get(lease_id) or self._reopen(lease_id)
         request.patience_until = max(request.patience_until, now + event.request.wait_s)
         request.answer_by = max(request.answer_by, request.patience_until, now + self.policy.answer_s)
         self._book.enlist(request, event.call)
@@ -125,6 +128,12 @@ class Planner:
             self._steps.tell()
         elif request.state is State.UNSURE:
             self._steps.ask_again(request)
+
+    def _reopen(self, lease_id: str) -> Request:
+        """The request of a key whose lease was delivered, in this life or perhaps in a former one."""
+        request = self._book.reopen(self._book.intents[lease_id], self._steps.now)
+        request.delivered = True
+        return request
 
     def _cannot_join(self, event: events.Asked, lease_id: str) -> TandemError | None:
         request = self._book.get(lease_id)
@@ -149,6 +158,8 @@ class Planner:
         self.fleet.admitted(event.lease_id, self._steps.now)
         if request.callers:
             self._deliver(request, event)
+        elif request.delivered:
+            self._book.close(request)
         elif event.granted.lease_id == request.lease_id:
             request.move(Step.UNWANTED)
             request.granted = event.granted
@@ -168,7 +179,7 @@ class Planner:
         request = self._book.get(event.lease_id)
         if request is None or request.state is not State.ASKING or request.attempt != event.attempt:
             return
-        if isinstance(event.error, MIDWAY):
+        if isinstance(event.error, MIDWAY) or (request.in_doubt and not _is_verdict(event.error)):
             self._steps.lose(request)
             return
         self.fleet.unclaim(request.lease_id)
@@ -244,6 +255,11 @@ class Planner:
             request.move(Step.UNWANTED)
             request.granted = reply.granted
             self._steps.give_back(request)
+
+
+def _is_verdict(error: TandemError) -> bool:
+    """Whether a refusal tells of the lease id itself, and not merely that its supervisor could not look."""
+    return isinstance(error, NoCapacity) or not error.retryable
 
 
 def _not_durable() -> TandemError:

@@ -54,7 +54,7 @@ class RequestBook:
     def reopen(self, intent: Intent, now: float) -> Request:
         """The request of an intent whose outcome is not known here, with no caller yet."""
         request = Request(intent.lease_id, intent.identity, intent.request, now, now, State.UNSURE)
-        request.host, request.card_uuid = intent.host, intent.card_uuid
+        request.host, request.card_uuid, request.in_doubt = intent.host, intent.card_uuid, True
         self._requests[intent.lease_id] = request
         return request
 

@@ -48,7 +48,8 @@ class Request:
     """A request and its saga; times in seconds of the planner's monotonic clock.
 
     `patience_until` ends its wait in the queue, `answer_by` its wait for a supervisor's answer; `retry_at` is when what
-    was left open is tried again. `granted` is set only while a lease that nobody wants is given back.
+    was left open is tried again. `in_doubt` while an earlier ask may have been granted, `delivered` where a caller may hold
+    that lease by now. `granted` is set only while a lease that nobody wants is given back.
     """
 
     lease_id: str
@@ -63,6 +64,8 @@ class Request:
     attempt: int = 0
     answer_by: float = 0.0
     retry_at: float = 0.0
+    in_doubt: bool = False
+    delivered: bool = False
     granted: LeaseGranted | None = None
     path: list[str] = field(default_factory=list)
 

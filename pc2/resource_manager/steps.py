@@ -110,6 +110,7 @@ class Steps:
     def lose(self, request: Request) -> None:
         """What became of the ask is not known."""
         request.move(Step.LOST)
+        request.in_doubt = True
         request.retry_at = self.now + self.policy.retry_s
 
     def give_back(self, request: Request) -> None:
@@ -120,9 +121,10 @@ class Steps:
             self.do(ReturnLease(request.host, ReleaseLease(lease_id=request.lease_id, fencing_token=token)))
 
     def give_up(self, request: Request) -> None:
-        """Answers the callers of a request whose supervisor is silent; what it may have granted is given back."""
+        """Answers the callers of a request whose supervisor is silent; what it may have granted to them is given back."""
         if request.callers:
-            text = f"{request.host} did not answer in time; a lease that it may have granted is given back"
+            fate = "stays with whoever holds it" if request.delivered else "is given back"
+            text = f"{request.host} did not answer in time; a lease that it may have granted {fate}"
             self.do(request.note("refused", text, self.at))
             self.answer(
                 request, Unavailable(text, retry_after_ms=self.policy.retry_after_ms, lease_id=request.lease_id)
@@ -131,6 +133,7 @@ class Steps:
     def turn_down(self, request: Request, error: TandemError) -> None:
         """Goes on after a supervisor's refusal: elsewhere, or in the queue, or with the error to the callers."""
         request.move(Step.REFUSED)
+        request.in_doubt = request.delivered = False
         if not request.callers:
             self.end(request)
         elif self._believe(request, error):

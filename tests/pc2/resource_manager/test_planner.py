@@ -436,6 +436,49 @@ def test_all_who_joined_get_the_same_lease_and_a_later_retry_asks_the_same_super
     assert bench.one(Reply) == Reply("c3", granted)
 
 
+def test_a_delivered_lease_is_not_given_back_because_a_later_caller_under_its_key_left() -> None:
+    bench = Bench()
+    bench.ask("c1", 10, key="k")
+    bench.admit(bench.one(AskSupervisor))
+    bench.ask("c2", 10, key="k")
+    again = bench.one(AskSupervisor)
+    bench.feed(Withdrawn("c2"))
+    granted = bench.admit(again)
+    assert bench.last.instructions == ()
+    bench.ask("c3", 10, key="k")
+    bench.admit(bench.one(AskSupervisor))
+    assert bench.one(Reply) == Reply("c3", granted)
+
+
+def test_a_delivered_lease_is_not_given_back_because_its_host_was_away_when_it_was_asked_for_again() -> None:
+    bench = Bench()
+    bench.ask("c1", 10, key="k")
+    bench.admit(bench.one(AskSupervisor))
+    bench.feed(HostLost("pc2", "link down"))
+    bench.ask("c2", 10, key="k")
+    bench.wait(5.0)
+    assert "stays with whoever holds it" in bench.error(Unavailable).message
+    bench.feed(HostBack("pc2", EMPTY))
+    bench.admit(bench.one(AskSupervisor))
+    assert bench.last.instructions == ()
+
+
+@pytest.mark.parametrize("busy", [Unavailable("shutting down"), StorageUnavailable("full"), Overloaded("busy")])
+def test_a_lease_that_may_have_been_granted_is_asked_for_nowhere_else(busy: TandemError) -> None:
+    bench = Bench()
+    bench.ask("c1", 10, wait=20)
+    ask = bench.one(AskSupervisor)
+    bench.refuse(ask, Interrupted("cut"))
+    bench.wait(1.0)
+    bench.refuse(bench.one(AskSupervisor), busy)
+    assert bench.last.instructions == ()
+    bench.wait(1.0)
+    again = bench.one(AskSupervisor)
+    assert (again.host, again.request) == (ask.host, ask.request)
+    bench.refuse(again, NoCapacity("it was never granted, and there is no room"))
+    assert bench.one(AskSupervisor).host == "mainpc"
+
+
 def test_a_key_means_one_request() -> None:
     bench = Bench()
     bench.ask("c1", 10, key="k")
