@@ -158,7 +158,6 @@ class Startup(Section, frozen=True):
     listen: list[str] = msgspec.field(default_factory=lambda: ["127.0.0.1"])
     peers: dict[str, Peer] = {}
     vitals_interval_s: Duration = Duration(2.0)
-    cards_interval_s: Duration = Duration(1.0)
     simulated_cards: list[SimulatedCard] = []
     services: list[Service] = []
     agents: list[Agent] = []

@@ -33,6 +33,18 @@ RESERVED: Final = {
 } | {7080: "console", 7081: "console"}
 """Well-known ports and who may have them, on every host: relays offer one host's services on the others' loopback."""
 
+OWN_NAME: Final = "supervisor"
+"""The supervisor's own name, in ports and logs."""
+
+ENTRY_MINIMA: Final[tuple[tuple[tuple[str, str], float, str], ...]] = (
+    (("health", "timeout_s"), 0.01, "10ms"),
+    (("health", "ready_within_s"), 0.1, "100ms"),
+    (("logs", "max_bytes"), 4096, "4KiB"),
+)
+"""Below these no probe can be answered, nothing can become ready, and a log would hold no line."""
+VITALS_MINIMUM_S: Final = 0.1
+"""Sampling vitals more often costs more than a core of a small machine."""
+
 PORT_FIELDS: Final = ("port", "events_port", "health_check_port")
 
 
@@ -51,6 +63,8 @@ def judge(candidates: Sequence[Candidate], exists: Exists) -> list[Problem]:
         found += _names(candidate)
         found += _addresses(candidate)
         found += _commands(candidate, exists)
+        found += _texts(candidate)
+        found += _minima(candidate)
         found += _dependencies(candidate, candidates)
     found += _hosts(candidates)
     found += _ports(candidates)
@@ -78,6 +92,10 @@ def _hosts(candidates: Sequence[Candidate]) -> Iterator[Problem]:
 def _names(candidate: Candidate) -> Iterator[Problem]:
     first: dict[str, Place] = {}
     for place, entry in _placed(candidate.startup):
+        if entry.name == OWN_NAME:
+            yield candidate.document.problem(
+                (*place, "name"), f"{OWN_NAME} is the supervisor's own name", "choose another"
+            )
         if entry.name and first.setdefault(entry.name, place) != place:
             line = candidate.document.line((*first[entry.name], "name"))
             message = f"{entry.name} is already the name of line {line}'s process"
@@ -121,6 +139,34 @@ def _commands(candidate: Candidate, exists: Exists) -> Iterator[Problem]:
         elif entry.command and not exists(candidate.startup, entry):
             message = f"there is no program {entry.command[0]!r} to run"
             yield candidate.document.problem(where, message, "install it, or give its full path")
+
+
+def _texts(candidate: Candidate) -> Iterator[Problem]:
+    """What no program can be started with (execve(2)): a text that holds a NUL or is no Unicode, a variable without a name."""
+    for place, entry in _placed(candidate.startup):
+        texts: list[tuple[Place, str]] = [(("cwd",), entry.cwd)]
+        texts += ((("command", index), word) for index, word in enumerate(entry.command))
+        texts += ((("env", key), text) for key, text in entry.env.items())
+        for where, text in texts:
+            if not _can_be_passed(text):
+                wrong = f"{text!r} cannot be given to a program"
+                yield candidate.document.problem((*place, *where), wrong, "mend the text")
+        for key in entry.env:
+            if not key or "=" in key or not _can_be_passed(key):
+                yield candidate.document.problem((*place, "env"), f"{key!r} cannot name a variable", "rename it")
+
+
+def _can_be_passed(text: str) -> bool:
+    return "\0" not in text and not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def _minima(candidate: Candidate) -> Iterator[Problem]:
+    if candidate.startup.vitals_interval_s < VITALS_MINIMUM_S:
+        yield candidate.document.problem(("vitals_interval_s",), "too often", "write 100ms or more")
+    for place, entry in _placed(candidate.startup):
+        for (section, key), least, told in ENTRY_MINIMA:
+            if getattr(getattr(entry, section), key) < least:
+                yield candidate.document.problem((*place, section, key), "too small to work", f"write {told} or more")
 
 
 def _dependencies(candidate: Candidate, candidates: Sequence[Candidate]) -> Iterator[Problem]:
