@@ -1,4 +1,7 @@
-"""The supervisor's end of the watchdog: starts it, tells it of sessions, starts it anew when it dies; ends nothing itself."""
+"""The supervisor's end of the watchdog: starts it, tells it of sessions, starts it anew when it dies; ends nothing else itself.
+
+Nobody waits for a watchdog: one that does not read what it is told is killed and started anew.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,8 @@ from common.supervisor import watchdog
 from common.supervisor.sessions import Session
 
 RESPAWN_S: Final = 1.0
+CLOSE_S: Final = watchdog.KILL_LIMIT_S + 5.0
+"""A watchdog that has not ended this long after its pipe closed does not run: it is stopped, or stuck in the kernel."""
 
 
 class Guard:
@@ -38,6 +43,8 @@ class Guard:
             command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             start_new_session=True, cwd="/", env={}, bufsize=0,
         )  # fmt: skip
+        assert self._process.stdin is not None
+        os.set_blocking(self._process.stdin.fileno(), False)
         self._pidfd = os.pidfd_open(self._process.pid)
         asyncio.get_running_loop().add_reader(self._pidfd, self._died)
         for session in self._sessions.values():
@@ -63,7 +70,11 @@ class Guard:
         process, self._process = self._process, None
         if process.stdin:
             process.stdin.close()
-        await asyncio.to_thread(process.wait)
+        try:
+            await asyncio.to_thread(process.wait, CLOSE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            await asyncio.to_thread(process.wait)
 
     def _died(self) -> None:
         self._forget_pidfd()
@@ -83,9 +94,13 @@ class Guard:
         os.close(self._pidfd)
 
     def _tell(self, line: str) -> None:
-        """A watchdog that just died hears of everything when it is started anew."""
-        if self._process and self._process.stdin:
-            try:
-                self._process.stdin.write(line.encode())
-            except BrokenPipeError:
-                pass
+        """A watchdog that just died, or is killed here, hears of everything when it is started anew."""
+        if self._process is None or self._process.stdin is None:
+            return
+        told = line.encode()
+        try:
+            taken = self._process.stdin.write(told)
+        except BrokenPipeError:
+            return
+        if taken != len(told):
+            self._process.kill()

@@ -8,6 +8,7 @@ supervisor go straight into the file, as nobody would read the pipe.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import signal
 import subprocess
@@ -233,6 +234,13 @@ class Processes:
             child.take_error(chunk)
         return len(chunk)
 
+    def _drain(self, child: _Child, pipe: int) -> None:
+        """Takes what its processes left in the pipe, and no more than fits in it: a stray may hold it and write for ever."""
+        left = fcntl.fcntl(pipe, fcntl.F_GETPIPE_SZ)
+        while left > 0 and (taken := self._read(child, pipe)):
+            left -= taken
+        self._drop(child, pipe)
+
     def _drop(self, child: _Child, pipe: int) -> None:
         asyncio.get_running_loop().remove_reader(pipe)
         child.pipes.discard(pipe)
@@ -263,9 +271,7 @@ class Processes:
             pause_s = min(pause_s * 2, SLOWEST_LOOK_S)
         code = child.popen.wait() if child.popen else None
         for pipe in list(child.pipes):
-            while self._read(child, pipe):
-                pass
-            self._drop(child, pipe)
+            self._drain(child, pipe)
         for stream in (child.popen.stdout, child.popen.stderr) if child.popen else ():
             if stream is not None:
                 stream.close()

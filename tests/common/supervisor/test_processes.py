@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -190,6 +191,24 @@ async def test_a_process_that_writes_fast_is_heard_to_its_last_byte(host: Callab
     assert one.processes.log_file("a").stat().st_size == 1_000_000
 
 
+@pytest.mark.timeout(30)
+async def test_what_a_stray_writes_without_end_holds_nobody_up(
+    host: Callable[..., Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = os.read
+
+    def read_behind_the_writer(pipe: int, limit: int) -> bytes:
+        select.select([pipe], [], [], 1.0)
+        return read(pipe, limit)
+
+    monkeypatch.setattr(module.os, "read", read_behind_the_writer)
+    stray = "env -i PATH=$PATH setsid yes & sleep 0.3"
+    one = host(agent("a", "sh", "-c", stray, logs=Logs(max_bytes=Size(100_000), keep=1)))
+    await one.processes.open()
+    one.launch("a")
+    assert (await one.exit()).code == 0
+
+
 async def test_only_the_last_error_lines_are_kept_and_each_only_so_long(host: Callable[..., Host]) -> None:
     one = host(agent("a", "sh", "-c", "seq 1 100 >&2; head -c 5000 /dev/zero | tr '\\0' x >&2"))
     await one.processes.open()
@@ -261,6 +280,34 @@ async def test_a_watchdog_that_dies_is_started_anew_and_knows_every_session(
     await one.processes._guard.close()
     await one.exit(2)
     assert gone(launched)
+
+
+@pytest.mark.timeout(30)
+async def test_a_watchdog_that_does_not_listen_is_replaced_and_nobody_waits_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("common.supervisor.guard.RESPAWN_S", 0.02)
+    guard = Guard("mark-of-nobody/")
+    guard.open()
+    first = guard.pid
+    os.kill(first, signal.SIGSTOP)
+    for sid in range(1, 5_001):
+        guard.watch(Session("a", 2**22 + sid, 1, ""))
+    for sid in range(1, 5_001):
+        guard.forget(Session("a", 2**22 + sid, 1, ""))
+    await until(lambda: guard.pid not in (0, first))
+    await guard.close()
+
+
+@pytest.mark.timeout(30)
+async def test_a_watchdog_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("common.supervisor.guard.CLOSE_S", 0.1)
+    guard = Guard("mark-of-nobody/")
+    guard.open()
+    dog = pinned(guard.pid)
+    os.kill(dog.pid, signal.SIGSTOP)
+    await guard.close()
+    assert gone(dog)
 
 
 async def test_a_guard_closes_while_its_watchdog_is_away() -> None:
