@@ -75,6 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.stdout.flush()
     except BrokenPipeError:
         code = _nobody_reads()
+    except OSError as error:
+        code = _failed(error, [])
+        _discard_stdout()
     sys.exit(code)
 
 
@@ -139,11 +142,19 @@ def _asks_json(words: list[str]) -> bool:
 def _say_error(told: dict[str, Any]) -> None:
     from tandem.output import say_json
 
-    say_json({"error": told})
+    try:
+        say_json({"error": told})
+    except OSError:  # stderr has told it
+        _discard_stdout()
 
 
 def _nobody_reads() -> int:
     """Stdout's reader went away: end as SIGPIPE would have it, without a word."""
+    _discard_stdout()
+    return 128 + 13
+
+
+def _discard_stdout() -> None:
+    """What is left for stdout goes nowhere, so that the interpreter's own flush at the end does not complain."""
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115  open to the end
     os.dup2(sys.stdout.fileno(), 1)
-    return 128 + 13

@@ -127,6 +127,13 @@ def test_a_reader_that_went_away_ends_it_in_silence(words: str, repository: Path
     assert seen.stderr == "141\n"
 
 
+@pytest.mark.parametrize("words", ["--help", "check config/startup_main.yaml", "check --json config/startup_main.yaml"])
+def test_a_full_disk_under_its_output_is_one_sentence(words: str, repository: Path) -> None:
+    script = f"{sys.executable} -m tandem {words} >/dev/full; echo $? >&2"
+    seen = subprocess.run(["bash", "-c", script], cwd=repository, capture_output=True, text=True, check=True)
+    assert seen.stderr == "tandem: the system: No space left on device (check it and try again)\n69\n"
+
+
 class Screen(io.StringIO):
     def isatty(self) -> bool:
         return True
