@@ -1,14 +1,26 @@
-"""Opens this host's cards for its leases: NVML's, or simulated ones where that is asked for; measures and grants nothing."""
+"""Opens this host's cards for its leases: NVML's, or simulated ones where that is asked for; measures and grants nothing.
+
+A driver may take long to wake, or never do. A start waits for it OPEN_S; after that whoever looks at the cards does, aside.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from common.config.schema import Startup
 from common.errors import Unavailable
 from common.gpu.cards import CardSource, open_cards
 from common.gpu.simulated import CardFile, card_uuid, cards_folder, create_card
+from common.vram.cards import CardSample
+
+OPEN_S: Final = 5.0
+"""How long a start waits for the driver; one that nobody used takes a second or two to wake."""
 
 
 class HostCards(NamedTuple):
@@ -19,8 +31,50 @@ class HostCards(NamedTuple):
     folder: Path | None = None
 
 
-def open_host_cards(startup: Startup, home: Path, *, simulate: bool) -> HostCards:
-    """The host's cards; `home` is TANDEM_HOME. Blocks while the driver starts: run it aside."""
+async def host_cards(startup: Startup, home: Path, *, simulate: bool, within_s: float = OPEN_S) -> HostCards:
+    """The host's cards, after `within_s` at most; `home` is TANDEM_HOME. Those that are late are opened meanwhile."""
+    opening = _aside(partial(_open, startup, home, simulate=simulate))
+    try:
+        return await asyncio.wait_for(asyncio.wrap_future(opening), within_s)
+    except TimeoutError:
+        return HostCards(_LateCards(opening))
+
+
+class _LateCards:
+    """Cards that are still being opened, as a CardSource: a look waits until they are."""
+
+    def __init__(self, opening: Future[HostCards]) -> None:
+        self._opening = opening
+
+    def sample(self, now: float) -> list[CardSample]:
+        """The cards' samples; raises Unavailable where it turned out that there are none."""
+        cards = self._opening.result()
+        if cards.source is None:
+            raise Unavailable(cards.problem)
+        return cards.source.sample(now)
+
+    def close(self) -> None:
+        """Lets go of what was opened; what is still being opened ends with the process."""
+        if self._opening.done() and (source := self._opening.result().source) is not None:
+            source.close()
+
+
+def _aside(work: Callable[[], HostCards]) -> Future[HostCards]:
+    """Does `work` on a thread that nobody waits for: a driver that never answers must not keep the process from ending."""
+    future: Future[HostCards] = Future()
+    future.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="cards-open", daemon=True).start()
+    return future
+
+
+def _open(startup: Startup, home: Path, *, simulate: bool) -> HostCards:
     try:
         return HostCards(open_cards(startup.host))
     except (Unavailable, OSError) as error:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
 from common.clock import Clock
+from common.errors import TandemError
 from common.gpu import process_identity
 from common.gpu.cards import CardSource
 from common.vram.cards import CardSample, ProcessId
@@ -74,6 +75,8 @@ class Sampler:
         try:
             samples = self._cards.sample(began_at)
             return Look(samples, families(samples, owners), began_at)
+        except TandemError as error:
+            return Look([], {}, began_at, error.message)
         except Exception as error:  # a bug of one look must not end all looking
             logging.getLogger("tandem.supervisor").exception("the cards could not be looked at")
             return Look([], {}, began_at, f"the cards could not be looked at: {type(error).__name__}: {error}")

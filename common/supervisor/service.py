@@ -29,7 +29,7 @@ from common.service.shell import Shell, ShellSettings
 from common.store.open import open_store
 from common.store.protocol import Durability
 from common.supervisor.board import Progress, State
-from common.supervisor.card_source import open_host_cards
+from common.supervisor.card_source import host_cards
 from common.supervisor.desk import Desk, Standing
 from common.supervisor.first_start import FirstStart, Verdict
 from common.supervisor.home import HostHome
@@ -181,9 +181,8 @@ class Supervisor:
         return operation_id, self._desk.standing(name, self._now()).phase
 
     async def _open_leases(self) -> None:
-        """The cards are opened aside: a driver that nobody used takes a second or two to wake."""
         startup, home = self._startup, self._home.root.parent
-        cards = await asyncio.to_thread(open_host_cards, startup, home, simulate=self._settings.simulate_cards)
+        cards = await host_cards(startup, home, simulate=self._settings.simulate_cards)
         if cards.folder is not None:
             self._environ[SIMULATED_CARDS_VARIABLE] = str(cards.folder)
         self._leases = CardLeases(self.shell, startup.host, cards.source, cards.problem, neighbours(startup))
