@@ -5,6 +5,7 @@ Nothing here talks to the fabric, so that `tandem --help` is quick.
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import os
 import sys
@@ -45,6 +46,15 @@ class Commands(click.Group):
             return None
         command: click.Command = importlib.import_module(f"tandem.commands.{cmd_name}").command
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that the first word names; a usage error suggests the nearest."""
+        close = [] if args[0] in COMMANDS else difflib.get_close_matches(args[0], COMMANDS, n=1)
+        if close:
+            ctx.fail(f"No such command {args[0]!r}; did you mean {close[0]}?")
+        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list of commands, without importing them."""

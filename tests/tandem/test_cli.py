@@ -51,6 +51,11 @@ def test_the_script_exits_with_the_commands_code() -> None:
     assert "Traceback" not in seen.stderr
 
 
+def test_a_misspelt_command_is_told_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ended(["stats"]) == Exit.USAGE
+    assert "No such command 'stats'; did you mean status?" in capsys.readouterr().err
+
+
 def test_a_wrong_command_line_is_a_json_error_too(capsys: pytest.CaptureFixture[str]) -> None:
     assert ended(["plan", "--json"]) == Exit.USAGE
     told = capsys.readouterr()
