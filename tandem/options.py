@@ -17,8 +17,11 @@ PRIORITY: Final = click.IntRange(0, 100)
 
 
 def size(text: str) -> Size:
-    """An option's bytes, more than none."""
-    return _above_zero(text, _parsed(parse_bytes, text))
+    """An option's bytes, more than none and with their unit: who writes 10 rarely means ten bytes."""
+    quantity = _above_zero(text, _parsed(parse_bytes, text))
+    if text.strip()[-1].isdigit():
+        raise click.BadParameter(f"{text!r} has no unit; write {text.strip()}GiB, or {text.strip()}B for bytes")
+    return quantity
 
 
 def duration(text: str) -> Duration:
