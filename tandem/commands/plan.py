@@ -39,7 +39,8 @@ def command(vram: int, model: str, priority: int, card: str, host: str, as_json:
 
 def show(planned: LeasePlan) -> None:
     """The outcome in a sentence, then every card's verdict."""
-    needs = f"{output.size(planned.need_bytes)} needed, {output.size(planned.free_bytes)} free at most"
+    free = "" if planned.outcome == "never" else f", {output.size(planned.free_bytes)} free at most"
+    needs = f"{output.size(planned.need_bytes)} needed{free}"
     where = f" on {planned.host} {planned.card_uuid}" if planned.card_uuid else ""
     words = {"grant": f"would be granted{where}", "wait": "would wait", "never": "can never be granted"}
     reason = f": {planned.reason}" if planned.reason else ""

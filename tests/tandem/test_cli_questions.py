@@ -221,7 +221,11 @@ async def test_why_of_nothing_known_is_a_bad_answer(fabric: Fabric, tandem: Tand
 
 @pytest.mark.parametrize(
     ("vram", "code", "told"),
-    [("10GiB", Exit.OK, "would be granted on mainpc"), ("100GiB", Exit.BAD_ANSWER, "can never be granted")],
+    [
+        ("10GiB", Exit.OK, "would be granted on mainpc"),
+        ("10 B", Exit.OK, "would be granted on mainpc"),
+        ("100GiB", Exit.BAD_ANSWER, "can never be granted (100.0 GiB needed): it does not fit"),
+    ],
 )
 async def test_plan_ends_as_the_request_would(vram: str, code: Exit, told: str, fabric: Fabric, tandem: Tandem) -> None:
     ended, out, _ = await tandem("plan", "--vram", vram)
@@ -243,6 +247,7 @@ async def test_plan_of_what_would_wait_says_try_later(fabric: Fabric, tandem: Ta
     [
         (["--vram", "10G"], "may mean 10GiB or 10GB"),
         (["--vram", "0"], "is nothing"),
+        (["--vram", "10"], "'10' has no unit; write 10GiB, or 10B for bytes"),
         (["--vram", "-1GiB"], "not a size"),
         (["--vram", "1GiB", "--priority", "101"], "101 is not in the range"),
         ([], "Missing option '--vram'"),
