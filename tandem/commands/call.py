@@ -39,7 +39,10 @@ def command(words: tuple[str, ...], timeout_s: float | None, stream: bool, as_js
     """
     target, verb, text = sorted_out(words)
     request = read_request(text)
-    target = target or target_of(verb, request)
+    if not target:
+        target = target_of(verb, request)
+    elif not text:
+        refuse_verb(target, verb)
     budget_s = timeout_s or max(DEFAULT_TIMEOUT_S, _patience_s(request) + GRACE_S)
     with asking.fabric(budget_s) as client:
         if stream:
@@ -87,6 +90,13 @@ def _bytes_of(text: str) -> bytes:
         return Path(text[1:]).read_bytes()
     except OSError as error:
         raise click.BadParameter(f"{text[1:]} cannot be read: {error.strerror}", param_hint="JSON") from None
+
+
+def refuse_verb(target: str, word: str) -> None:
+    """A usage error where the target is a service's verb: then the word after it was to be its request."""
+    if any(each.name == target for spec in catalog.SERVICES for each in spec.verbs):
+        text = f"{target} is a verb, and {word!r} is not a JSON object, @FILE or -; put single quotes around JSON"
+        raise click.BadParameter(text, param_hint="JSON")
 
 
 def target_of(verb: str, request: dict[str, Any]) -> str:
