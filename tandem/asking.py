@@ -150,5 +150,6 @@ def host_of(client: Client, name: str, host: str = "") -> str:
         raise Conflict(f"{name} runs on {' and '.join(found)}; say which with --host")
     if not found:
         silent = "".join(f"; {each} could not be asked: {error.message}" for each, error in errors.items())
-        raise NotFound(f"no process {name!r} on {', '.join(answers)}{silent}", mend="`tandem status` lists them all")
+        text = f"no startup file of {', '.join(answers)} has a process {name!r}{silent}"
+        raise NotFound(text, mend="`tandem status` lists all; one that was started by hand is stopped by hand")
     return found[0]

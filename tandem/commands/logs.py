@@ -33,6 +33,8 @@ def command(name: str, follow: bool, lines: int, host: str, as_json: bool) -> Ex
     with asking.fabric() as client:
         where = asking.host_of(client, name, host)
         piece = client.call(f"{asking.SUPERVISOR}{where}", READ_LOG, tail(name, lines))
+        if not (piece.text or follow or as_json):
+            output.note(f"{name} has logged nothing yet")
         show(name, where, last_lines(piece, lines), as_json)
         while follow:
             piece = _next(client, name, where, piece)

@@ -279,6 +279,13 @@ async def test_logs_shows_the_last_lines(fabric: Fabric, tandem: Tandem) -> None
     assert out == ""
 
 
+async def test_an_empty_log_is_told(fabric: Fabric, tandem: Tandem) -> None:
+    code, out, err = await tandem("logs", "whisper")
+    assert (code, out, err) == (Exit.OK, "", "tandem: whisper has logged nothing yet\n")
+    _, _, err = await tandem("logs", "whisper", "--json")
+    assert err == ""
+
+
 async def test_logs_follows_over_rotation_and_a_supervisors_absence(
     fabric: Fabric, tandem: Tandem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -304,6 +311,15 @@ async def test_logs_follows_over_rotation_and_a_supervisors_absence(
     assert "the log of whisper was rotated" in err
 
 
+async def test_an_agent_that_no_supervisor_started_is_told_from_one_that_is_not_there(
+    fabric: Fabric, tandem: Tandem
+) -> None:
+    code, _, err = await tandem("agent", "stop", "by-hand")
+    assert code == Exit.BAD_ANSWER
+    assert "no startup file of mainpc, pc2 has a process 'by-hand'" in err
+    assert "one that was started by hand is stopped by hand" in err
+
+
 async def test_a_process_is_found_on_its_host_and_operated(fabric: Fabric, tandem: Tandem) -> None:
     fabric.processes["pc2"] = [process("reader")]
     for word in ("start", "stop", "restart"):
@@ -325,7 +341,7 @@ async def test_a_process_of_two_hosts_or_of_none_is_an_error(fabric: Fabric, tan
     await fabric.stop("Supervisor/pc2")
     code, _, err = await tandem("agent", "stop", "ghost")
     assert code == Exit.BAD_ANSWER
-    assert "no process 'ghost' on mainpc; pc2 could not be asked" in err
+    assert "no startup file of mainpc has a process 'ghost'; pc2 could not be asked" in err
     await fabric.stop("Supervisor/mainpc")
     code, _, _ = await tandem("agent", "stop", "ghost")
     assert code == Exit.UNAVAILABLE
@@ -415,6 +431,7 @@ async def test_call_streams_each_part_on_a_line(fabric: Fabric, tandem: Tandem) 
         (["list_leases", "[1]"], "a request is a JSON object"),
         (["list_leases", "@/no/such/file"], "/no/such/file cannot be read: No such file"),
         (["A", "list_leases", "rubbish"], "'rubbish' is not a JSON object"),
+        (["list_leases", "rubbish"], "list_leases is a verb, and 'rubbish' is not a JSON object"),
         (["", "b", "{}"], "call takes [TARGET] VERB [JSON]"),
         (["{}"], "call takes [TARGET] VERB [JSON]"),
         (["ping"], "everyone answers ping"),
