@@ -10,6 +10,7 @@ import fcntl
 import os
 import re
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -49,7 +50,8 @@ class Claim:
     def release(self) -> None:
         """Gives the card up; may be called again."""
         if self._descriptor is not None:
-            os.ftruncate(self._descriptor, 0)
+            with suppress(OSError):
+                os.ftruncate(self._descriptor, 0)
             os.close(self._descriptor)
             self._descriptor = None
 
@@ -70,7 +72,10 @@ def claim(uuid: str, host: str, folder: Path) -> Claim | OwnedBy:
         holder = _holder(descriptor)
         os.close(descriptor)
         return holder
-    _sign(descriptor, _Holder(host, *this_process()))
+    except OSError as error:
+        os.close(descriptor)
+        raise Unavailable(f"{uuid} cannot be claimed: {path}: {error.strerror}", card_uuid=uuid) from error
+    _sign(descriptor, host)
     return Claim(uuid, descriptor)
 
 
@@ -109,9 +114,11 @@ def _open_shared(path: Path) -> int:
     return descriptor
 
 
-def _sign(descriptor: int, holder: _Holder) -> None:
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, msgspec.json.encode(holder), 0)
+def _sign(descriptor: int, host: str) -> None:
+    """Where the name cannot be written (a full disk), the lock holds all the same."""
+    with suppress(OSError, Unavailable):
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, msgspec.json.encode(_Holder(host, *this_process())), 0)
 
 
 def _holder(descriptor: int) -> OwnedBy:

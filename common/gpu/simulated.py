@@ -14,6 +14,7 @@ import os
 import re
 import uuid
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Final, Literal
@@ -31,11 +32,12 @@ SIMULATED_CARDS_VARIABLE: Final = "TANDEM_SIMULATED_CARDS"
 """The environment variable that tells a program where simulated cards are: folders of cards, separated by colons."""
 
 GIB: Final = 2**30
-DEFAULT_CARDS: Final[Mapping[str, tuple[int, ...]]] = MappingProxyType({"mainpc": (24 * GIB,), "pc2": (12 * GIB,)})
-"""Total bytes of each card that a host without NVML is given by `make start`."""
 
 _NAMESPACE: Final = uuid.UUID("6f1b3c9e-52d0-5a4e-8f43-0a6c2f9d7b15")
 _USE_FILE: Final = re.compile(r"(\d{1,10})-(\d{1,19})")
+
+MAX_DIGITS: Final = 15
+"""A process uses less than a petabyte: sums of uses stay integers that every reader of JSON keeps exactly."""
 
 Fault = Literal["", "lost", "reset_required", "memory_unreadable"]
 FAULTS: Final[Mapping[Fault, str]] = MappingProxyType(
@@ -78,12 +80,12 @@ def create_card(folder: Path, card: CardFile) -> None:
     _replace(folder / "card.json", msgspec.json.format(msgspec.json.encode(card)))
 
 
-def ensure_cards(cards: Path, host: str, totals: Sequence[int]) -> None:
-    """Creates the cards that are not there yet, with these total bytes by index; those that are stay as they are."""
-    for index, total in enumerate(totals):
+def ensure_cards(cards: Path, host: str, totals: Sequence[int], names: Sequence[str] = ()) -> None:
+    """Creates the cards that are not there yet, with these total bytes and names by index; those that are stay as they are."""
+    for index, (total, name) in enumerate(zip_longest(totals, names)):
         if not (cards / str(index) / "card.json").exists():
-            name = f"Simulated {total / GIB:g} GiB"
-            create_card(cards / str(index), CardFile(card_uuid(host, index), name, total))
+            file = CardFile(card_uuid(host, index), name or f"Simulated {total / GIB:g} GiB", total)
+            create_card(cards / str(index), file)
 
 
 def use_bytes(folder: Path, amount: int, process: ProcessId | None = None) -> None:
@@ -168,7 +170,7 @@ class SimulatedCards:
             content = path.read_bytes()
         except OSError:
             return None
-        if not (content.strip().isdigit() and len(content) <= 20):
+        if not (content.strip().isdigit() and len(content) <= MAX_DIGITS):
             self._report(path, "its content is not a number of bytes")
             return None
         return ProcessUse(pid, started, process_identity.name(pid), int(content))

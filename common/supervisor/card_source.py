@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 from common.config.schema import Startup
 from common.errors import Unavailable
 from common.gpu.cards import CardSource, open_cards
-from common.gpu.simulated import CardFile, card_uuid, cards_folder, create_card
+from common.gpu.simulated import cards_folder, ensure_cards
 from common.vram.cards import CardSample
 
 OPEN_S: Final = 5.0
@@ -82,15 +82,8 @@ def _open(startup: Startup, home: Path, *, simulate: bool) -> HostCards:
             return HostCards(None, str(error))
     folder = cards_folder(home, startup.host)
     try:
-        _make(startup, folder)
+        cards = startup.simulated_cards
+        ensure_cards(folder, startup.host, [int(card.memory) for card in cards], [card.name for card in cards])
         return HostCards(open_cards(startup.host, simulated=folder), folder=folder)
     except (Unavailable, OSError) as error:
         return HostCards(None, str(error))
-
-
-def _make(startup: Startup, folder: Path) -> None:
-    """The file's cards, where they are not there yet: what lies in the folders of those that are is theirs."""
-    for index, card in enumerate(startup.simulated_cards):
-        if not (folder / str(index) / "card.json").exists():
-            file = CardFile(card_uuid(startup.host, index), card.name, int(card.memory))
-            create_card(folder / str(index), file)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
@@ -119,6 +120,32 @@ def test_a_lock_that_another_creates_meanwhile_is_used(tmp_path: Path, monkeypat
 
     monkeypatch.setattr(os, "open", late)
     taken(claim(UUID, "mainpc", tmp_path)).release()
+
+
+def test_on_a_full_disk_the_lock_holds_without_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pwrite", full)
+        claimed = taken(claim(UUID, "mainpc", tmp_path))
+    assert str(claim(UUID, "pc2", tmp_path)) == "owned by another supervisor of this machine"
+    claimed.release()
+    taken(claim(UUID, "pc2", tmp_path)).release()
+
+
+def test_a_folder_without_locks_is_told_and_leaves_nothing_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    taken(claim(UUID, "mainpc", tmp_path)).release()
+    before = len(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(Unavailable, match="No locks available"):
+        claim(UUID, "mainpc", tmp_path)
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_the_machines_folder_is_shared_where_it_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

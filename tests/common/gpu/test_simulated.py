@@ -12,7 +12,6 @@ import pytest
 from common.errors import Unavailable
 from common.gpu.process_identity import this_process
 from common.gpu.simulated import (
-    DEFAULT_CARDS,
     GIB,
     CardFile,
     SimulatedCards,
@@ -27,19 +26,22 @@ from common.vram.cards import ProcessId
 Sleeper = Callable[[], tuple["subprocess.Popen[str]", ProcessId]]
 
 
+def test_a_use_that_no_reader_could_keep_exactly_is_ignored(cards: Path) -> None:
+    own = this_process()
+    (cards / "0" / "processes" / f"{own.pid}-{own.start_time}").write_bytes(b"9" * 17)
+    assert SimulatedCards("mainpc", cards).sample(0.0)[0].used_bytes == 0
+
+
 def test_a_uuid_has_nvidias_form_and_stays_the_same() -> None:
     assert re.fullmatch(r"GPU-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", card_uuid("mainpc", 0))
     assert card_uuid("mainpc", 0) == card_uuid("mainpc", 0)
     assert len({card_uuid(host, index) for host in ("mainpc", "pc2") for index in range(4)}) == 8
 
 
-def test_the_default_cards_have_24_and_12_gib(tmp_path: Path) -> None:
-    totals = {}
-    for host, sizes in DEFAULT_CARDS.items():
-        folder = cards_folder(tmp_path, host)
-        ensure_cards(folder, host, sizes)
-        totals[host] = [sample.total_bytes // GIB for sample in SimulatedCards(host, folder).sample(0.0)]
-    assert totals == {"mainpc": [24], "pc2": [12]}
+def test_cards_are_made_under_their_names_or_by_their_sizes(tmp_path: Path) -> None:
+    ensure_cards(cards_folder(tmp_path, "pc2"), "pc2", (24 * GIB, 12 * GIB), ["large"])
+    samples = SimulatedCards("pc2", cards_folder(tmp_path, "pc2")).sample(0.0)
+    assert [(sample.name, sample.total_bytes // GIB) for sample in samples] == [("large", 24), ("Simulated 12 GiB", 12)]
 
 
 def test_a_card_that_exists_stays_as_it_is(cards: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from common.config.loader import load
 from common.config.schema import Ports, SimulatedCard, Startup
 from common.config.units import Size
 from common.errors import Unavailable
@@ -55,6 +56,17 @@ async def test_without_a_driver_there_are_no_cards_unless_they_are_to_be_simulat
     assert found.folder == tmp_path / "mainpc" / "cards"
     assert found.source is not None
     assert [sample.total_bytes for sample in found.source.sample(0.0)] == [24 * GIB, GIB]
+    found.source.close()
+
+
+@pytest.mark.usefixtures("no_driver")
+@pytest.mark.parametrize(("file", "gib"), [("startup_main.yaml", 24), ("startup_pc2.yaml", 12)])
+async def test_the_default_files_simulate_a_large_card_and_a_small_one(tmp_path: Path, file: str, gib: int) -> None:
+    startup = load(Path(__file__).parents[3] / "config" / file)
+    assert isinstance(startup, Startup)
+    found = await host_cards(startup, tmp_path, simulate=True)
+    assert found.source is not None
+    assert [sample.total_bytes for sample in found.source.sample(0.0)] == [gib * GIB]
     found.source.close()
 
 
