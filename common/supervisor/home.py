@@ -62,7 +62,7 @@ class HostHome:
 def _told(raw: bytes) -> str:
     try:
         holder = msgspec.json.decode(raw, type=Holder)
-    except msgspec.DecodeError:
+    except (msgspec.MsgspecError, UnicodeError):
         return "another supervisor"
     since = datetime.fromtimestamp(holder.since, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     return f"pid {holder.pid} since {since}"

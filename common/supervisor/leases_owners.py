@@ -18,6 +18,9 @@ from common.gpu import process_identity
 from common.gpu.process_identity import ExitWatch
 from common.vram.cards import ProcessId
 
+MAX_DESCRIPTORS: Final = 256
+"""Processes watched by a descriptor each; more than that are looked at by `check`, and leave descriptors for the rest."""
+
 LEASES: Final = "leases"
 """The holder that stands for all leases of an owner; a waiting request is a holder under its lease id."""
 
@@ -95,6 +98,9 @@ class OwnerWatch:
             self._forget(owner)
 
     def _watch(self, owner: ProcessId) -> None:
+        if len(self._watches) >= MAX_DESCRIPTORS:
+            self._unwatchable.add(owner)
+            return
         try:
             self._watches[owner] = process_identity.watch_exit(*owner, self._loop, lambda: self._ended(owner))
         except Unavailable:

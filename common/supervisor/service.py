@@ -267,10 +267,10 @@ class Supervisor:
 
     def _publish(self, name: str, was: Phase, now: Phase) -> None:
         standing = self._desk.standing(name, self._now())
-        self.shell.problems.pop(name, None)
+        self.shell.problems.pop(f"process {name}", None)
         if now == "crash-looping":
-            self.shell.problems[name] = f"{name} is crash-looping: {standing.last_exit}"
-            self.shell.log.error("%s", self.shell.problems[name], extra={"stderr_tail": list(standing.stderr_tail)})
+            problem = self.shell.problems[f"process {name}"] = f"{name} is crash-looping: {standing.last_exit}"
+            self.shell.log.error("%s", problem, extra={"stderr_tail": list(standing.stderr_tail)})
         else:
             self.shell.log.info("%s went from %s to %s %s", name, was, now, standing.waiting_for or standing.last_exit)
         self._judge_start()

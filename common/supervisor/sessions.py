@@ -51,7 +51,7 @@ def load(path: Path) -> list[Session]:
     """What was recorded since the machine booted; nothing where there is no readable record."""
     try:
         recorded = msgspec.json.decode(path.read_bytes(), type=_Recorded)
-    except (FileNotFoundError, msgspec.DecodeError):
+    except (FileNotFoundError, msgspec.MsgspecError, UnicodeError):
         return []
     return recorded.sessions if recorded.kernel_boot == _KERNEL_BOOT.read_text().strip() else []
 

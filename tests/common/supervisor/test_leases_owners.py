@@ -87,6 +87,22 @@ async def test_a_process_that_cannot_be_watched_is_looked_after(monkeypatch: pyt
     watch.close()
 
 
+async def test_more_processes_than_there_are_descriptors_for_are_looked_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("common.supervisor.leases_owners.MAX_DESCRIPTORS", 1)
+    told: list[ProcessId] = []
+    watch = OwnerWatch(asyncio.get_running_loop(), told.append)
+    with program() as first, program() as second:
+        before = len(os.listdir("/proc/self/fd"))
+        watch.hold(first, LEASES)
+        watch.hold(second, LEASES)
+        assert len(os.listdir("/proc/self/fd")) == before + 1
+        watch.check()
+        assert told == []
+    watch.check()
+    assert second in told
+    watch.close()
+
+
 def test_a_process_of_a_host_on_this_machine_is_pinned_here_and_one_that_cannot_be_seen_stays_with_its_host() -> None:
     me = process_identity.this_process()
     near = pinned(asked(Owner(agent_name="a", host="pc2", pid=me.pid)), "mainpc", {"pc2"})

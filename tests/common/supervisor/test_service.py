@@ -63,6 +63,16 @@ async def test_a_peer_that_goes_is_lost_and_heard_again_when_it_is_back(tmp_path
             await until(lambda: a.phases() == {"late": "ready"})
 
 
+async def test_a_process_that_is_called_like_a_problem_ends_none(tmp_path: Path) -> None:
+    async with running(tmp_path, startup("h", agent("cards"))) as (host,):
+        await until(lambda: host.phases() == {"cards": "ready"})
+        first = host.pid("cards")
+        host.supervisor.shell.problems["cards"] = "h:0 has fallen off the bus"
+        os.kill(first, signal.SIGKILL)
+        await until(lambda: host.phases() == {"cards": "ready"} and host.pid("cards") != first)
+        assert host.supervisor.shell.problems["cards"] == "h:0 has fallen off the bus"
+
+
 async def test_a_crash_loop_is_told_with_the_last_lines_of_standard_error(tmp_path: Path) -> None:
     broken = agent("broken", "echo no model >&2; exit 3", health=HealthProbe("tcp"))
     async with running(tmp_path, startup("h", agent("top", "exec sleep 9", "broken"), broken, agent("fine"))) as (

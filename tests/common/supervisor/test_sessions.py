@@ -22,8 +22,9 @@ def test_what_is_saved_is_loaded_until_the_machine_boots_again(tmp_path: Path, m
 
 def test_no_record_and_a_broken_one_hold_nothing(tmp_path: Path) -> None:
     assert load(tmp_path / "s.json") == []
-    (tmp_path / "s.json").write_bytes(b'{"kernel_boot": 5')
-    assert load(tmp_path / "s.json") == []
+    for broken in (b'{"kernel_boot": 5', b'{"kernel_boot": "\xff", "sessions": []}'):
+        (tmp_path / "s.json").write_bytes(broken)
+        assert load(tmp_path / "s.json") == []
 
 
 def test_an_unmarked_session_claims_no_unmarked_stranger() -> None:
