@@ -145,14 +145,18 @@ class Holding:
                 continue
 
     async def measure(self) -> None:
-        """Follow what the command's processes really hold; warn once when it is over the lease by more than a twentieth."""
-        await asyncio.sleep(FIRST_MEASURE_S)
+        """Follow what the command's processes really hold; warn once when it is over the lease by more than a twentieth.
+
+        Until the first measurement it asks sooner, since a short command ends before the next.
+        """
+        pause_s = FIRST_MEASURE_S
         while True:
+            await asyncio.sleep(pause_s)
             held = await self._measured()
             if held is not None:
                 self.peak_bytes = max(self.peak_bytes or 0, held)
                 self._compare(held)
-            await asyncio.sleep(MEASURE_S)
+            pause_s = MEASURE_S if held is not None else min(MEASURE_S, pause_s * 1.5)
 
     async def _measured(self) -> int | None:
         asked = leases.ListLeases(host=self.granted.host)

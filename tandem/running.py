@@ -92,6 +92,7 @@ async def run(order: Order, teller: Teller) -> Report:
             await _Run(client, order, teller, report).go()
     except Stopped as stop:
         report.exit_code = 128 + stop.number
+        teller.stopped()
     except TandemError as error:
         report.exit_code = _ENDS.get(type(error)) or exit_for(error)
         report.error = error_document(error)["error"]

@@ -63,6 +63,12 @@ class Teller:
         else:
             output.note(text)
 
+    def stopped(self) -> None:
+        """The wait was broken off: what comes next on the terminal begins a line of its own."""
+        if self._drawn:
+            sys.stderr.write("\n")
+            self._drawn = False
+
     def _tell(self, event: str, text: str, value: Any) -> None:
         self._erase()
         if self._json:

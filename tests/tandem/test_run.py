@@ -15,9 +15,11 @@ from typing import Any
 import msgspec
 import pytest
 
+from common.api import leases
 from common.errors import BadRequest
 from common.gpu.process_identity import start_time
 from common.gpu.simulated import card_uuid
+from common.service.call import Call
 from tandem.exits import Exit
 from tandem.here import is_here, process_age_s
 from tests.tandem.conftest import Tandem
@@ -129,6 +131,21 @@ async def test_a_report_says_peak_and_lease(fabric: Fabric, tmp_path: Path) -> N
         *("command", "exit_code", "lease", "leased_bytes", "peak_bytes", "waited_s", "ran_s", "error"),
     ]
     assert (found["exit_code"], found["peak_bytes"], found["leased_bytes"]) == (4, 11 * GIB, 10 * GIB)
+
+
+async def test_what_is_not_measured_at_once_is_measured_soon(fabric: Fabric, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed = fabric.list
+    seen: list[str] = []
+
+    def hidden_once(asked: leases.ListLeases, call: Call) -> leases.Leases:
+        fabric.hidden = not seen
+        seen.append(asked.host)
+        return listed(asked, call)
+
+    monkeypatch.setattr(fabric, "list", hidden_once)
+    fabric.measured["sleep"] = GIB
+    _, _, err = await done(fabric, "--vram", "1GiB", "--", "sleep", "1.8")
+    assert "most held: 1.0 GiB" in err
 
 
 async def test_with_json_stderr_has_one_event_a_line(fabric: Fabric) -> None:
@@ -474,3 +491,12 @@ async def test_a_terminal_shows_one_live_line_while_it_waits(fabric: Fabric, typ
         await typist.sees("\r\x1b[Ktandem: 20.0 GiB on mainpc:0")
         await typist.sees("ran")
         await typist.sees("code=0")
+
+
+async def test_a_wait_that_is_broken_off_leaves_the_prompt_a_line_of_its_own(fabric: Fabric, typist: Typist) -> None:
+    async with running(fabric, "--vram", "20GiB", "--", "sleep", "60"):
+        await until(lambda: len(fabric.leases) == 1)
+        typist.type(f"{sys.executable} -m tandem run --vram 20GiB -- true; echo co''de=$?\n")
+        await typist.sees("(full on mainpc:0)")
+        typist.type("\x03")
+        await typist.sees("^C\r\ncode=130")
