@@ -34,6 +34,13 @@ def some_time(text: str) -> Duration:
     return _above_zero(text, duration(text))
 
 
+def card(text: str) -> str:
+    """A card by its UUID; empty for any. The short names in tables are a host's own and change with its cards."""
+    if text.isdigit() or ":" in text:
+        raise click.BadParameter(f"a card is named by its UUID, not {text!r}; `tandem gpus` lists them")
+    return text
+
+
 def _parsed(parse: Callable[[str], Q], text: str) -> Q:
     try:
         return parse(text)

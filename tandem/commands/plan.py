@@ -10,7 +10,7 @@ from common.api.leases import LeasePlan, PlanLease
 from tandem import asking, output
 from tandem.commands.why import say_verdict
 from tandem.exits import Exit
-from tandem.options import PRIORITY, size, with_host, with_json
+from tandem.options import PRIORITY, card, size, with_host, with_json
 
 OUTCOMES: Final = {"grant": Exit.OK, "wait": Exit.TRY_LATER, "never": Exit.BAD_ANSWER}
 
@@ -19,15 +19,15 @@ OUTCOMES: Final = {"grant": Exit.OK, "wait": Exit.TRY_LATER, "never": Exit.BAD_A
 @click.option("--vram", type=size, required=True, metavar="SIZE", help="How much, such as 10GiB.")
 @click.option("--model", default="model", show_default=True, help="For which model.")
 @click.option("--priority", type=PRIORITY, default=50, show_default=True, help="0 to 100, higher first.")
-@click.option("--card", default="", metavar="UUID", help="Only this card.")
+@click.option("--card", "card_uuid", type=card, default="", metavar="UUID", help="Only this card.")
 @with_host
 @with_json
-def command(vram: int, model: str, priority: int, card: str, host: str, as_json: bool) -> Exit:
+def command(vram: int, model: str, priority: int, card_uuid: str, host: str, as_json: bool) -> Exit:
     """What would happen to a request for VRAM now.
 
     JSON: the reply of the verb plan. Exits 0 when it would be granted, 75 when it would wait, 1 when no card could ever hold it.
     """
-    asked = PlanLease(model=model, bytes=int(vram), priority=priority, host=host, card_uuid=card)
+    asked = PlanLease(model=model, bytes=int(vram), priority=priority, host=host, card_uuid=card_uuid)
     with asking.fabric() as client:
         planned = asking.plan(client, asked)
     if as_json:

@@ -12,7 +12,7 @@ import click
 from common.config.units import Duration, Size
 from tandem import asking, output
 from tandem.exits import Exit
-from tandem.options import PRIORITY, duration, size, some_time
+from tandem.options import PRIORITY, card, duration, size, some_time
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
@@ -21,7 +21,7 @@ from tandem.options import PRIORITY, duration, size, some_time
 @click.option("--wait", "wait_s", type=duration, default="60s", show_default=True, metavar="TIME", help="For room.")
 @click.option("--priority", type=PRIORITY, default=50, show_default=True, help="0 to 100, higher first.")
 @click.option("--host", default="", metavar="HOST", help="Which host this is; default: TANDEM_HOST, or found out.")
-@click.option("--card", "card_uuid", default="", metavar="UUID", help="Only this card.")
+@click.option("--card", "card_uuid", type=card, default="", metavar="UUID", help="Only this card.")
 @click.option("--ttl", "ttl_s", type=some_time, default="60s", show_default=True, metavar="TIME", help="Of the lease.")
 @click.option("--report", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write a JSON report.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing on stderr but warnings and errors.")

@@ -249,6 +249,7 @@ async def test_plan_of_what_would_wait_says_try_later(fabric: Fabric, tandem: Ta
         (["--vram", "0"], "is nothing"),
         (["--vram", "10"], "'10' has no unit; write 10GiB, or 10B for bytes"),
         (["--vram", "-1GiB"], "not a size"),
+        (["--vram", "1GiB", "--card", "mainpc:0"], "a card is named by its UUID, not 'mainpc:0'; `tandem gpus` lists"),
         (["--vram", "1GiB", "--priority", "101"], "101 is not in the range"),
         ([], "Missing option '--vram'"),
         (["--vram", "1GiB", "extra"], "unexpected extra argument"),
