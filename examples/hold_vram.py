@@ -4,7 +4,7 @@
 
 It uses the standard library alone. A simulated card is a folder, and using its memory means writing a file there, named by
 pid and start time, with the bytes in decimal: TANDEM_SIMULATED_CARDS lists the folders of cards, CUDA_VISIBLE_DEVICES the
-UUIDs of those this program may see. It ends with 0 after its time or at SIGTERM, with 2 when it finds no card.
+UUIDs of those this program may see. It ends with 0 after its time, at SIGTERM or at Ctrl-C, with 2 when it finds no card.
 """
 
 from __future__ import annotations
@@ -65,7 +65,8 @@ def main() -> None:
     parser.add_argument("bytes", type=size, help="how much to hold, such as 10GiB")
     parser.add_argument("seconds", type=float, help="for how long")
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
     mine = use_file(visible_card())
     unfinished = mine.with_name(f".{mine.name}")
     try:
