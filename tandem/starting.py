@@ -104,7 +104,7 @@ class _Door:
             self._told = True
             self._board.say(f"ready in {format_seconds(time.monotonic() - self._begun_at)}")
             self._board.say("\n".join(host.address() for host in self._hosts))
-            self._board.say("`tandem status` shows what runs; Ctrl-C stops it")
+            self._board.say(f"`{own_command()} status` shows what runs; Ctrl-C stops it")
 
 
 class _Host:
@@ -133,10 +133,13 @@ class _Host:
         return code
 
     def signal(self, number: int) -> None:
-        """To the supervisor, if there is one: TERM stops everything in order, KILL leaves it to the watchdog."""
-        if self._process is not None:
+        """To the supervisor, if there is one: TERM stops everything in order, KILL leaves it to the watchdog.
+
+        Not by the subprocess's own send_signal: that may reap one that has just ended, and its exit code is lost.
+        """
+        if self._process is not None and self._process.returncode is None:
             with suppress(ProcessLookupError):
-                self._process.send_signal(number)
+                os.kill(self._process.pid, number)
 
     def patience_s(self) -> float:
         """How long an orderly stop may take: every process after the other, each killed in the end."""
@@ -171,6 +174,16 @@ class _Host:
                 self.is_ready = progress.state == "ready" or (progress.state == "failed" and going)
                 self.was_ready = self.was_ready or self.is_ready
                 heard(progress)
+
+
+def own_command() -> str:
+    """What the person who reads this types for `tandem`: the name where PATH has it, else the path from here."""
+    script = Path(sys.executable).with_name("tandem")
+    if shutil.which("tandem") is not None:
+        return "tandem"
+    if not script.exists():
+        return f"{sys.executable} -m tandem"
+    return str(script.relative_to(Path.cwd())) if script.is_relative_to(Path.cwd()) else str(script)
 
 
 async def _repeat(lines: asyncio.StreamReader) -> None:

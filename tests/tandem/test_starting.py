@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
+import threading
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
-from common.config.schema import Ports
+from common.config.schema import Ports, Startup
 from common.supervisor.launching import choose_ports
 from common.supervisor.watchdog import Process
+from tandem import starting
 from tests.common.supervisor.lives import gone, pinned, wait_until
 from tests.common.supervisor.startup_files import Program, entry, processes, write_startup
 
@@ -108,7 +112,7 @@ def test_it_stays_with_what_is_ready_where_it_is_to_keep_going(tmp_path: Path) -
     hosts = Pair(tmp_path, [entry("fine"), broken], [entry("base")])
     with hosts.start("--keep-going") as door:
         door.until_says("\nready in ")
-        assert "mainpc/broken did not become ready" in door.complained
+        wait_until(lambda: "mainpc/broken did not become ready" in door.complained)
         assert hosts.is_ready("mainpc", "fine")
         assert door.stop() == 0
 
@@ -131,3 +135,32 @@ def test_a_second_door_is_told_who_holds_the_homes(tmp_path: Path) -> None:
             assert second.ends() == 1
         assert f"var/mainpc is held by pid {hosts.supervisor('mainpc').pid} since" in second.complained
         assert hosts.is_ready("mainpc", "top")
+
+
+async def test_telling_a_supervisor_that_has_just_ended_to_stop_does_not_cost_its_exit_code(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen, wait = threading.Event(), os.waitpid
+    monkeypatch.setattr(os, "waitpid", lambda pid, options: seen.wait(20) and wait(pid, options))
+    host = starting._Host(Path("mainpc.yaml"), Startup(version=1, host="mainpc", supervisor=Ports()), {}, False)
+    process = host._process = await asyncio.create_subprocess_exec("sh", "-c", "exit 3")
+    while psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE:
+        await asyncio.sleep(0.01)
+    host.signal(signal.SIGTERM)
+    seen.set()
+    assert await process.wait() == 3
+
+
+def test_the_command_is_named_so_that_it_can_be_typed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    scripts = tmp_path / ".venv" / "bin"
+    scripts.mkdir(parents=True)
+    monkeypatch.setattr("sys.executable", str(scripts / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert starting.own_command() == f"{scripts}/python -m tandem"
+    (scripts / "tandem").touch(0o755)
+    assert starting.own_command() == ".venv/bin/tandem"
+    monkeypatch.chdir("/")
+    assert starting.own_command() == str(scripts / "tandem").lstrip("/")
+    monkeypatch.setenv("PATH", str(scripts))
+    assert starting.own_command() == "tandem"
