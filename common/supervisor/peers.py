@@ -1,96 +1,72 @@
-"""Hears what other hosts' supervisors say of their processes, for dependencies across hosts; starts and stops nothing.
+"""Hears what another host's supervisor says of its processes, for dependencies across hosts; starts and stops nothing.
 
-Of each peer: its list, then its events from there on. A peer that says nothing for SILENT_S, not even a beat, is asked again; one
-that does not answer is lost, and asked until it does; hosts come up in any order.
+A peer that was heard and does not answer any more is lost; one that was never heard is merely lacked. Hosts come up in any order.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Final
+from typing import Final, NoReturn
 
 import msgspec
 
-from common.api.supervisor import LIST_PROCESSES, PROCESS_CHANGED, ListProcesses, ProcessChanged
+from common.api.supervisor import LIST_PROCESSES, PROCESS_CHANGED, ListProcesses, Process, ProcessChanged
 from common.api.words import Cursor
 from common.client.aio import AsyncClient
-from common.client.following import Event as Published
-from common.client.following import Lost
+from common.client.following import Event
+from common.client.keeping_up import keep_up
 from common.clock import Clock
-from common.errors import TandemError
 from common.supervisor.instructions import PeerHeard, PeerLost
 
-ASK_S: Final = 0.25
 ASK_TIMEOUT_S: Final = 2.0
-SILENT_S: Final = 3.5
-"""Beats come once a second."""
-LOOK_S: Final = 0.5
 
 
-class Peers:
-    """This host's peers; `tell` hears of their processes, `lacks` names those that are not heard, with the reason."""
+class Peer:
+    """One peer; `tell` hears of its processes, `lacks` has it, with the reason, while it is not heard."""
 
     def __init__(
-        self, client: AsyncClient, clock: Clock, tell: Callable[[PeerHeard | PeerLost], None], lacks: dict[str, str]
+        self,
+        host: str,
+        client: AsyncClient,
+        clock: Clock,
+        tell: Callable[[PeerHeard | PeerLost], None],
+        lacks: dict[str, str],
     ) -> None:
+        self._host = host
+        self._target = f"Supervisor/{host}"
         self._client = client
         self._now = clock.monotonic
         self._tell = tell
         self._lacks = lacks
-        self._heard_at: dict[str, float] = {}
+        self._known = False
 
-    async def follow(self, host: str) -> None:
-        """Follows one peer until cancelled."""
-        known = False
-        while True:
-            try:
-                cursor = await self._list(host)
-                known = True
-                self._lacks.pop(f"peer {host}", None)
-                await self._listen(host, cursor)
-            except TandemError as error:
-                self._lacks[f"peer {host}"] = f"{host}'s supervisor is not heard: {error.message}"
-                if known:
-                    self._tell(PeerLost(host, self._now()))
-                known = False
-                await asyncio.sleep(ASK_S)
+    async def follow(self) -> NoReturn:
+        """Follows the peer until cancelled."""
+        await keep_up(self._client, self._target, [PROCESS_CHANGED.name], self)
 
-    async def _list(self, host: str) -> Cursor:
+    async def look(self) -> Mapping[str, Cursor]:
+        """Lists its processes."""
         listed = await self._client.call(
-            f"Supervisor/{host}", LIST_PROCESSES, ListProcesses(), timeout_s=ASK_TIMEOUT_S, idempotent=False
+            self._target, LIST_PROCESSES, ListProcesses(), timeout_s=ASK_TIMEOUT_S, idempotent=False
         )
         for process in listed.processes:
-            self._tell(PeerHeard(host, process.name, process.phase, self._now()))
-        return listed.as_of
+            self._heard(process)
+        self._known = True
+        self._lacks.pop(f"peer {self._host}", None)
+        return {PROCESS_CHANGED.name: listed.as_of}
 
-    async def _listen(self, host: str, since: Cursor) -> None:
-        """Passes events on until some are lost or none come any more, so that the peer is to be asked again."""
-        self._heard_at[host] = self._now()
-        hearing = asyncio.create_task(self._hear(host, since))
-        try:
-            while not hearing.done() and self._now() - self._heard_at[host] < SILENT_S:
-                await asyncio.wait([hearing], timeout=LOOK_S)
-            if hearing.done():
-                hearing.result()
-        finally:
-            hearing.cancel()
-            await asyncio.gather(hearing, return_exceptions=True)
-
-    async def _hear(self, host: str, since: Cursor) -> None:
-        topic = PROCESS_CHANGED.name
-
-        def heard() -> None:
-            self._heard_at[host] = self._now()
-
-        async for notice in self._client.events(f"Supervisor/{host}", [topic], {topic: since}, heard=heard):
-            if isinstance(notice, Lost):
-                return
-            self._take(host, notice)
-
-    def _take(self, host: str, notice: Published) -> None:
+    def take(self, event: Event) -> None:
         """What is no change of a process is passed over: the next list has it."""
-        with suppress(msgspec.MsgspecError):
-            process = msgspec.json.decode(notice.body, type=ProcessChanged).process
-            self._tell(PeerHeard(host, process.name, process.phase, self._now()))
+        with suppress(msgspec.MsgspecError, UnicodeError):
+            self._heard(msgspec.json.decode(event.body, type=ProcessChanged).process)
+
+    def away(self, reason: str) -> None:
+        """It is lacked; and lost, if it was heard since it was last lost."""
+        self._lacks[f"peer {self._host}"] = f"{self._host}'s supervisor is not heard: {reason}"
+        if self._known:
+            self._tell(PeerLost(self._host, self._now()))
+        self._known = False
+
+    def _heard(self, process: Process) -> None:
+        self._tell(PeerHeard(self._host, process.name, process.phase, self._now()))

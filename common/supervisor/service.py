@@ -52,7 +52,7 @@ from common.supervisor.instructions import (
 )
 from common.supervisor.leases import CardLeases
 from common.supervisor.listing import process_of
-from common.supervisor.peers import Peers
+from common.supervisor.peers import Peer
 from common.supervisor.probing import Prober
 from common.supervisor.processes import Processes
 from common.supervisor.verbs import Verbs
@@ -201,9 +201,9 @@ class Supervisor:
     def _follow_peers(self, directory: Directory) -> None:
         settings = ClientSettings(breaker=NEVER_OPENS, retry=RetrySettings(attempts=1))
         self._client = AsyncClient(directory, self.shell.clock, self.shell.rng, settings)
-        peers = Peers(self._client, self.shell.clock, self._feed, self.shell.lacks)
         for host in self._startup.peers:
-            self.shell.spawn(peers.follow(host), f"following {host}")
+            peer = Peer(host, self._client, self.shell.clock, self._feed, self.shell.lacks)
+            self.shell.spawn(peer.follow(), f"following {host}")
 
     def _feed(self, event: Event) -> None:
         self._events.append(event)

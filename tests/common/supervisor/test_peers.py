@@ -10,12 +10,12 @@ import pytest
 from common.api.basic import Phase
 from common.api.supervisor import Process, ProcessChanged, Processes
 from common.api.words import Cursor
+from common.client import keeping_up
 from common.client.aio import AsyncClient
 from common.client.following import Event, Lost
 from common.errors import Unavailable
-from common.supervisor import peers
 from common.supervisor.instructions import PeerHeard, PeerLost
-from common.supervisor.peers import Peers
+from common.supervisor.peers import Peer
 from common.telemetry.system_clock import SystemClock
 from tests.common.supervisor.lives import until
 
@@ -67,13 +67,12 @@ class Fabric:
 
 @pytest.fixture
 async def follow(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Callable[[Fabric], None]]:
-    monkeypatch.setattr(peers, "LOOK_S", 0.01)
-    monkeypatch.setattr(peers, "ASK_S", 0.01)
+    monkeypatch.setattr(keeping_up, "AGAIN_S", 0.01)
     tasks: list[asyncio.Task[None]] = []
 
     def begin(fabric: Fabric) -> None:
-        following = Peers(cast("AsyncClient", fabric), SystemClock(), fabric.told.append, fabric.lacks)
-        tasks.append(asyncio.create_task(following.follow("b")))
+        peer = Peer("b", cast("AsyncClient", fabric), SystemClock(), fabric.told.append, fabric.lacks)
+        tasks.append(asyncio.create_task(peer.follow()))
 
     yield begin
     for task in tasks:
@@ -99,7 +98,7 @@ async def test_lost_events_are_made_up_for_by_a_list(follow: Callable[[Fabric], 
 async def test_one_that_falls_silent_is_asked_and_lost_only_when_it_does_not_answer(
     follow: Callable[[Fabric], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(peers, "SILENT_S", 0.02)
+    monkeypatch.setattr(keeping_up, "SILENT_S", 0.02)
     fabric = Fabric("starting", "ready", Unavailable("nobody listens"), Unavailable("nobody listens"), "draining")
     follow(fabric)
     await until(lambda: fabric.heard[:4] == ["starting", "ready", "lost", "draining"])
@@ -121,3 +120,11 @@ async def test_events_that_cannot_be_had_lose_the_peer_until_it_is_listed_again(
     follow(fabric)
     fabric.events_.put_nowait(Unavailable("the link is down"))
     await until(lambda: fabric.heard == ["starting", "lost", "ready"])
+
+
+async def test_a_bug_while_a_peer_is_followed_ends_nothing_for_good(follow: Callable[[Fabric], None]) -> None:
+    fabric = Fabric("starting", ZeroDivisionError(), "ready")
+    follow(fabric)
+    fabric.events_.put_nowait(Lost("processes.changed"))
+    await until(lambda: fabric.heard == ["starting", "lost", "ready"])
+    assert fabric.lacks == {}

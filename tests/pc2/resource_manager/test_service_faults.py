@@ -93,15 +93,21 @@ async def test_a_host_that_was_never_there_is_a_lack_and_no_reason_not_to_be_rea
             await until(lambda: not rm.shell.report().lacks)
 
 
-async def test_a_silent_host_is_away_and_its_events_are_made_up_for_when_it_is_back(
+async def test_a_silent_host_is_asked_and_away_only_when_it_does_not_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pc2.resource_manager.watching.SILENT_S", 0.2)
+    monkeypatch.setattr("common.client.keeping_up.SILENT_S", 0.2)
+    monkeypatch.setattr("pc2.resource_manager.watching.ASK_S", 0.5)
     async with fabric(tmp_path) as rm:  # beats come once a second: every host is silent between them
-        await until(lambda: rm.shell.lacks)
-        await until(lambda: not rm.shell.lacks)
         lease = await rm.acquire(4)
         await until(lambda: rm.service._planner.fleet.host_of(lease.lease_id) == PC2)
+        assert not rm.shell.lacks
+        rm.hosts[PC2].cable.mute = True
+        await until(lambda: list(rm.shell.lacks) == ["Supervisor/pc2"])
+        assert "cannot be asked" in rm.shell.lacks["Supervisor/pc2"]
+        rm.hosts[PC2].cable.mute = False
+        await until(lambda: not rm.shell.lacks)
+        assert rm.service._planner.fleet.host_of(lease.lease_id) == PC2
 
 
 async def test_what_changed_unheard_is_published_when_the_host_is_back(tmp_path: Path) -> None:
@@ -109,10 +115,10 @@ async def test_what_changed_unheard_is_published_when_the_host_is_back(tmp_path:
         kept, lost = await rm.acquire(2), await rm.acquire(2)
         fleet = rm.service._planner.fleet
         await until(lambda: len(fleet.leases()) == 2)
-        watching = rm.service._watching
+        watched = rm.service._watching.hosts[PC2]
         remaining = [lease for lease in hosts[PC2].live if lease.lease_id == kept.lease_id]
         before = rm.shell.publisher.cursor("leases.changed").seq
-        watching._tell_differences(PC2, Leases(leases=remaining, as_of=Cursor(epoch=1, seq=1)))
+        watched.tell_differences(Leases(leases=remaining, as_of=Cursor(epoch=1, seq=1)))
         asked = rm.shell.publisher.cursor("leases.changed")
         since = EventsSince(topic="leases.changed", epoch=asked.epoch, seq=before)
         (told,) = rm.shell.publisher.since(since).events
@@ -425,13 +431,13 @@ async def test_a_bug_while_following_a_host_ends_nothing_for_good(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with fabric(tmp_path) as rm:
-        watching = rm.service._watching
+        watched = rm.service._watching.hosts[PC2]
 
         def broken(*_: object) -> None:
             raise ZeroDivisionError
 
         with monkeypatch.context() as patched:
-            patched.setattr(watching, "_take", broken)
+            patched.setattr(watched, "take", broken)
             rm.hosts[PC2].shell.publisher.publish(api.CARDS_SAMPLED, PC2, CardsSampled(host=PC2, cards=[]))
             await until(lambda: "ZeroDivisionError" in "".join(rm.shell.report().lacks))
         await until(lambda: not rm.shell.report().lacks)
