@@ -174,17 +174,21 @@ class Breaker:
         self._probes.pop(permit, None)
 
     def stats(self, now: float) -> BreakerStats:
-        """The breaker as `stats` and the metrics show it."""
-        self._window.forget(now)
+        """The breaker as `stats` and the metrics show it; changes nothing, so that any thread may ask."""
+        calls, failures, slow = self._window.counted(now)
         return BreakerStats(
             endpoint=self.endpoint,
             state=self.state.value,
-            calls=self._window.calls,
-            failures=self._window.failures,
-            slow=self._window.slow,
+            calls=calls,
+            failures=failures,
+            slow=slow,
             opened=self._opened,
-            retry_in_s=max(0.0, self._cool_at - now) if self.state is State.OPEN else 0.0,
+            retry_in_s=self.retry_in_s(now),
         )
+
+    def retry_in_s(self, now: float) -> float:
+        """For how long nothing passes; 0 unless it is open and still cooling."""
+        return max(0.0, self._cool_at - now) if self.state is State.OPEN else 0.0
 
     def _permit_probe(self, now: float) -> Permit | Refusal:
         if self.state is State.OPEN:

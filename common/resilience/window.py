@@ -52,6 +52,13 @@ class Window:
                 return
             self._drop(oldest)
 
+    def counted(self, now: float) -> tuple[int, int, int]:
+        """Calls, failures and slow calls within the span; drops nothing, so that another thread than the owner's may ask."""
+        horizon = now - self._span_s
+        ring = ((self._next - back) % self._size for back in range(1, self.calls + 1))
+        bits = [self._bits[index] for index in ring if self._at[index] > horizon]
+        return len(bits), sum(bit & FAILED for bit in bits), sum(bit & SLOW for bit in bits) >> 1
+
     def clear(self) -> None:
         """Drops everything."""
         while self.calls:

@@ -24,8 +24,12 @@ def test_a_window_counts_the_last_few_outcomes_that_are_young_enough(steps: list
         else:
             window.add(step, now)
             model = [*model, (now, step)][-SIZE:]
-        window.forget(now)
         model = [(at, bits) for at, bits in model if at > now - SPAN_S]
+        held = window.calls, window.failures, window.slow
+        counted = window.counted(now)
+        assert (window.calls, window.failures, window.slow) == held, "asking changes nothing"
+        window.forget(now)
+        assert counted == (window.calls, window.failures, window.slow)
         assert window.calls == len(model)
         assert window.failures == sum(1 for _, bits in model if bits & FAILED)
         assert window.slow == sum(1 for _, bits in model if bits & SLOW)
