@@ -12,7 +12,7 @@ It sends nothing, keeps nothing and counts nothing: what is in flight is the cal
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -84,7 +84,7 @@ class Nobody:
     """No agent offers it."""
 
 
-def choose(wish: Wish, candidates: Sequence[Candidate], now: float) -> Chosen | Wait | Nobody:
+def choose(wish: Wish, candidates: Collection[Candidate], now: float) -> Chosen | Wait | Nobody:
     """The agent to send `wish` to at `now`, or the reason to wait; the same arguments give the same answer."""
     if not candidates:
         return Nobody()
@@ -111,10 +111,10 @@ def _preference(wish: Wish, candidate: Candidate) -> tuple[bool, float, int, boo
     )
 
 
-def _counted(group: Sequence[Candidate]) -> str:
+def _counted(group: Collection[Candidate]) -> str:
     return f"{sum(candidate.in_flight for candidate in group)} at {len(group)}"
 
 
-def _named(candidates: Sequence[Candidate]) -> str:
+def _named(candidates: Collection[Candidate]) -> str:
     names = sorted(candidate.name for candidate in candidates)
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -84,10 +84,10 @@ class Calling:
     def breaker_of(self, agent_name: str) -> tuple[Breaker, float]:
         """The agent's breaker, and when an open one lets a probe through (monotonic seconds)."""
         try:
-            breaker = self._client.breaker_at(self._found(agent_name).endpoint)
+            state, retry_in_s = self._client.breaker_at(self._found(agent_name).endpoint)
         except Unavailable:
             return Breaker.CLOSED, 0.0
-        return Breaker(breaker.state), self._shell.clock.monotonic() + breaker.retry_in_s
+        return state, self._shell.clock.monotonic() + retry_in_s
 
     def start(self, send: Send) -> None:
         """Call the agent; its end is told later, never from within this call."""

@@ -48,7 +48,7 @@ class Provider:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """Who provides a capability; `expected` says that an agent which is configured or restarting will."""
+    """Who provides a capability; where nobody does, `expected` says that an agent which is configured or restarting will."""
 
     providers: tuple[Provider, ...] = ()
     expected: bool = False

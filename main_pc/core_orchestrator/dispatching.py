@@ -65,7 +65,7 @@ class Dispatching:
         self._shell.journal.begin()
         caller = Caller(call.identity, self._shell.settings.host)
         submitted = self._requests.submit(
-            asked, caller, request_id=new_id("req", self._shell.rng), offers=self._offers, at=self._turns.at()
+            asked, caller, request_id=new_id("req", self._shell.rng), offered=self._offered, at=self._turns.at()
         )
         self._take(submitted.decision)
         self.dispatch()
@@ -90,7 +90,10 @@ class Dispatching:
     def dispatch(self) -> None:
         """Give waiting requests to agents that are free: an agent or a request came, or one was done."""
         if self._shell.journal.able and not self._stopping and self._book.queues:
-            self._take(self._requests.dispatch(self._turns.now(), self._turns.at(), self._offers))
+            decision = self._requests.dispatch(self._turns.now(), self._turns.at(), self._offers)
+            self._take(decision)
+            if decision.more:
+                self._shell.loop.call_soon(self.dispatch)
 
     def agent_lost(self, agent_name: str) -> None:
         """The agent is gone with what it worked on; while nothing can be committed, `tick` sees to it later."""
@@ -154,9 +157,12 @@ class Dispatching:
         self._shell.journal.look()
         return self._book.status(request_id)
 
+    def _offered(self, capability: str) -> bool:
+        return self._registry.offers(capability) or self._expected(capability)
+
     def _offers(self, capability: str) -> Offer:
-        entries = self._registry.offering(capability)
-        return Offer(providers_of(capability, entries, self._calling.breaker_of), self._expected(capability))
+        providers = providers_of(capability, self._registry.offering(capability), self._calling.breaker_of)
+        return Offer(providers, expected=not providers and self._expected(capability))
 
     def _is_expired(self, agent_name: str) -> bool:
         try:

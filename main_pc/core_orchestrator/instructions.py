@@ -37,7 +37,8 @@ Instruction = Send | Withdraw
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """Facts to apply and commit, then instructions to perform, both in order."""
+    """Facts to apply and commit, then instructions to perform, both in order; `more` when it is to be made again soon."""
 
     facts: tuple[Fact, ...] = ()
     instructions: tuple[Instruction, ...] = ()
+    more: bool = False

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import Final, NamedTuple
 
@@ -78,6 +79,7 @@ def endpoint_for(entry: Entry, asker: Asker, routes: Routes) -> Endpoint:
     return structs.replace(near, host=LOOPBACK, **relayed._asdict())
 
 
+@lru_cache(maxsize=4_096)
 def is_own_host(host: str) -> bool:
     """Whether an address that someone registered means its own host: loopback, or a wildcard."""
     if host in OWN_HOST:

@@ -180,6 +180,10 @@ class Registry:
         except KeyError:
             raise NotFound(f"no agent {agent_name!r} is registered; if that is you, register again") from None
 
+    def offers(self, capability: str) -> bool:
+        """Whether anybody registered offers `capability`, expired or not."""
+        return capability in self._offers
+
     def offering(self, capability: str) -> list[Entry]:
         """The entries of those that offer `capability`, by name, expired ones included."""
         return [self._entries[name] for name in sorted(self._offers.get(capability, ()))]

@@ -21,7 +21,7 @@ It holds no socket, reads no clock, and never makes a running request wait for a
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -69,11 +69,13 @@ class Requests:
         self._book = book
         self._limits = book.limits
 
-    def submit(self, asked: SubmitRequest, caller: Caller, *, request_id: str, offers: Offers, at: str) -> Submitted:
+    def submit(
+        self, asked: SubmitRequest, caller: Caller, *, request_id: str, offered: Callable[[str], bool], at: str
+    ) -> Submitted:
         """Accepts a request under `request_id`, or finds the one that came with the same key before.
 
-        Raises BadRequest, IdempotencyMismatch, NoProvider when no agent offers the capability nor is expected to, and
-        Overloaded when its queue is full.
+        Raises BadRequest, IdempotencyMismatch, NoProvider when the capability is not `offered` by any agent nor expected to
+        be, and Overloaded when its queue is full.
         """
         capability = capability_of(asked)
         body = _digest(capability, asked) if asked.idempotency_key else b""
@@ -84,8 +86,7 @@ class Requests:
                     f"the idempotency key {asked.idempotency_key!r} came before with another request"
                 )
             return Submitted(known[0], Decision())
-        offer = offers(capability)
-        if not offer.providers and not offer.expected:
+        if not offered(capability):
             raise NoProvider(
                 f"no registered, restarting or configured agent offers {capability!r}", capability=capability
             )

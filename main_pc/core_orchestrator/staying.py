@@ -20,10 +20,6 @@ from common.service.call import Call
 from main_pc.core_orchestrator.request_book import RequestBook
 from main_pc.core_orchestrator.waiters import Finish, Notify, Waiter, Waiters
 
-ANSWER_S: Final = 0.2
-ANSWER_SHARE: Final = 0.2
-"""What is left of a caller's budget for the answer's way: this share of it, and no more than ANSWER_S."""
-
 _TICK_S: Final = 0.005
 """Timers may fire this much early by the clock that `until` is measured on."""
 
@@ -51,8 +47,7 @@ class Staying:
     async def until_ended(self, request_id: str, call: Call, wait_s: float) -> None:
         """Stay until the request ends, `wait_s` or the caller's budget is over; Cancelled when the caller is gone."""
         now, waiter_id = self._now(), str(next(self._names))
-        left_s = call.budget_s(now, inf)
-        wait_s = min(wait_s, left_s - min(ANSWER_S, left_s * ANSWER_SHARE))
+        wait_s = call.patience_s(now, wait_s)
         stay = self._here[waiter_id] = _Stay(call, self._loop.create_future())
         timer = self._loop.call_later(wait_s + _TICK_S, self._late)
         try:

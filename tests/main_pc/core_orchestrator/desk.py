@@ -48,6 +48,9 @@ class Desk:
     def offers(self, capability: str) -> Offer:
         return Offer(tuple(self.agents.get(capability, ())), capability in self.expected)
 
+    def offered(self, capability: str) -> bool:
+        return bool(self.agents.get(capability)) or capability in self.expected
+
     def perform(self, decision: Decision) -> Decision:
         changes = []
         for fact in decision.facts:
@@ -67,7 +70,7 @@ class Desk:
         self.names += 1
         asked = SubmitRequest(capability=capability, **fields)
         submitted = self.requests.submit(
-            asked, caller or Caller("me", "mainpc"), request_id=f"req-{self.names}", offers=self.offers, at=AT
+            asked, caller or Caller("me", "mainpc"), request_id=f"req-{self.names}", offered=self.offered, at=AT
         )
         self.perform(submitted.decision)
         return submitted.request_id

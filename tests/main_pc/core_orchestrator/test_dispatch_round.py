@@ -2,8 +2,9 @@ from __future__ import annotations
 
 from common.errors import Unavailable
 from common.resilience.breaker import State as Breaker
+from main_pc.core_orchestrator.dispatch_round import MOST_SENDS
 from main_pc.core_orchestrator.request_limits import Limits
-from tests.main_pc.core_orchestrator.desk import Desk, provider
+from tests.main_pc.core_orchestrator.desk import AT, Desk, provider
 
 
 def test_the_most_urgent_goes_first_whatever_it_asks_for() -> None:
@@ -30,6 +31,26 @@ def test_one_round_fills_every_place_once_and_takes_turns() -> None:
     assert desk.dispatch() == []
     waiting = desk.book.queues["text"][0][2]
     assert desk.status(waiting).reason == "every agent is at its limit (6 at 2 in flight)"
+
+
+def test_an_agent_of_two_capabilities_has_one_load() -> None:
+    both = provider("a", concurrency=2)
+    desk = Desk(text=[both], audio=[both])
+    for capability in ("text", "audio", "text", "audio"):
+        desk.submit(capability)
+    assert len(desk.dispatch()) == 2
+
+
+def test_thousands_that_find_agents_free_are_given_in_several_rounds() -> None:
+    desk = Desk(text=[provider("a", concurrency=1_000)])
+    ids = [desk.submit() for _ in range(MOST_SENDS + 1)]
+    first = desk.requests.dispatch(desk.now, AT, desk.offers)
+    assert first.more
+    desk.perform(first)
+    second = desk.requests.dispatch(desk.now, AT, desk.offers)
+    assert not second.more
+    desk.perform(second)
+    assert [send.request_id for send in desk.sent] == ids
 
 
 def test_a_queue_that_waits_holds_up_no_other() -> None:
