@@ -12,7 +12,7 @@ from typing import Any, Final, Generic, TypeVar
 import msgspec
 
 from common.api.words import AnyVerb
-from common.errors import BadRequest, TandemError
+from common.errors import BadRequest, Cancelled, TandemError
 from common.wire import bundle, codec, header
 from common.wire.calls import CallTable
 from common.wire.codec import BodyDecoder, is_struct
@@ -23,6 +23,9 @@ W = TypeVar("W")
 
 ATTACH_FROM: Final = 16_384
 """A binary field of this many bytes or more travels as a frame of its own, uncopied."""
+
+PARTS_KEPT: Final = 10_000
+"""Parts of a stream kept for a caller that takes them slowly; beyond that the call is withdrawn."""
 
 
 @dataclass(slots=True)
@@ -62,14 +65,24 @@ class _Shape:
         return msgspec.structs.replace(request, **{name: memoryview(b"") for name in names}), names, frames
 
 
+SHAPES_KEPT: Final = 8_192
+"""Verbs may be made for one call each; whoever makes more than this pays for their shapes again."""
+
 _shapes: dict[AnyVerb, _Shape] = {}
 
 
 def _shape(verb: AnyVerb) -> _Shape:
     shape = _shapes.get(verb)
     if shape is None:
+        if len(_shapes) >= SHAPES_KEPT:
+            _shapes.clear()
         shape = _shapes[verb] = _Shape(verb)
     return shape
+
+
+def too_slow(verb: str) -> Cancelled:
+    """What ends a stream whose caller does not take its parts."""
+    return Cancelled(f"{verb} was withdrawn: {PARTS_KEPT} of its parts wait to be taken")
 
 
 class Conversation(Generic[W]):

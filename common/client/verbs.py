@@ -13,13 +13,17 @@ MAX_NAME: Final = 128
 _SERVICES = {spec.name: spec for spec in SERVICES}
 
 
-@lru_cache(maxsize=4_096)
 def verb_named(name: str, target: str) -> AnyVerb:
     """A verb whose request and reply are dicts; whether it is idempotent is known where the catalog has the target's verb."""
     if len(name) > MAX_NAME:
         raise BadRequest(f"no verb has a name of {len(name)} characters; {MAX_NAME} is the most")
-    spec = _SERVICES.get(target.partition("/")[0])
-    known = spec.verb(name) if spec is not None else None
+    service = target.partition("/")[0]
+    return _verb(name, service if service in _SERVICES else "")
+
+
+@lru_cache(maxsize=4_096)
+def _verb(name: str, service: str) -> AnyVerb:
+    known = _SERVICES[service].verb(name) if service else None
     fields: Any = dict[str, Any]
     return Verb(
         name,

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.api import core_orchestrator as core
-from common.api.words import Access, Verb
+from common.api.words import Access, Empty, Verb
+from common.client import conversation
 from common.client.conversation import ATTACH_FROM, Answer, Conversation, Part
 from common.errors import BadRequest, NotFound, TandemError
 from common.wire import bundle, codec, header
@@ -164,3 +165,11 @@ def test_every_call_ends_exactly_once_and_with_its_own_answer(story: list[tuple[
             assert [item.waiter for item in talk.accept(ended)] == ([which] if which in open_ else [])
             open_.discard(which)
         assert len(talk) == len(open_)
+
+
+def test_verbs_made_for_one_call_each_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conversation, "SHAPES_KEPT", 5)
+    talk: Conversation[str] = Conversation()
+    for number in range(50):
+        talk.call(Verb(f"v{number}", Empty, Empty, Access.USE), Empty(), "waiter", 0, None)
+    assert len(conversation._shapes) <= 5

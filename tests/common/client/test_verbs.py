@@ -44,3 +44,8 @@ def test_an_idempotency_key_makes_a_verb_repeatable() -> None:
 def test_a_name_too_long_for_the_wire_never_leaves() -> None:
     with pytest.raises(BadRequest, match="129 characters"):
         verb_named("v" * 129, "language")
+
+
+def test_a_verb_of_many_agents_is_one_verb() -> None:
+    assert verb_named("detect", "agent-1") is verb_named("detect", "agent-2")
+    assert verb_named("get_twin", "CoreOrchestrator") is not verb_named("get_twin", "agent-1")
