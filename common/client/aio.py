@@ -24,6 +24,7 @@ from common.client.settings import ClientSettings
 from common.client.verbs import repeatable, request_for, verb_named
 from common.clock import Clock, Rng
 from common.errors import BadRequest, Interrupted, SnapshotRequired, TandemError, Unavailable
+from common.resilience.breaker import State
 from common.transport import sockets
 from common.transport.events import Subscription
 from common.transport.sockets import Endpoint
@@ -35,6 +36,9 @@ SWEEP_S: Final = 0.1
 IDLE_SWEEPS: Final = 600
 """A link without a call for this many sweeps is closed."""
 
+
+INBOX: Final = 10_000
+"""Events kept for a follower that is slow; what came beyond them is a gap, and filled when it has caught up."""
 
 _Inbox = asyncio.Queue[tuple[bytes, bytes, bytes] | None]
 
@@ -147,15 +151,13 @@ class AsyncClient:
         try:
             reply = await ended
         except TandemError as error:
-            at = self._now()
-            self._guard.record(line.guards, permit, error, at - now, at)
+            self._guard.record(line.guards, permit, error, now, self._now())
             raise
         except BaseException:
             line.link.withdraw(call_id)
             line.guards.breaker.release(permit)
             raise
-        at = self._now()
-        self._guard.record(line.guards, permit, None, at - now, at)
+        self._guard.record(line.guards, permit, None, now, self._now())
         return reply
 
     async def _perform(self, pursuit: Pursuit) -> Any:
@@ -193,7 +195,7 @@ class AsyncClient:
             self._lines[target] = self._line(place.requests)
             return Found(place.requests)
         known = self._names.lookup(target, self._now())
-        return None if known is None else Found(known.endpoint, known.dress, remembered=True)
+        return None if known is None else Found(known.endpoint, known.dress)
 
     def _line(self, endpoint: Endpoint) -> _Line:
         link = self._link(Found(endpoint))
@@ -204,11 +206,11 @@ class AsyncClient:
         if self._watching is None:
             self._watching = self._loop.create_task(self._watch_names())
         asked = core_orchestrator.AgentName(agent_name=target)
-        timeout_s = min(5.0, deadline - self._now())
-        answer = await self.call(
+        timeout_s, changes = min(5.0, deadline - self._now()), self._names.changes
+        at = await self.call(
             core_orchestrator.SERVICE, core_orchestrator.GET_AGENT_ENDPOINT, asked, timeout_s=timeout_s
         )
-        known = self._names.learn(target, Endpoint.tcp(answer.host, answer.port), answer.dress, self._clock.monotonic())
+        known = self._names.learn(target, Endpoint.tcp(at.host, at.port), at.dress, changes, self._now())
         return Found(known.endpoint, known.dress)
 
     async def _watch_names(self) -> None:
@@ -252,34 +254,26 @@ class AsyncClient:
         Raises the TandemError that ended it.
         """
         now = self._now()
-        guards = self._guard.of(found.endpoint.address, now)
-        permit = self._guard.permit(guards, now)
-        try:
-            reply = await self._link(found).call(verb, request, now + timeout_s, part)
-        except TandemError as error:
-            ended = self._now()
-            self._guard.record(guards, permit, error, ended - now, ended)
-            raise
-        except BaseException:
-            guards.breaker.release(permit)
-            raise
-        ended = self._now()
-        self._guard.record(guards, permit, None, ended - now, ended)
-        return reply
+        with self._guard.attempt(self._guard.of(found.endpoint.address, now), self._clock):
+            return await self._link(found).call(verb, request, now + timeout_s, part)
 
     async def stream(
         self, target: str, verb: AnyVerb | str, request: Any = None, *, timeout_s: float | None = None
     ) -> AsyncIterator[Any]:
         """The parts of a streamed reply, then the final reply as the last item. Never sent twice."""
         known = verb_named(verb, target) if isinstance(verb, str) else verb
-        deadline = self._clock.monotonic() + (self._settings.timeout_s if timeout_s is None else timeout_s)
-        link = self._link(await self._find(target, deadline))
-        if isinstance(link, PlainLink):
-            yield await link.call(known, request_for(known, request), deadline)
-            return
-        async with aclosing(link.stream(known, request_for(known, request), deadline)) as items:
-            async for item in items:
-                yield item
+        now = self._now()
+        deadline = now + (self._settings.timeout_s if timeout_s is None else timeout_s)
+        found = await self._find(target, deadline)
+        try:
+            with self._guard.attempt(self._guard.of(found.endpoint.address, now), self._clock) as attempt:
+                async with aclosing(self._link(found).stream(known, request_for(known, request), deadline)) as items:
+                    async for item in items:
+                        attempt.answered_at = attempt.answered_at or self._now()
+                        yield item
+        except Unavailable:
+            self._names.forget(target)
+            raise
 
     async def events(
         self,
@@ -302,9 +296,12 @@ class AsyncClient:
             raise Unavailable("the client was closed")
         following = Following(topics, since)
         inbox: _Inbox = asyncio.Queue()
-        subscription = Subscription(
-            self._context, place.events, topics, lambda topic, head, body: inbox.put_nowait((topic, head, body)), live
-        )
+
+        def keep(topic: bytes, head: bytes, body: bytes) -> None:
+            if inbox.qsize() < INBOX:
+                inbox.put_nowait((topic, head, body))
+
+        subscription = Subscription(self._context, place.events, topics, keep, live)
         self._inboxes[subscription] = inbox
         try:
             while (frames := await inbox.get()) is not None:
@@ -343,10 +340,9 @@ class AsyncClient:
         """Every endpoint's breaker as it stands."""
         return self._guard.stats(self._clock.monotonic())
 
-    def breaker_at(self, endpoint: Endpoint) -> BreakerStats:
-        """One endpoint's breaker as it stands."""
-        now = self._now()
-        return self._guard.of(endpoint.address, now).breaker.stats(now)
+    def breaker_at(self, endpoint: Endpoint) -> tuple[State, float]:
+        """The state of one endpoint's breaker, and for how many seconds it lets nothing through."""
+        return self._guard.state_at(endpoint.address, self._now())
 
     async def _sweep(self) -> None:
         while True:

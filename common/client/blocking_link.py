@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 from common.api.words import AnyVerb
-from common.client.conversation import Answer, Conversation, Part
+from common.client.conversation import PARTS_KEPT, Answer, Conversation, Part, too_slow
 from common.client.plain_link import plain_call, plain_reply
 from common.clock import Clock
 from common.errors import BadRequest, DeadlineExceeded, Interrupted, TandemError, Unavailable
@@ -25,6 +27,7 @@ SLICE_MS: Final = 100
 """A lost connection is noticed within this time."""
 
 _POLLIN: Final = int(zmq.POLLIN)
+_POLLOUT: Final = int(zmq.POLLOUT)
 
 
 class Wire:
@@ -52,9 +55,7 @@ class Wire:
     def send(self, frames: Sequence[Buffer], deadline: float) -> None:
         """Send once the connection stands; Unavailable when nobody is there, DeadlineExceeded when it took too long."""
         while not sockets.send_now(self._send, frames):
-            if self._connected:
-                self._socket.poll(SLICE_MS, zmq.POLLOUT)
-            self._wait(deadline)
+            self._wait(deadline, _POLLOUT if self._connected else 0)
 
     def receive(self, deadline: float) -> list[Buffer]:
         """The next message; Interrupted when the connection is lost first, DeadlineExceeded when none came in time.
@@ -72,10 +73,12 @@ class Wire:
                 return frames
             self._wait(deadline)
 
-    def _wait(self, deadline: float) -> None:
+    def _wait(self, deadline: float, until: int = _POLLIN) -> None:
+        """Wait until the socket is ready, or take in what happened to the connection first."""
         left_ms = remaining_ms(deadline, self._clock.monotonic())
         if not left_ms:
             raise DeadlineExceeded(f"no answer from {self._address} in time")
+        self._poller.modify(self._socket, until)
         ready = dict(self._poller.poll(left_ms))
         if self._monitor in ready and self._socket not in ready:
             self._tell(read_message(self._news))
@@ -118,8 +121,13 @@ class Wire:
         self._socket.close(linger_ms)
 
 
-_Box = deque[Any]
-"""What came for one call and was not taken yet: its parts, and its answer last."""
+@dataclass(slots=True, eq=False)
+class _Box:
+    """What came for one call and was not taken yet: its parts, and its answer last."""
+
+    verb: str
+    call_id: int = 0
+    items: deque[Answer[_Box] | Part[_Box]] = field(default_factory=deque)
 
 
 class BlockingLink:
@@ -129,6 +137,11 @@ class BlockingLink:
         self._clock = clock
         self._wire = Wire(context, endpoint, clock)
         self._talk: Conversation[_Box] = Conversation()
+
+    @property
+    def idle(self) -> bool:
+        """Whether no call is under way."""
+        return not len(self._talk)
 
     def call(self, verb: AnyVerb, request: Any, deadline: float) -> Any:
         """The reply; raises the error that ended the call."""
@@ -140,8 +153,8 @@ class BlockingLink:
         if (lost := self._wire.settle()) is not None:
             self._fail(lost)
         budget_ms = max(1, remaining_ms(deadline, self._clock.monotonic()))
-        box: _Box = deque()
-        call_id, frames = self._talk.call(verb, request, box, budget_ms, deadline)
+        box = _Box(verb.name)
+        box.call_id, frames = self._talk.call(verb, request, box, budget_ms, deadline)
         try:
             self._send(frames, deadline)
             while True:
@@ -152,9 +165,7 @@ class BlockingLink:
                 if isinstance(heard, Answer):
                     return
         finally:
-            withdrawal = self._talk.withdraw(call_id)
-            if withdrawal is not None:
-                self._give_up(withdrawal)
+            self._withdraw(box)
 
     def _send(self, frames: Sequence[Buffer], deadline: float) -> None:
         try:
@@ -163,7 +174,7 @@ class BlockingLink:
             self._fail(error)
 
     def _next(self, box: _Box, deadline: float) -> Answer[_Box] | Part[_Box]:
-        while not box:
+        while not box.items:
             try:
                 heard = self._talk.accept(self._wire.receive(deadline))
             except BadRequest:
@@ -172,23 +183,32 @@ class BlockingLink:
                 self._fail(error)
                 continue
             for item in heard:
-                item.waiter.append(item)
-        first: Answer[_Box] | Part[_Box] = box.popleft()
-        return first
+                self._keep(item)
+        return box.items.popleft()
+
+    def _keep(self, item: Answer[_Box] | Part[_Box]) -> None:
+        box = item.waiter
+        if isinstance(item, Part) and len(box.items) >= PARTS_KEPT:
+            self._withdraw(box)
+            item = Answer(box, None, too_slow(box.verb))
+        box.items.append(item)
 
     def _fail(self, error: TandemError) -> None:
         """The connection is gone, and with it every call that is under way on it."""
         for box in self._talk.take_all():
-            box.append(Answer(box, None, error))
+            box.items.append(Answer(box, None, error))
 
-    def _give_up(self, withdrawal: Sequence[Buffer]) -> None:
-        try:
-            self._wire.send(withdrawal, self._clock.monotonic())
-        except TandemError:
+    def _withdraw(self, box: _Box) -> None:
+        """The call is not wanted any more; nothing happens to one that has ended."""
+        withdrawal = self._talk.withdraw(box.call_id)
+        if withdrawal is None:
             return
+        with suppress(TandemError):
+            self._wire.send(withdrawal, self._clock.monotonic())
 
     def close(self) -> None:
-        """Disconnect; a withdrawal on its way may still leave."""
+        """Disconnect: calls under way end as interrupted, and their withdrawals may still leave."""
+        self._fail(Interrupted("the client was closed"))
         self._wire.close(100)
 
 
@@ -215,6 +235,11 @@ class PlainBlockingLink:
             raise
         self._wire = wire
         return plain_reply(body, verb)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no call is under way: always, for one is made at a time."""
+        return True
 
     def stream(self, verb: AnyVerb, request: Any, deadline: float) -> Generator[Any, None, None]:
         """The one reply."""

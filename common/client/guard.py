@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Final
 
 from common.api.basic import BreakerStats
-from common.clock import Rng
+from common.clock import Clock, Rng
 from common.errors import TandemError, Unavailable
-from common.resilience.breaker import Breaker, BreakerSettings, Permit, Refusal, Transition, Weight, weighs
+from common.resilience.breaker import Breaker, BreakerSettings, Permit, Refusal, State, Transition, Weight, weighs
 from common.resilience.budget import RetryBudget, RetrySettings
 
-MAX_ENDPOINTS = 4_096
-"""Endpoints remembered; the one met first is forgotten first."""
+MAX_ENDPOINTS: Final = 16_384
+"""Endpoints remembered, more than a registry holds agents; the one met first is forgotten first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +24,13 @@ class Endangered:
 
     breaker: Breaker
     retries: RetryBudget
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One call under way. `answered_at` is set by who gets its answer in pieces: how long the rest takes is no slowness."""
+
+    answered_at: float | None = None
 
 
 class Guard:
@@ -43,6 +53,27 @@ class Guard:
             self._endpoints[address] = guards
         return guards
 
+    def state_at(self, address: str, now: float) -> tuple[State, float]:
+        """An endpoint's breaker, and for how many seconds it lets nothing through; closed for one that was never called."""
+        guards = self._endpoints.get(address)
+        return (State.CLOSED, 0.0) if guards is None else (guards.breaker.state, guards.breaker.retry_in_s(now))
+
+    @contextmanager
+    def attempt(self, guards: Endangered, clock: Clock) -> Iterator[Attempt]:
+        """One call at its endpoint: Unavailable where the breaker allows none, and its end is told to the breaker."""
+        began = clock.monotonic()
+        permit = self.permit(guards, began)
+        attempt = Attempt()
+        try:
+            yield attempt
+        except TandemError as error:
+            self.record(guards, permit, error, began, attempt.answered_at or clock.monotonic())
+            raise
+        except BaseException:
+            guards.breaker.release(permit)
+            raise
+        self.record(guards, permit, None, began, attempt.answered_at or clock.monotonic())
+
     def permit(self, guards: Endangered, now: float) -> Permit:
         """Leave to call, or Unavailable with when to ask again."""
         permit = guards.breaker.permit(now)
@@ -57,12 +88,10 @@ class Guard:
             self._tell(permit.transition)
         return permit
 
-    def record(
-        self, guards: Endangered, permit: Permit, error: TandemError | None, elapsed_s: float, now: float
-    ) -> None:
+    def record(self, guards: Endangered, permit: Permit, error: TandemError | None, began: float, ended: float) -> None:
         """What a call's end says about its endpoint."""
         weight = Weight.SUCCESS if error is None else weighs(error.code)
-        transition = guards.breaker.record(permit, weight, elapsed_s, now)
+        transition = guards.breaker.record(permit, weight, ended - began, ended)
         if transition is not None:
             self._tell(transition)
 

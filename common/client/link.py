@@ -12,7 +12,7 @@ from typing import Any
 import zmq
 
 from common.api.words import AnyVerb
-from common.client.conversation import Answer, Conversation, Part
+from common.client.conversation import PARTS_KEPT, Answer, Conversation, Part, too_slow
 from common.clock import Clock
 from common.errors import BadRequest, DeadlineExceeded, Interrupted, Overloaded, TandemError, Unavailable
 from common.resilience.budget import remaining_ms
@@ -20,8 +20,6 @@ from common.transport.channel import OUTBOX, Channel
 from common.transport.sockets import Endpoint
 from common.wire import bundle
 from common.wire.frames import Buffer
-
-TakePart = Callable[[Any], None]
 
 
 class Waiter:
@@ -104,7 +102,14 @@ class Link:
     async def stream(self, verb: AnyVerb, request: Any, deadline: float) -> AsyncGenerator[Any, None]:
         """The parts, then the reply as the last item; raises the error that ended the call."""
         parts: asyncio.Queue[Any] = asyncio.Queue()
-        call_id, ended = self.begin(verb, request, self._clock.monotonic(), deadline, parts.put_nowait)
+
+        def keep(part: Any) -> None:
+            if parts.qsize() >= PARTS_KEPT:
+                self.withdraw(call_id)
+                raise too_slow(verb.name)
+            parts.put_nowait(part)
+
+        call_id, ended = self.begin(verb, request, self._clock.monotonic(), deadline, keep)
         ended.add_done_callback(lambda _: parts.put_nowait(_END))
         try:
             while (item := await parts.get()) is not _END:

@@ -6,7 +6,7 @@ A connection whose call was not answered in time is thrown away, so that a late 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any, Final
 
 import msgspec
@@ -141,6 +141,10 @@ class PlainLink:
         else:
             line.close()
         return plain_reply(body, verb)
+
+    async def stream(self, verb: AnyVerb, request: Any, deadline: float) -> AsyncGenerator[Any, None]:
+        """The one reply."""
+        yield await self.call(verb, request, deadline)
 
     def sweep(self) -> None:
         """Each call times itself."""

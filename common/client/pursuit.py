@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from common.api.words import AnyVerb
-from common.client.guard import Guard
+from common.client.guard import Endangered, Guard
 from common.clock import Clock, Rng
 from common.errors import DeadlineExceeded, TandemError, Unavailable
 from common.resilience.budget import RetrySettings, next_attempt
@@ -20,11 +20,10 @@ from common.transport.sockets import Endpoint
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Where the target is, and whether that was remembered (and may be old)."""
+    """Where the target is, and which dress it speaks."""
 
     endpoint: Endpoint
     dress: str = "native"
-    remembered: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,44 +81,43 @@ def pursue(
     idempotent: bool,
     failed: TandemError | None = None,
 ) -> Pursuit:
-    """Pursue one call to its reply, or raise the TandemError that ended it; `failed` is how a first attempt ended already."""
+    """Pursue one call to its reply, or raise the TandemError that ended it; `failed` is how a first attempt ended already.
+
+    An endpoint that bears no more retries gets none: the error of the last attempt is the caller's. So is that of a target
+    which cannot be found, for finding it is a call of its own, pursued already.
+    """
     attempt, error = (0, None) if failed is None else (1, failed)
     while True:
         if error is not None:
-            if isinstance(error, Unavailable):
-                yield Forget(target)
-            now = rules.clock.monotonic()
-            delay_s = next_attempt(error, attempt, now, deadline, idempotent, rules.rng, rules.retry)
-            if delay_s is None:
-                raise error
-            yield Pause(delay_s)
+            yield from _await_turn(rules, target, error, attempt, deadline, idempotent)
         attempt += 1
+        found: Found = yield Find(target, deadline)
+        guards = rules.guard.of(found.endpoint.address, rules.clock.monotonic())
+        if error is None:
+            guards.retries.deposit()
+        elif not guards.retries.withdraw(rules.clock.monotonic()):
+            raise error
         try:
-            found: Found = yield Find(target, deadline)
-            return (yield from _attempt(rules, found, verb, request, deadline, attempt))
+            return (yield from _attempt(rules, guards, Send(found, verb, request, deadline)))
         except TandemError as raised:
             error = raised
 
 
-def _attempt(rules: Rules, found: Found, verb: AnyVerb, request: Any, deadline: float, attempt: int) -> Pursuit:
+def _await_turn(
+    rules: Rules, target: str, error: TandemError, attempt: int, deadline: float, idempotent: bool
+) -> Pursuit:
+    """Let the time before another attempt pass; raises the error where none can help, or fit."""
+    if isinstance(error, Unavailable):
+        yield Forget(target)
     now = rules.clock.monotonic()
-    if now >= deadline:
-        raise DeadlineExceeded(f"no time was left to send {verb.name}")
-    guards = rules.guard.of(found.endpoint.address, now)
-    if attempt == 1:
-        guards.retries.deposit()
-    elif not guards.retries.withdraw(now):
-        raise Unavailable(f"{found.endpoint.address} gets no more retries now: it fails too many calls", exhausted=True)
-    permit = rules.guard.permit(guards, now)
-    try:
-        reply = yield Send(found, verb, request, deadline)
-    except TandemError as error:
-        ended = rules.clock.monotonic()
-        rules.guard.record(guards, permit, error, ended - now, ended)
-        raise
-    except BaseException:
-        guards.breaker.release(permit)
-        raise
-    ended = rules.clock.monotonic()
-    rules.guard.record(guards, permit, None, ended - now, ended)
-    return reply
+    delay_s = next_attempt(error, attempt, now, deadline, idempotent, rules.rng, rules.retry)
+    if delay_s is None:
+        raise error
+    yield Pause(delay_s)
+
+
+def _attempt(rules: Rules, guards: Endangered, send: Send) -> Pursuit:
+    if rules.clock.monotonic() >= send.deadline:
+        raise DeadlineExceeded(f"no time was left to send {send.verb.name}")
+    with rules.guard.attempt(guards, rules.clock):
+        return (yield send)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from types import TracebackType
-from typing import Any, TypeVar, overload
-
-import zmq
+from typing import Any, Final, TypeVar, overload
 
 from common.api import basic, core_orchestrator
 from common.api.basic import BreakerStats
 from common.api.words import AnyVerb, Cursor, Message, Verb
 from common.client.blocking_link import BlockingLink, PlainBlockingLink
+from common.client.blocking_subscription import BlockingSubscription
 from common.client.directory import Directory, Place
 from common.client.following import Event, Fill, Following, Lost, Notice, taken
 from common.client.guard import Guard
@@ -24,11 +23,14 @@ from common.client.verbs import repeatable, request_for, verb_named
 from common.clock import Clock, Rng
 from common.errors import BadRequest, SnapshotRequired, TandemError, Unavailable
 from common.transport import sockets
-from common.transport.drain import read_message
 from common.transport.sockets import Endpoint
+from common.wire.frames import Buffer
 
 Req = TypeVar("Req", bound=Message)
 Rep = TypeVar("Rep", bound=Message)
+
+LINKS_KEPT: Final = 256
+"""Connections kept; beyond them the one without a call for longest is closed."""
 
 
 class Client:
@@ -43,6 +45,7 @@ class Client:
         self._rules = Rules(clock, rng, self._guard, self._settings.retry)
         self._links: dict[tuple[Endpoint, str], BlockingLink | PlainBlockingLink] = {}
         self._names = NameCache()
+        self._subscriptions: set[BlockingSubscription] = set()
         self._lock = threading.RLock()
 
     def __enter__(self) -> Client:
@@ -122,9 +125,11 @@ class Client:
             return Found(place.requests)
         known = self._names.lookup(target, self._clock.monotonic())
         if known is not None:
-            return Found(known.endpoint, known.dress, remembered=True)
+            return Found(known.endpoint, known.dress)
+        changes = self._names.changes
         at = self._ask_registry(target, deadline)
-        known = self._names.learn(target, Endpoint.tcp(at.host, at.port), at.dress, self._clock.monotonic())
+        now = self._clock.monotonic()
+        known = self._names.learn(target, Endpoint.tcp(at.host, at.port), at.dress, changes, now)
         return Found(known.endpoint, known.dress)
 
     def _ask_registry(self, target: str, deadline: float) -> core_orchestrator.Endpoint:
@@ -135,11 +140,20 @@ class Client:
     def _link(self, found: Found) -> BlockingLink | PlainBlockingLink:
         if self._context.closed:
             raise Unavailable("the client was closed")
-        link = self._links.get((found.endpoint, found.dress))
+        key = found.endpoint, found.dress
+        link = self._links.pop(key, None)
         if link is None:
+            self._make_room()
             make = BlockingLink if found.dress == "native" else PlainBlockingLink
-            link = self._links[found.endpoint, found.dress] = make(self._context, found.endpoint, self._clock)
+            link = make(self._context, found.endpoint, self._clock)
+        self._links[key] = link
         return link
+
+    def _make_room(self) -> None:
+        """Close the link that was without a call for longest, where there are LINKS_KEPT."""
+        idle = (key for key, link in self._links.items() if link.idle)
+        if len(self._links) >= LINKS_KEPT and (oldest := next(idle, None)) is not None:
+            self._links.pop(oldest).close()
 
     def stream(
         self, target: str, verb: AnyVerb | str, request: Any = None, *, timeout_s: float | None = None
@@ -147,18 +161,31 @@ class Client:
         """The parts of a streamed reply, then the final reply as the last item. Never sent twice."""
         known = verb_named(verb, target) if isinstance(verb, str) else verb
         deadline = self._deadline(timeout_s)
-        with self._lock:
-            items = self._link(self._find(target, deadline)).stream(known, request_for(known, request), deadline)
+        items: Generator[Any, None, None] | None = None
         try:
             while True:
                 with self._lock:
+                    items = items or self._items(target, known, request_for(known, request), deadline)
                     item = next(items, _END)
                 if item is _END:
                     return
                 yield item
         finally:
             with self._lock:
-                items.close()
+                if items is not None:
+                    items.close()
+
+    def _items(self, target: str, verb: AnyVerb, request: Any, deadline: float) -> Generator[Any, None, None]:
+        found = self._find(target, deadline)
+        guards = self._guard.of(found.endpoint.address, self._clock.monotonic())
+        try:
+            with self._guard.attempt(guards, self._clock) as attempt:
+                for item in self._link(found).stream(verb, request, deadline):
+                    attempt.answered_at = attempt.answered_at or self._clock.monotonic()
+                    yield item
+        except Unavailable:
+            self._names.forget(target)
+            raise
 
     def events(
         self,
@@ -175,22 +202,22 @@ class Client:
         place = self._place(target)
         if place.events is None:
             raise BadRequest(f"{target} publishes no events")
+        if self._context.closed:
+            raise Unavailable("the client was closed")
         following = Following(topics, since)
-        socket = sockets.subscriber(self._context, place.events, [*topics, basic.BEAT.name])
-        sockets.connect(socket, place.events)
+        subscription = BlockingSubscription(self._context, place.events, topics)
+        self._subscriptions.add(subscription)
         quiet_since = self._clock.monotonic()
         try:
             while timeout_s is None or self._clock.monotonic() - quiet_since < timeout_s:
-                for notice in self._notices(target, following, socket):
+                for notice in self._notices(target, following, subscription.receive()):
                     yield notice
                     quiet_since = self._clock.monotonic()
         finally:
-            socket.close(0)
+            self._subscriptions.discard(subscription)
+            subscription.close()
 
-    def _notices(self, target: str, following: Following, socket: zmq.Socket[bytes]) -> Iterator[Event | Lost]:
-        if not socket.poll(100):
-            return
-        frames = read_message(sockets.raw_receive(socket))
+    def _notices(self, target: str, following: Following, frames: list[Buffer] | None) -> Iterator[Event | Lost]:
         if frames is None or len(frames) != 3:
             return
         notices = taken(following, bytes(frames[0]), bytes(frames[1]), bytes(frames[2]))
@@ -222,8 +249,10 @@ class Client:
         return self._guard.stats(self._clock.monotonic())
 
     def close(self) -> None:
-        """Disconnect everything."""
+        """Disconnect everything; streams and events that are followed end as interrupted."""
         with self._lock:
+            for subscription in list(self._subscriptions):
+                subscription.close()
             for link in self._links.values():
                 link.close()
             self._links.clear()

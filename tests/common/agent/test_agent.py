@@ -155,7 +155,7 @@ async def test_generators_stream_to_native_callers_and_are_gathered_for_plain_on
             assert await caller.plain("tick", to=2) == {"status": "success", "count": 2, "items": ["0", "1"]}
 
 
-@pytest.mark.parametrize("text", ["as asked", "\udcff not UTF-8"])
+@pytest.mark.parametrize("text", ["as asked", "\udcff not UTF-8"], ids=["text", "not UTF-8"])
 async def test_an_unexpected_error_is_internal_to_the_caller_and_an_event_to_the_fabric(
     monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:

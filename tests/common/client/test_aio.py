@@ -16,13 +16,13 @@ from common.client.directory import Directory
 from common.client.pursuit import Found
 from common.client.settings import ClientSettings
 from common.errors import Cancelled, DeadlineExceeded, Interrupted, Overloaded, Unavailable
-from common.resilience.breaker import BreakerSettings
+from common.resilience.breaker import BreakerSettings, State
 from common.resilience.budget import RetrySettings
 from common.telemetry.system_clock import SystemClock
 from common.transport.sockets import Endpoint
 from common.wire import header
 from tests.common.client.lab import at_port, place_of, registry, rep, router
-from tests.common.service.lab import COUNT, ECHO, FAIL, WAIT, Said, Text, service, until
+from tests.common.service.lab import COUNT, ECHO, FAIL, NOTED, WAIT, Noted, Said, Text, service, until
 
 
 def made(settings: ClientSettings | None = None, **places: aio.Place) -> AsyncClient:
@@ -147,7 +147,7 @@ async def test_the_registrys_events_keep_what_is_remembered_true() -> None:
     ):
         names.put("agent", old.shell.port)
         assert (await client.call("agent", basic.PING)).service == "Old"
-        await until(lambda: client._names._live_since < float("inf"))
+        await until(lambda: client._names._heard_at > 0)
         assert (await client.call("agent", basic.PING)).service == "Old"
         asked = len(names.asked)
         for _ in range(20):
@@ -223,13 +223,46 @@ async def test_a_client_may_live_in_its_services_context() -> None:
         assert not lab.shell.context.closed
 
 
+async def test_a_slow_follower_keeps_so_many_events_and_has_the_rest_from_the_ring(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(aio, "INBOX", 5)
+    async with service() as lab, made(Lab=place_of(lab.shell)) as client:
+        live = asyncio.Event()
+        since = {"noted": lab.shell.publisher.cursor("noted")}
+        following = client.events("Lab", ["noted"], since, live=live.set)
+        first = asyncio.create_task(anext(following))
+        await live.wait()
+        for number in range(50):
+            lab.shell.publisher.publish(NOTED, str(number), Noted(key=str(number)))
+        told = [(await first).entity]
+        await asyncio.sleep(0.05)
+        (inbox,) = client._inboxes.values()
+        assert inbox.qsize() <= 5
+        while len(told) < 50:
+            lab.shell.publisher.beat()
+            told.append((await anext(following)).entity)
+        assert told == [str(number) for number in range(50)]
+        await following.aclose()
+
+
+async def test_a_stream_is_judged_by_its_first_part_and_not_by_how_long_it_is_read() -> None:
+    slow = BreakerSettings(min_calls=1, slow_call_s=0.2)
+    async with service() as lab, made(ClientSettings(breaker=slow), Lab=place_of(lab.shell)) as client:
+        async for _ in client.stream("Lab", COUNT, Text(number=1)):
+            await asyncio.sleep(0.15)
+        (stats,) = client.breakers()
+        assert (stats.calls, stats.slow) == (1, 0)
+
+
 async def test_a_call_at_a_known_endpoint_hands_its_parts_over() -> None:
     async with service() as lab, made() as client:
         here = Found(Endpoint.tcp("127.0.0.1", lab.shell.port))
         parts: list[Said] = []
         reply = await client.call_at(here, COUNT, Text(number=2), timeout_s=5.0, part=parts.append)
         assert ([part.text for part in parts], reply.text) == (["0", "1"], "done")
-        assert client.breaker_at(here.endpoint).calls == 1
+        assert client.breakers()[0].calls == 1
+        assert client.breaker_at(here.endpoint) == (State.CLOSED, 0.0)
 
 
 async def test_who_cannot_take_a_part_ends_his_own_call_and_no_other() -> None:

@@ -7,7 +7,7 @@ import json
 import socket
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import msgspec
@@ -16,10 +16,12 @@ import pytest
 from common.api import basic
 from common.api import core_orchestrator as core
 from common.api.words import Empty
+from common.client import blocking_link, conversation, link
 from common.client.directory import Directory, Place
 from common.client.settings import ClientSettings
 from common.errors import (
     BadRequest,
+    Cancelled,
     Conflict,
     DeadlineExceeded,
     Internal,
@@ -34,7 +36,7 @@ from common.resilience.breaker import BreakerSettings
 from common.resilience.budget import RetrySettings
 from common.wire import header
 from common.wire.header import CallKind
-from tests.common.client.lab import FACES, Face, at_port, place_of, registry, rep, router
+from tests.common.client.lab import FACES, AsyncFace, Face, SyncFace, at_port, place_of, registry, rep, router
 from tests.common.service.lab import COUNT, ECHO, FAIL, READ, WAIT, WRITE, Row, Said, Text, service, until
 
 ONCE = ClientSettings(retry=RetrySettings(attempts=1))
@@ -245,6 +247,58 @@ async def test_leaving_a_stream_early_withdraws_the_call(kind: str) -> None:
         assert [item.text for item in items] == ["0", "1"]
         await until(lambda: lab.shell.onion.in_flight == 0)
         assert lab.ended == ["cancelled"]
+
+
+async def test_a_stream_nobody_takes_is_withdrawn_when_too_much_of_it_waits(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (conversation, link, blocking_link):
+        monkeypatch.setattr(module, "PARTS_KEPT", 5)
+    async with service() as lab, opened(kind, Lab=place_of(lab.shell)) as face:
+        taken: list[str] = []
+
+        async def read() -> None:
+            if isinstance(face, AsyncFace):
+                async for item in face.client.stream("Lab", COUNT, Text(number=50, text="and wait")):
+                    taken.append(item.text)
+                    await until(lambda: bool(lab.ended))
+            else:
+                await asyncio.to_thread(read_between_calls, face)
+
+        def read_between_calls(face: SyncFace) -> None:
+            for item in face.client.stream("Lab", COUNT, Text(number=50, text="and wait")):
+                taken.append(item.text)
+                while not lab.ended:
+                    face.client.call("Lab", ECHO, Text())
+
+        with pytest.raises(Cancelled, match="5 of its parts wait"):
+            await read()
+        assert taken[0] == "0"
+        assert 5 <= len(taken) <= 10
+        assert (await face.call("Lab", ECHO, Text(text="on"))).text == "on"
+
+
+async def test_streams_are_judged_by_the_breaker_as_calls_are(kind: str) -> None:
+    settings = ClientSettings(breaker=BreakerSettings(min_calls=3, cooldown_s=30.0))
+    async with opened(kind, settings, Gone=at_port(free_port())) as face:
+        for _ in range(3):
+            with pytest.raises(Unavailable, match="nobody listens"):
+                await face.stream("Gone", COUNT, Text())
+        with pytest.raises(Unavailable, match="breaker"):
+            await face.stream("Gone", COUNT, Text())
+        assert face.breakers()[0].state == "open"
+
+
+async def test_a_stream_of_an_agent_that_moved_finds_it_the_next_time(kind: str) -> None:
+    async with registry() as names, opened(kind, CoreOrchestrator=at_port(names.shell.port)) as face:
+        async with service() as old:
+            names.put("agent", old.shell.port)
+            assert len(await face.stream("agent", COUNT, Text(number=1))) == 2
+        async with service() as new:
+            names.put("agent", new.shell.port)
+            with suppress(Unavailable):
+                await face.stream("agent", COUNT, Text(number=1))
+            assert len(await face.stream("agent", COUNT, Text(number=1))) == 2
 
 
 async def test_a_streams_loss_is_told_while_it_is_read(kind: str) -> None:

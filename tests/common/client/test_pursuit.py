@@ -129,6 +129,18 @@ def test_a_target_that_cannot_be_found_is_the_callers_error() -> None:
     assert face.sent() == 0
 
 
+def test_a_look_up_that_failed_was_pursued_already_and_is_not_made_again() -> None:
+    face = Face()
+
+    def away() -> Found:
+        raise Unavailable("the registry is away")
+
+    face.find = away
+    with pytest.raises(Unavailable, match="registry"):
+        face.pursue()
+    assert [type(step) for step in face.steps] == [Find]
+
+
 def test_attempts_are_bounded() -> None:
     face = Face(*[Interrupted("lost")] * 10, retry=RetrySettings(attempts=3))
     with pytest.raises(Interrupted):
@@ -153,9 +165,16 @@ def test_a_hint_beyond_the_deadline_ends_the_call_at_once() -> None:
 def test_an_endpoint_that_fails_too_often_gets_no_more_retries() -> None:
     retry = RetrySettings(ratio=0.0, floor_per_s=0.0, burst=1.0)
     face = Face(*[Overloaded("busy")] * 10, retry=retry)
-    with pytest.raises(Unavailable, match="no more retries") as caught:
+    with pytest.raises(Overloaded, match="busy"):
         face.pursue()
-    assert caught.value.details == {"exhausted": True}
+    assert face.sent() == 2
+
+
+def test_a_retry_that_the_endpoint_cannot_bear_hides_no_interruption() -> None:
+    retry = RetrySettings(ratio=0.0, floor_per_s=0.0, burst=1.0)
+    face = Face(*[Interrupted("it may have been done")] * 10, retry=retry)
+    with pytest.raises(Interrupted, match="may have been done"):
+        face.pursue()
     assert face.sent() == 2
 
 

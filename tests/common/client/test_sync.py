@@ -8,13 +8,17 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import zmq
 
-from common.client import opening
+from common.client import opening, sync
+from common.client.blocking_link import BlockingLink
 from common.client.directory import SERVICES_VARIABLE, Directory, Place
 from common.client.sync import Client
-from common.errors import BadRequest, Interrupted
+from common.errors import BadRequest, Interrupted, Unavailable
 from common.telemetry.system_clock import SystemClock
+from common.transport.sockets import Endpoint
 from common.wire import header
+from common.wire.frames import Buffer
 from common.wire.header import PROTOCOL, ReplyHeader, ReplyKind
 from tests.common.client.lab import at_port, place_of, router
 from tests.common.service.lab import COUNT, ECHO, WRITE, Row, Text, service, until
@@ -120,6 +124,79 @@ async def test_a_client_of_this_processes_fabric_reads_where_it_is_from_the_envi
     monkeypatch.setenv(SERVICES_VARIABLE, "nonsense")
     with pytest.raises(BadRequest, match="nonsense"):
         opening.directory_of_environment()
+
+
+async def test_closing_ends_a_stream_under_way_as_interrupted() -> None:
+    async with service() as lab:
+
+        def close_midway() -> None:
+            client = made(Lab=place_of(lab.shell))
+            items = client.stream("Lab", COUNT, Text(number=3, text="and wait"))
+            assert next(items).text == "0"
+            client.close()
+            with pytest.raises(Interrupted, match="closed"):
+                list(items)
+
+        await asyncio.to_thread(close_midway)
+
+
+async def test_closing_ends_what_another_thread_follows_and_harms_no_socket_of_its() -> None:
+    async with service() as lab:
+        client = made(Lab=place_of(lab.shell))
+        following = asyncio.create_task(asyncio.to_thread(lambda: list(client.events("Lab", ["noted"]))))
+        await until(lambda: bool(client._subscriptions))
+        await asyncio.to_thread(client.close)
+        with pytest.raises(Interrupted, match="closed"):
+            await following
+        with pytest.raises(Unavailable, match="closed"):
+            next(client.events("Lab", ["noted"]))
+
+
+async def test_an_address_that_is_none_is_not_followed() -> None:
+    nowhere = Place(Endpoint.tcp("127.0.0.1", 1), Endpoint("tcp://no where"))
+    with made(Lab=nowhere) as client, pytest.raises(BadRequest):
+        next(client.events("Lab", ["noted"]))
+
+
+async def test_connections_are_bounded_and_the_one_unused_for_longest_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sync, "LINKS_KEPT", 2)
+    async with service() as one, service() as two, service() as three:
+
+        def talk() -> list[int]:
+            with made(One=place_of(one.shell), Two=place_of(two.shell), Three=place_of(three.shell)) as client:
+                kept = []
+                held = client.stream("One", COUNT, Text(number=2, text="and wait"))
+                next(held)
+                for name in ("Two", "Three", "One", "Two"):
+                    client.call(name, ECHO, Text())
+                    kept.append(len(client._links))
+                assert next(held).text == "1"
+                return kept
+
+        assert await asyncio.to_thread(talk) == [2, 2, 2, 2]
+
+
+async def test_a_message_that_cannot_leave_at_once_leaves_when_it_can() -> None:
+    async with service() as lab:
+
+        def send_late() -> str:
+            with made(Lab=place_of(lab.shell)) as client:
+                client.call("Lab", ECHO, Text())
+                (link,) = client._links.values()
+                assert isinstance(link, BlockingLink)
+                wire, send, refused = link._wire, link._wire._send, 0
+
+                def hesitant(frame: Buffer, flags: int) -> object:
+                    nonlocal refused
+                    refused += 1
+                    if refused == 1:
+                        raise zmq.Again
+                    return send(frame, flags)
+
+                wire._send = hesitant
+                return str(client.call("Lab", ECHO, Text(text="late"), timeout_s=5.0).text)
+
+        assert await asyncio.to_thread(send_late) == "late"
 
 
 async def test_a_client_may_be_closed_twice() -> None:
