@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from math import inf
+from typing import Final
+
 from common.errors import Cancelled
 from common.service.reply import Reply
+
+ANSWER_S: Final = 0.2
+ANSWER_SHARE: Final = 0.2
+"""What is left of a caller's budget for the answer's way: this share of it, and no more than ANSWER_S."""
 
 
 class Call:
@@ -30,6 +37,11 @@ class Call:
     def budget_s(self, now: float, at_most: float) -> float:
         """The seconds this call may still wait: what the caller left, and never more than `at_most`."""
         return at_most if self.deadline is None else max(0.0, min(at_most, self.deadline - now))
+
+    def patience_s(self, now: float, at_most: float) -> float:
+        """The seconds its handler may wait, at most `at_most`, so that the answer still arrives in the caller's time."""
+        left_s = self.budget_s(now, inf)
+        return min(at_most, left_s - min(ANSWER_S, left_s * ANSWER_SHARE))
 
     def part(self, value: object) -> None:
         """Send a piece of the answer before it; Cancelled when the caller is gone, so that the work stops."""

@@ -37,8 +37,6 @@ from common.vram.placement import Choice
 TICK_S: Final = 0.25
 SETTLE_S: Final = 0.5
 """How long a request may wait for the look that shows a lease's bytes gone."""
-ANSWER_S: Final = 0.1
-"""A wait ends this long before its caller's own time does, so that the refusal still arrives."""
 
 
 class CardLeases:
@@ -100,8 +98,8 @@ class CardLeases:
         lease_id = new_id("lease", self._shell.rng)
         fields = msgspec.structs.asdict(asked)
         request = pinned(AdmitLease(**fields, lease_id=lease_id, identity=call.identity), self._host, self._neighbours)
-        wait_s = min(asked.wait_s, call.budget_s(self._now(), asked.wait_s + ANSWER_S) - ANSWER_S)
-        return await self._grant(request, call, wait_s if self._cards.has_cards else 0.0)
+        wait_s = call.patience_s(self._now(), asked.wait_s) if self._cards.has_cards else 0.0
+        return await self._grant(request, call, wait_s)
 
     async def _admit(self, asked: AdmitLease, call: Call) -> LeaseGranted:
         return await self._grant(pinned(asked, self._host, self._neighbours), call, 0.0)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from itertools import count
-from math import inf
 from typing import Final
 
 import msgspec
@@ -22,10 +21,6 @@ from common.service.shell import Shell
 from pc2.resource_manager.events import Asked, Withdrawn
 from pc2.resource_manager.instructions import Progress, Reply, ReplyError
 from pc2.resource_manager.turns import Turns
-
-ANSWER_S: Final = 0.2
-ANSWER_SHARE: Final = 0.2
-"""What is left of a caller's budget for the answer's way: this share of it, and no more than ANSWER_S."""
 
 REPEAT_S: Final = 2.0
 """A caller's place is told again after this long without news."""
@@ -70,7 +65,7 @@ class Staying:
 
     async def acquire(self, asked: AcquireLease, call: Call) -> LeaseGranted:
         """acquire_lease: the lease, once it is durable that it was asked for and its supervisor has admitted it."""
-        wait_s = self._wait_s(asked, call)
+        wait_s = call.patience_s(self._now(), asked.wait_s)
         name = str(next(self._names))
         stay = self._here[name] = _Stay(call, self._shell.loop.create_future())
         late = self._shell.loop.call_later(wait_s + _TICK_S, self.turns.tick) if wait_s else None
@@ -122,10 +117,6 @@ class Staying:
         """Sends everyone away: the service is about to end."""
         for stay in list(self._here.values()):
             stay.end(Unavailable("ResourceManager is shutting down", retry_after_ms=500))
-
-    def _wait_s(self, asked: AcquireLease, call: Call) -> float:
-        left_s = call.budget_s(self._now(), inf)
-        return max(0.0, min(asked.wait_s, left_s - min(ANSWER_S, left_s * ANSWER_SHARE)))
 
     def _completed(self, asked: AcquireLease, wait_s: float) -> AcquireLease:
         """The request with the time it has; a process named without its host is one of this host."""

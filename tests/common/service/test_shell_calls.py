@@ -169,6 +169,11 @@ async def test_a_call_knows_its_circumstances() -> None:
         assert dressed.deadline == pytest.approx(dressed.arrived + 2.0)
         assert dressed.budget_s(dressed.arrived, 60.0) == pytest.approx(2.0)
         assert dressed.budget_s(dressed.arrived + 3.0, 60.0) == 0.0
+        assert plain.patience_s(0.0, 4.0) == 4.0
+        assert dressed.patience_s(dressed.arrived, 1.0) == 1.0
+        assert dressed.patience_s(dressed.arrived, 60.0) == pytest.approx(1.8)
+        assert dressed.patience_s(dressed.arrived + 1.5, 60.0) == pytest.approx(0.4)
+        assert dressed.patience_s(dressed.arrived + 3.0, 60.0) == 0.0
 
 
 async def test_a_bug_in_a_handler_that_waits_is_one_internal_error() -> None:
