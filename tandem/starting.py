@@ -26,6 +26,7 @@ from common.config.schema import Restart, Startup
 from common.config.settings import SERVICES, SIMULATE_CARDS
 from common.config.units import Duration, format_seconds
 from common.supervisor.board import Board, Progress, open_board
+from common.supervisor.launching import lacking, missing_wrappers
 from common.supervisor.lifecycle import spell_code
 from common.supervisor.listing import refused
 from common.supervisor.policy import backoff_s
@@ -45,8 +46,8 @@ def start(files: Sequence[Path], *, keep_going: bool = False) -> int:
     if problems:
         print(refused(problems), file=sys.stderr)
         return 1
-    if shutil.which("setpriv") is None:
-        print("nothing was started: setpriv not found (Debian package util-linux)", file=sys.stderr)
+    if missing := {program for startup in startups for program in missing_wrappers(startup)}:
+        print(f"nothing was started: {lacking(missing)}", file=sys.stderr)
         return 1
     board = open_board([startup.host for startup in startups])
     try:
@@ -120,9 +121,13 @@ class _Host:
         self._process: Process | None = None
 
     async def live(self, heard: Callable[[Progress], None], stopping: asyncio.Event) -> int:
-        """One life, to its end; the exit code, negative for a signal."""
+        """One life, to its end; the exit code, negative for a signal. One that the system would not begin ends with 1."""
         self.is_ready = False
-        process = self._process = await self._spawn()
+        try:
+            process = self._process = await self._spawn()
+        except OSError as error:
+            print(f"{self.name}'s supervisor could not be launched: {error}", file=sys.stderr, flush=True)
+            return 1
         if stopping.is_set():
             self.signal(signal.SIGTERM)
         assert process.stdout is not None

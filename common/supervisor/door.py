@@ -26,7 +26,7 @@ from common.errors import TandemError
 from common.service.loop import on_stop_signal, run
 from common.supervisor.board import Board, open_board
 from common.supervisor.home import HostHome
-from common.supervisor.launching import missing_wrappers
+from common.supervisor.launching import lacking, missing_wrappers
 from common.supervisor.listing import refused, told
 from common.supervisor.logs import LogWriter
 from common.supervisor.service import OWN_LOG, Supervisor
@@ -48,7 +48,7 @@ def main(default_config: Path, arguments: Sequence[str]) -> int:
     if isinstance(startup, list):
         return _refuse(refused(startup))
     if missing := missing_wrappers(startup):
-        return _refuse(f"nothing was started: {', '.join(missing)} not found (Debian package util-linux)")
+        return _refuse(f"nothing was started: {lacking(missing)}")
     home = HostHome(settings.home, startup.host)
     try:
         home.claim(SystemClock())

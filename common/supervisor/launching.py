@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +70,11 @@ def missing_wrappers(startup: Startup) -> list[str]:
     """The wrapper programs that this file's entries need and this machine lacks."""
     needed = {word[0] for entry in startup.entries for word in _steps(entry.limits, entry.survive_supervisor)}
     return sorted(program for program in needed if shutil.which(program) is None)
+
+
+def lacking(programs: Iterable[str]) -> str:
+    """What a start says of missing wrappers, with the mend."""
+    return f"{', '.join(sorted(programs))} not found (Debian package util-linux)"
 
 
 def _free_port(held: ExitStack) -> int:

@@ -151,6 +151,21 @@ async def test_telling_a_supervisor_that_has_just_ended_to_stop_does_not_cost_it
     assert await process.wait() == 3
 
 
+async def test_a_supervisor_that_cannot_be_launched_is_a_life_that_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def refuse(*_: object, **__: object) -> object:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", refuse)
+    startup = Startup(version=1, host="h", supervisor=Ports())
+    host = starting._Host(tmp_path / "h.yaml", startup, {}, keep_going=False)
+    assert await host.live(lambda _: None, asyncio.Event()) == 1
+    assert (
+        "h's supervisor could not be launched: [Errno 11] Resource temporarily unavailable" in capsys.readouterr().err
+    )
+
+
 def test_the_command_is_named_so_that_it_can_be_typed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     scripts = tmp_path / ".venv" / "bin"
     scripts.mkdir(parents=True)
