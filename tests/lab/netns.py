@@ -7,6 +7,7 @@ iproute2 and nftables: `why_not` says what is lacking. Nothing here knows what r
 from __future__ import annotations
 
 import ctypes
+import functools
 import itertools
 import os
 import re
@@ -38,10 +39,18 @@ def why_not() -> str | None:
     for command, package in (("ip", "iproute2"), ("nft", "nftables")):
         if shutil.which(command, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin") is None:
             return f"needs {command} (Debian package {package}: make system)"
-    probe = f"tandem-{os.getpid()}-probe"
-    made = subprocess.run(["ip", "netns", "add", probe], capture_output=True, text=True, check=False)
-    subprocess.run(["ip", "netns", "delete", probe], capture_output=True, check=False)
-    return f"needs network namespaces: {made.stderr.strip()}" if made.returncode else None
+    return _refusal()
+
+
+@functools.cache
+def _refusal() -> str | None:
+    """Why this machine does not let one be built, by building one: a container or a chroot may refuse any part of it."""
+    try:
+        with TwoHosts() as lab:
+            lab.cut()
+    except OSError as error:
+        return f"needs network namespaces: {error}"
+    return None
 
 
 def sweep() -> list[str]:
