@@ -104,6 +104,7 @@ class Supervisor:
         self._processes: Processes | None = None
         self._client: AsyncClient | None = None
         self._leases: CardLeases | None = None
+        self._no_cards = ""
 
     async def open(self) -> None:
         """Opens the ports, ends what an earlier supervisor left, and begins to start what the startup file says.
@@ -136,6 +137,10 @@ class Supervisor:
     def missing(self) -> list[Standing]:
         """The processes that the first start did not bring up."""
         return self._first_start.missing(self._desk.standings(self._now()))
+
+    def no_cards(self) -> str:
+        """Why this host has no cards to lease; empty where it has, and before `open`."""
+        return self._no_cards
 
     def elapsed_s(self) -> float:
         """Seconds since the supervisor began."""
@@ -185,6 +190,7 @@ class Supervisor:
         cards = await host_cards(startup, home, simulate=self._settings.simulate_cards)
         if cards.folder is not None:
             self._environ[SIMULATED_CARDS_VARIABLE] = str(cards.folder)
+        self._no_cards = cards.problem
         self._leases = CardLeases(self.shell, startup.host, cards.source, cards.problem, neighbours(startup))
         self._leases.add_routes()
         await self._leases.open()

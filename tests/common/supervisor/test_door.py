@@ -11,6 +11,8 @@ import msgspec
 import pytest
 
 from common.config.schema import Ports
+from common.errors import Unavailable
+from common.gpu.cards import open_cards
 from common.supervisor.board import Progress
 from common.supervisor.launching import choose_ports
 from tests.common.supervisor.lives import gone, pinned, wait_until
@@ -34,6 +36,18 @@ def test_it_says_when_all_is_ready_and_ends_with_0_when_told_to(tmp_path: Path, 
         assert door.stop(number) == 0
     assert door.complained == ""
     assert '"base went from starting to ready ' in (tmp_path / "var/h/logs/supervisor.log").read_text()
+
+
+def test_it_says_why_there_are_no_cards(tmp_path: Path) -> None:
+    try:
+        open_cards("h").close()
+    except Unavailable as refusal:
+        reason = refusal.message
+    else:
+        pytest.skip("needs a machine without an NVIDIA card")
+    with program(tmp_path, entry("a")) as door:
+        door.until_says(f"h: no cards to lease: {reason}\n")
+        assert door.stop() == 0
 
 
 def test_a_second_start_is_told_who_holds_the_home_and_disturbs_nobody(tmp_path: Path) -> None:
