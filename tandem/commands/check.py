@@ -41,8 +41,14 @@ def command(files: tuple[Path, ...], as_json: bool) -> Exit:
     for problem in problems:
         output.say(output.clean(problem))
     if problems:
-        output.note(f"{len(problems)} problem{'s' if len(problems) > 1 else ''}; nothing would be started")
+        output.note(f"{counted(len(problems), 'problem')}; nothing would be started")
         return Exit.BAD_ANSWER
     for file, startup in zip(distinct, startups, strict=True):
-        output.say(f"{file}: ok ({startup.host}: {len(startup.services)} services, {len(startup.agents)} agents)")
+        services, agents = counted(len(startup.services), "service"), counted(len(startup.agents), "agent")
+        output.say(f"{file}: ok ({startup.host}: {services}, {agents})")
     return Exit.OK
+
+
+def counted(number: int, thing: str) -> str:
+    """`1 service`, `2 services`."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"

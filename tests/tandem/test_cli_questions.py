@@ -356,6 +356,7 @@ async def test_check_passes_what_the_repository_ships(repository: Path, tandem: 
     code, out, _ = await tandem("check", *files)
     assert code == Exit.OK
     assert out.count(": ok (") == 2
+    assert out.count(": 1 service, 0 agents)") == 2
     _, out, _ = await tandem("check", "--json", files[0])
     assert document(out) == {"files": files[:1], "problems": []}
 
