@@ -9,8 +9,15 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
+
+from common.errors import Unavailable
+
+TRIES: Final = 10
+"""A piece is read again where the log was rotated meanwhile: its files have other names and places then."""
 
 _ROTATED = re.compile(r"\.(\d{16})\Z")
 
@@ -94,9 +101,18 @@ def read_log(path: Path, offset: int, limit: int) -> Piece:
     """At most `limit` bytes of the log at `path` from `offset` on; a negative offset counts from the end.
 
     A place before the oldest file begins there, with `gap`; a place beyond the end means that the log began anew, so does too.
-    A character cut in two at the end is left for the next piece.
+    A character cut in two at the end is left for the next piece. Unavailable where it is rotated faster than it can be read.
     """
-    files = _files(path)
+    for _ in range(TRIES):
+        files = _files(path)
+        with suppress(FileNotFoundError):
+            piece = _piece(files, offset, limit)
+            if [start for start, _ in _files(path)] == [start for start, _ in files]:
+                return piece
+    raise Unavailable(f"{path.name} is rotated faster than it can be read", retry_after_ms=100)
+
+
+def _piece(files: list[tuple[int, Path]], offset: int, limit: int) -> Piece:
     oldest = files[0][0]
     end = files[-1][0] + _size(files[-1][1])
     wanted = max(end + offset, oldest) if offset < 0 else offset

@@ -5,9 +5,12 @@ import random
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from common.errors import Unavailable
+from common.supervisor import logs
 from common.supervisor.logs import LogWriter, read_log, tail_lines
 
 
@@ -155,3 +158,35 @@ def test_a_full_disk_costs_bytes_that_are_counted_and_told_of_when_there_is_room
         f"\n[{log.dropped_bytes} bytes of this log could not be written]\nafter\n"
     )
     log.close()
+
+
+def test_a_rotation_while_a_piece_is_read_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = LogWriter(tmp_path / "a.log", 1_000, keep=2)
+    log.write(b"one\n")
+    sizes, rotations = logs._size, iter([log.rotate])
+
+    def size_after_a_rotation(path: Path) -> int:
+        for rotate in rotations:
+            rotate()
+            log.write(b"two\n")
+        return sizes(path)
+
+    monkeypatch.setattr(logs, "_size", size_after_a_rotation)
+    assert read_log(log.path, 0, 100).text == "one\ntwo\n"
+
+
+def test_a_log_that_is_rotated_all_the_time_is_not_read_wrongly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = LogWriter(tmp_path / "a.log", 1_000, keep=1)
+    log.write(b"x")
+    chunks = logs._chunks
+
+    def rotated(*read: Any) -> Iterator[bytes]:
+        log.rotate()
+        log.write(b"x")
+        return chunks(*read)
+
+    monkeypatch.setattr(logs, "_chunks", rotated)
+    with pytest.raises(Unavailable, match=r"a\.log is rotated faster than it can be read"):
+        read_log(log.path, 0, 100)
