@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from typing import Any, ClassVar
 
 import msgspec
@@ -165,9 +166,12 @@ class Agent:
 
         return await self.shell.loop.run_in_executor(self._worker, unless_late)
 
-    async def _from_worker(self, items: Iterator[Any]) -> AsyncIterator[Any]:
-        while (item := await self.shell.loop.run_in_executor(self._worker, lambda: next(items, _END))) is not _END:
-            yield item
+    async def _from_worker(self, items: Generator[Any, None, None]) -> AsyncGenerator[Any, None]:
+        try:
+            while (item := await self.shell.loop.run_in_executor(self._worker, lambda: next(items, _END))) is not _END:
+                yield item
+        finally:  # where it ran and behind the step that is running, which nobody waits for
+            self._worker.submit(items.close)
 
     def lease(
         self,
@@ -209,15 +213,16 @@ class Agent:
         self.log.error("%s: %s", report.error_type, report.message, exc_info=error)
 
 
-async def _streamed(items: AsyncIterator[Any], call: Call) -> Items:
+async def _streamed(items: AsyncGenerator[Any, None], call: Call) -> Items:
     kept: list[Any] = []
     count = 0
-    async for item in items:
-        count += 1
-        if call.streams:
-            call.part(Item(item=item))
-        else:
-            kept.append(item)
+    async with aclosing(items):
+        async for item in items:
+            count += 1
+            if call.streams:
+                call.part(Item(item=item))
+            else:
+                kept.append(item)
     return Items(count=count, items=kept)
 
 

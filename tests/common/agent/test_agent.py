@@ -80,6 +80,24 @@ class Lab(Agent):
             yield number
 
     @verb
+    def endless(self) -> Iterator[int]:
+        try:
+            while True:
+                yield 1
+        finally:
+            self.story.append(f"left on {threading.current_thread().name}")
+
+    @verb
+    async def endless_async(self) -> AsyncIterator[int]:
+        try:
+            while True:
+                yield 1
+                await asyncio.sleep(0)
+        finally:
+            await asyncio.sleep(0)
+            self.story.append("left on the loop")
+
+    @verb
     async def tick(self, to: int) -> AsyncIterator[str]:
         for number in range(to):
             yield str(number)
@@ -155,12 +173,26 @@ async def test_generators_stream_to_native_callers_and_are_gathered_for_plain_on
             assert await caller.plain("tick", to=2) == {"status": "success", "count": 2, "items": ["0", "1"]}
 
 
+@pytest.mark.parametrize(("method", "left"), [("endless", "left on worker_0"), ("endless_async", "left on the loop")])
+async def test_a_generator_whose_caller_left_is_closed_where_it_ran(
+    monkeypatch: pytest.MonkeyPatch, method: str, left: str
+) -> None:
+    async with fabric(monkeypatch), serving(Lab("lab")) as agent, open_async_client() as client:
+        items = client.stream(f"tcp://127.0.0.1:{agent.shell.port}", method)
+        assert await anext(items) == {"item": 1}
+        await items.aclose()
+        await until(lambda: left in agent.story)
+        await until(lambda: agent.shell.onion.in_flight == 0)
+
+
 @pytest.mark.parametrize("text", ["as asked", "\udcff not UTF-8"], ids=["text", "not UTF-8"])
 async def test_an_unexpected_error_is_internal_to_the_caller_and_an_event_to_the_fabric(
     monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
     async with fabric(monkeypatch), serving(Lab("lab")) as agent, peer(agent.shell.port) as caller:
-        agent.report_error(RuntimeError(text), verb="broken", odd=object())
+        with monkeypatch.context() as quiet:
+            quiet.setattr(agent.log, "disabled", True)  # what is not UTF-8 is for the log's own tests
+            agent.report_error(RuntimeError(text), verb="broken", odd=object())
         assert raises(Internal, await caller.plain("broken", text="as asked"))
         since = basic.EventsSince(topic=agent_api.ERROR_REPORTED.name, epoch=agent.shell.publisher._epoch, seq=0)
         odd, plain = (
