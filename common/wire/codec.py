@@ -110,7 +110,7 @@ def _mentions_unbounded(hint: Any) -> bool:
     if get_origin(hint) is Annotated:
         bounds = [part for part in get_args(hint)[1:] if isinstance(part, Meta) and part.le is not None]
         return not bounds and _mentions_unbounded(get_args(hint)[0])
-    return hint in (Any, int) or any(_mentions_unbounded(part) for part in get_args(hint))
+    return hint in (Any, int, float) or any(_mentions_unbounded(part) for part in get_args(hint))
 
 
 def bounded(value: Any, path: str, depth: int = 0) -> None:

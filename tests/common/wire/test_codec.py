@@ -31,6 +31,8 @@ class Sample(Message, frozen=True):
     pair: tuple[int, Any] = (0, None)
     anything: Any = None
     details: dict[str, Any] = msgspec.field(default_factory=dict)
+    load: Annotated[float, Meta(ge=0)] = 0.0
+    figures: dict[str, float] = msgspec.field(default_factory=dict)
     text: str = ""
     data: Blob = memoryview(b"")
     raw: bytes = b""
@@ -209,3 +211,9 @@ def test_a_hint_to_come_back_before_now_or_never_is_no_error_body(after: int) ->
     )
     with pytest.raises(BadRequest):
         codec.decode_error(Codec.JSON, body)
+
+
+@pytest.mark.parametrize("fields", [{"load": math.inf}, {"figures": {"a": -math.inf}}, {"figures": {"a": math.nan}}])
+def test_a_number_that_json_cannot_say_is_refused_in_typed_fields_too(fields: dict[str, Any]) -> None:
+    with pytest.raises(BadRequest, match="not a finite number"):
+        DECODER.decode(Codec.MSGPACK, codec.encode_msgpack(fields))
