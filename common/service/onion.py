@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 
 from common.api.words import Access, AnyVerb
 from common.clock import Clock
-from common.errors import BadRequest, Cancelled, DeadlineExceeded, Internal, Overloaded, TandemError
+from common.errors import BadRequest, Cancelled, Code, DeadlineExceeded, Internal, Overloaded, TandemError
 from common.resilience.bulkhead import Bulkhead
 from common.service.bundles import Bundles
 from common.service.call import Call
@@ -151,7 +151,7 @@ class Onion:
         route.meter.begin()
         try:
             if self.draining is not None and route.verb.access is not Access.READ:
-                raise self.draining
+                raise self.draining.with_traceback(None)
             request = body.decode(route.decoder)
             self._authorize(call.identity, route.verb)
             if route.waits:
@@ -182,7 +182,9 @@ class Onion:
                 reply.final(outcome)
             else:
                 reply.error(error)
-        except (TypeError, ValueError, OverflowError, RecursionError):
+        except Exception:  # what cannot be said, in whatever way, is answered all the same
+            if error is not None and error.code is Code.INTERNAL:
+                raise
             self._answer(route, call, reply, self._bug(route))
             return
         if error is None:

@@ -110,6 +110,8 @@ class Service:
             raise Conflict("as asked", where=object())
         if request.text == "unsayable reply":
             return msgspec.convert({"text": ""}, Said) if request.number else _Unsayable()  # type: ignore[return-value]
+        if request.text == "strided reply":
+            return _Unsayable(text=memoryview(bytes(9))[::2])  # type: ignore[return-value]
         raise RuntimeError("a bug, as asked")
 
     def rebuild(self) -> None:

@@ -128,7 +128,7 @@ async def test_errors_say_what_where_and_whether_to_try_again() -> None:
         assert (asked["details"], asked["retryable"]) == ({"where": "here"}, False)
 
 
-@pytest.mark.parametrize("text", ["bug", "unsayable error", "unsayable reply"])
+@pytest.mark.parametrize("text", ["bug", "unsayable error", "unsayable reply", "strided reply"])
 async def test_a_bug_in_a_handler_is_one_internal_error_and_the_service_goes_on(text: str) -> None:
     async with service() as lab, peer(lab.shell.port) as caller:
         assert raises(Internal, await caller.plain("fail", text=text))
