@@ -14,6 +14,7 @@ It never connects to an agent, stores nothing itself and reads no clock.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal
@@ -22,7 +23,7 @@ from msgspec import Meta, Struct, msgpack, structs
 
 from common.api.core_orchestrator import Agent, AgentChanged, Heartbeat, Liveness, RegisterAgent
 from common.dispatch.rule import LIVENESS_ORDER
-from common.errors import NotFound, Overloaded, TooLarge
+from common.errors import BadRequest, NotFound, Overloaded, TooLarge
 from common.store.protocol import Change
 from common.store.records import Records
 from main_pc.core_orchestrator import liveness
@@ -31,6 +32,10 @@ from main_pc.core_orchestrator.liveness import Sign
 ChangeName = Literal["registered", "renewed", "moved", "deregistered", "suspect", "expired", "revived"]
 LOST: Final[frozenset[ChangeName]] = frozenset({"moved", "expired"})
 """Changes after which a call in flight to the agent cannot be trusted to end; one that deregisters still finishes its work."""
+
+
+_CONNECTABLE: Final = re.compile(r"\*|[A-Za-z0-9_:\[][A-Za-z0-9_.:%\[\]-]*")
+"""What `tcp://` takes for a host, and the wildcard, which says no more than the registrant's own."""
 
 
 class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -107,9 +112,11 @@ class Registry:
     def register(self, asked: RegisterAgent, *, home: str, at: str) -> tuple[Fact, ...]:
         """The facts of a registration: new, the same again (renewed), or from another place or life (moved).
 
-        `home` is the host the registrant is known to be on, used where it does not say. Raises TooLarge, and Overloaded when
-        all places are taken by agents that are not expired.
+        `home` is the host the registrant is known to be on, used where it does not say. Raises BadRequest for a host that
+        nobody could connect to, TooLarge, and Overloaded when all places are taken by agents that are not expired.
         """
+        if not _CONNECTABLE.fullmatch(asked.host):
+            raise BadRequest(f"{asked.host!r} is neither an address nor the name of a host - at `$.host`")
         asked = structs.replace(asked, location=asked.location or home)
         self._check_size(asked)
         known = self._entries.get(asked.agent_name)

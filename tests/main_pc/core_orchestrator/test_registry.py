@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from msgspec import structs
 
 from common.api.core_orchestrator import AgentChanged, Heartbeat, RegisterAgent
-from common.errors import NotFound, Overloaded, TooLarge
+from common.errors import BadRequest, NotFound, Overloaded, TooLarge
 from common.store.protocol import Change
 from main_pc.core_orchestrator.registry import AGENTS, LOST, AgentGone, AgentRenewed, Limits, Registry, rows
 
@@ -51,6 +51,17 @@ def test_the_same_again_is_renewed_and_writes_nothing() -> None:
     assert rows(fact) == ()
     assert changes([registry.apply(fact, 5.0)]) == [("renewed", "whisper")]
     assert registry.entry("whisper").heard_at == 5.0
+
+
+@pytest.mark.parametrize("host", ["a b", "tcp://10.0.0.2", "-x", ".", "10.0.0.2\n", "10.0.0.2;10.0.0.3", "höst"])
+def test_a_host_that_nobody_could_connect_to_is_refused(host: str) -> None:
+    with pytest.raises(BadRequest, match=r"\$.host"):
+        Registry().register(asked(host=host), home="mainpc", at=AT)
+
+
+@pytest.mark.parametrize("host", ["*", "::1", "[::1]", "localhost", "pc2.lan", "my_host-2", "fe80::1%eth0"])
+def test_addresses_names_and_the_wildcard_are_hosts(host: str) -> None:
+    assert Registry().register(asked(host=host), home="mainpc", at=AT)
 
 
 @pytest.mark.parametrize("elsewhere", [{"port": 9001}, {"host": "10.0.0.2"}, {"location": "pc2"}, {"boot": "b2"}])

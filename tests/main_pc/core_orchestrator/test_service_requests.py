@@ -21,6 +21,7 @@ from common.client.opening import open_async_client
 from common.errors import IdempotencyMismatch, NoProvider, StorageUnavailable
 from common.service.call import Call
 from common.store.memory import MemoryStore
+from main_pc.core_orchestrator import calling
 from main_pc.core_orchestrator.request_limits import Limits as RequestLimits
 from main_pc.core_orchestrator.service import Limits
 from tests.main_pc.core_orchestrator.fabric import Dict, PlainAgent, ask, core, directory, native_agent
@@ -102,6 +103,25 @@ async def test_a_native_caller_who_stays_sees_states_and_parts_and_a_plain_one_g
         assert (last.state, last.result) == ("done", {"count": 3, "items": [0, 1, 2]})
         plain = await ask(hub.shell.port, "submit_request", capability="count")
         assert plain["result"] == {"count": 3, "items": [0, 1, 2]}
+
+
+async def test_an_agent_that_streams_more_than_a_result_may_be_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calling, "MAX_MESSAGE_BYTES", 10_000)
+    stopped = asyncio.Event()
+
+    async def flood(request: Dict, call: Call) -> Dict:
+        try:
+            while True:
+                call.part({"item": "x" * 100})
+                await asyncio.sleep(0)
+        finally:
+            stopped.set()
+
+    async with core() as hub, native_agent("flooder", flood=flood) as agent:
+        await hub.register("flooder", agent.port, "flood", **NATIVE)
+        assert (await hub.submit("flood"))["code"] == "too_large"
+        async with asyncio.timeout(5):
+            await stopped.wait()
 
 
 async def test_a_caller_waits_no_longer_than_it_said_or_its_own_budget_and_then_gets_the_state() -> None:
