@@ -44,7 +44,9 @@ class Shell:
         self.home = HostHome(folder, "h")
         self.home.claim(self.clock)
         self.desk = Desk(startup, random.Random(1), self.clock.monotonic())
-        self.processes = Processes(startup, self.home, "boot-1", self.clock, self.feed, {"PATH": os.environ["PATH"]})
+        self.processes = Processes(
+            startup, self.home, f"boot-{os.getpid()}", self.clock, self.feed, {"PATH": os.environ["PATH"]}
+        )
         self.ended: list[OperationEnded] = []
         self.finished = False
         self.events: deque[Event] = deque()

@@ -29,6 +29,8 @@ from common.telemetry.system_clock import SystemClock
 from tests.common.supervisor.lives import ended, gone, pid_in, pinned, stubborn, until
 
 pytestmark = pytest.mark.usefixtures("wrappers")
+BOOT = f"boot-{os.getpid()}"
+"""A supervisor's life of its own for each run: a mark that two runs shared would have each end the other's processes."""
 SHELL_ENVIRON = {"PATH": os.environ["PATH"]}
 
 
@@ -39,7 +41,7 @@ def agent(name: str, *command: str, **fields: object) -> Agent:
 class Host:
     """A supervisor's processes without the supervisor."""
 
-    def __init__(self, folder: Path, *agents: Agent, boot: str = "boot-1") -> None:
+    def __init__(self, folder: Path, *agents: Agent, boot: str = BOOT) -> None:
         self.exits: list[Exited] = []
         self.home = HostHome(folder, "h")
         self.home.claim(SystemClock())
@@ -341,9 +343,9 @@ SUPERVISOR = """
 import asyncio, sys
 sys.path[:0] = [{root!r}]
 from pathlib import Path
-from tests.common.supervisor.test_processes import Host, agents_of
+from tests.common.supervisor.test_processes import BOOT, Host, agents_of
 async def main():
-    one = Host(Path({folder!r}), *agents_of(Path({folder!r})), boot="boot-dead")
+    one = Host(Path({folder!r}), *agents_of(Path({folder!r})), boot=BOOT + "-dead")
     await one.processes.open()
     for name in ("stubborn", "stray", "plain", "survivor"):
         print(one.launch(name).pid, flush=True)
@@ -383,7 +385,7 @@ def test_when_the_supervisor_is_killed_only_the_survivor_stays_and_is_adopted(tm
     assert not gone(survivor)
 
     async def next_supervisor() -> None:
-        one = Host(tmp_path, *agents_of(tmp_path), boot="boot-next")
+        one = Host(tmp_path, *agents_of(tmp_path), boot=f"{BOOT}-next")
         adopted = await one.processes.open()
         assert [(launched.name, launched.pid, launched.port) for launched in adopted] == [
             ("survivor", survivor.pid, 9_123)
@@ -404,7 +406,7 @@ def test_when_the_watchdog_is_killed_too_the_next_supervisor_ends_what_is_left(t
     assert not gone(survivor, inside, outside)
 
     async def next_supervisor() -> None:
-        one = Host(tmp_path, boot="boot-next")
+        one = Host(tmp_path, boot=f"{BOOT}-next")
         assert await one.processes.open() == []
         await one.processes.close()
         one.home.release()
