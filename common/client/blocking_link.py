@@ -96,6 +96,10 @@ class Wire:
         elif event != zmq.EVENT_DISCONNECTED:
             raise Unavailable(reason)
 
+    def in_step(self) -> bool:
+        """Whether nothing came that nobody asked for."""
+        return read_message(self._receive) is None
+
     def look(self) -> None:
         """Take in what happened to the connection; raises when it was lost or refused."""
         while int(self._monitor.getsockopt(zmq.EVENTS)) & _POLLIN:
@@ -213,7 +217,10 @@ class BlockingLink:
 
 
 class PlainBlockingLink:
-    """Calls to one agent that speaks the plain dress only; a connection that was not answered in time is thrown away."""
+    """Calls to one agent that speaks the plain dress only.
+
+    A connection that was not answered in time, or answered twice, is thrown away.
+    """
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], endpoint: Endpoint, clock: Clock) -> None:
         self._context = context
@@ -223,6 +230,8 @@ class PlainBlockingLink:
 
     def call(self, verb: AnyVerb, request: Any, deadline: float) -> Any:
         """The reply; raises the error that ended the call."""
+        if self._wire is not None and not self._wire.in_step():
+            self.close()
         wire = self._wire or Wire(self._context, self._endpoint, self._clock)
         self._wire = None
         budget_ms = max(1, remaining_ms(deadline, self._clock.monotonic()))
@@ -249,3 +258,4 @@ class PlainBlockingLink:
         """Disconnect."""
         if self._wire is not None:
             self._wire.close()
+            self._wire = None

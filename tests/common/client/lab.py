@@ -149,8 +149,10 @@ async def registry() -> AsyncIterator[Registry]:
 
 
 @asynccontextmanager
-async def router(answer: Callable[[list[bytes]], list[bytes] | None], port: int = 0) -> AsyncIterator[int]:
-    """A ROUTER that answers each message with what `answer` says, or not at all; yields its port."""
+async def router(
+    answer: Callable[[list[bytes]], list[bytes] | None], port: int = 0, times: int = 1
+) -> AsyncIterator[int]:
+    """A ROUTER that answers each message with what `answer` says, or not at all, so many `times`; yields its port."""
     context = zmq.asyncio.Context()
     socket = context.socket(zmq.ROUTER)
     socket.setsockopt(zmq.LINGER, 0)
@@ -162,8 +164,8 @@ async def router(answer: Callable[[list[bytes]], list[bytes] | None], port: int 
         while True:
             route, *frames = await socket.recv_multipart()
             reply = answer(frames)
-            if reply is not None:
-                await socket.send_multipart([route, *reply])
+            for _ in range(times if reply is not None else 0):
+                await socket.send_multipart([route, *(reply or ())])
 
     task = asyncio.create_task(serve())
     try:

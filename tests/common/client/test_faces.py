@@ -417,6 +417,18 @@ async def test_a_plain_agents_late_answer_never_meets_another_call(kind: str) ->
                 assert (await face.call("old", "say", {"number": number}))["number"] == number
 
 
+async def test_what_a_plain_agent_says_twice_never_meets_another_call(kind: str) -> None:
+    def answer(frames: list[bytes]) -> list[bytes]:
+        return [b"", told(json.loads(frames[-1]), number=json.loads(frames[-1])["number"])]
+
+    async with router(answer, times=2) as port, registry() as names:
+        names.put("old", port, "plain")
+        async with opened(kind, CoreOrchestrator=place_of(names.shell)) as face:
+            for number in range(5):
+                assert (await face.call("old", "say", {"number": number}))["number"] == number
+                await asyncio.sleep(0.05)
+
+
 async def test_a_plain_agent_that_is_gone_is_unavailable(kind: str) -> None:
     async with registry() as names, opened(kind, ONCE, CoreOrchestrator=place_of(names.shell)) as face:
         names.put("old", free_port(), "plain")
