@@ -75,12 +75,6 @@ class CardBook:
             else:
                 self._admit(sample)
 
-    def lose(self, uuid: str, reason: str) -> None:
-        """Closes a card until the next look that finds it well; a card that is not in the book is no matter."""
-        if uuid in self._entries:
-            entry = self._entries[uuid]
-            self._see(entry, msgspec.structs.replace(entry.sample, problem=reason))
-
     def put(self, uuid: str, claim: Claim) -> None:
         """Counts a new lease on the card; a lease whose card was never measured waits for it."""
         entry = self._entries.get(uuid)

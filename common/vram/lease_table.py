@@ -2,7 +2,7 @@
 
 Decisions and facts are apart. A deciding method changes nothing: it returns a Decision with the facts to be committed,
 the reply, and the instructions to carry out once they are. `apply` folds a fact in, and is called for
-every fact in order, before the next decision. Measurements are no facts: `measure` and `lose_card` take them in directly,
+every fact in order, before the next decision. Measurements are no facts: `measure` takes them in directly,
 and nothing of them is kept over a restart.
 
 How a lease ends. A lease whose owner process is pinned on this host (pid and start time) lives as long as that process
@@ -90,10 +90,6 @@ class LeaseTable:
     def measure(self, samples: Sequence[CardSample], tree: Mapping[int, int], problem: str = "") -> None:
         """Takes one look at the host's cards; `problem` says why there was none (card_book.CardBook.measure)."""
         self._state.book.measure(samples, tree, problem)
-
-    def lose_card(self, uuid: str, reason: str) -> None:
-        """Closes a card until a look finds it well again; its leases stay."""
-        self._state.book.lose(uuid, reason)
 
     def __len__(self) -> int:
         return len(self._state.live)

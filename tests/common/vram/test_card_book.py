@@ -105,7 +105,7 @@ def test_hidden_bytes_left_on_a_lost_card_are_remembered_from_the_look_before() 
     book.put("GPU-a", claim("a", 10 * GIB))
     book.put("GPU-a", claim("b", 5 * GIB, ProcessId(101, 1)))
     book.measure([look(nameless=10 * GIB)], {})
-    book.lose("GPU-a", "fell off the bus")
+    book.measure([look(problem="fell off the bus")], {})
     book.drop("GPU-a", "a")
     book.measure([look(nameless=10 * GIB)], {})
     assert free(book) == [9 * GIB - GUARD]
@@ -141,8 +141,7 @@ def test_a_failed_look_closes_every_card_with_its_reason() -> None:
 
 def test_a_lost_card_is_closed_until_a_look_finds_it_well() -> None:
     book = book_of(look())
-    book.lose("GPU-x", "never there")
-    book.lose("GPU-a", "Xid 79: fell off the bus")
+    book.measure([look(problem="Xid 79: fell off the bus")], {})
     assert book.cards(0.0)[0].reason == "Xid 79: fell off the bus"
     book.measure([look()], {})
     assert free(book) == [TOTAL - GUARD]

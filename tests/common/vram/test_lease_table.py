@@ -3,6 +3,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+import msgspec
 import pytest
 
 from common.api.leases import LeaseGranted, LeaseRenewed, Owner, PlanLease, ReleaseLease, RenewLease
@@ -308,8 +309,9 @@ def test_the_death_of_an_owner_ends_its_leases_on_all_cards() -> None:
 def test_a_lost_card_ends_no_lease_and_grants_nothing() -> None:
     host = Host()
     host.granted("lease-1", 20, owner=OWNER)
-    host.table.lose_card("GPU-a", "Xid 79")
+    host.measure(msgspec.structs.replace(TWO_CARDS[0], problem="Xid 79"), TWO_CARDS[1])
     assert host.held() == ["lease-1"]
+    assert len(host.table) == 1
     assert "(Xid 79)" in refusal(host.admit("lease-2", 15), NoCapacity).message
     assert not host.table.cards(0.0)[0].schedulable
 

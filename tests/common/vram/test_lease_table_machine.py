@@ -38,7 +38,7 @@ class Leases(RuleBasedStateMachine):
         self.commit(self.table.open_epoch())
         self.look()
 
-    def look(self, problem: str = "") -> None:
+    def look(self, problem: str = "", lost: str = "") -> None:
         samples = [
             CardSample(
                 host="mainpc",
@@ -50,6 +50,7 @@ class Leases(RuleBasedStateMachine):
                 used_bytes=0,
                 processes=tuple(ProcessUse(pid, 1, "python", n) for pid, n in self.held[uuid].items()),
                 sampled_at=self.now,
+                problem="Xid 79" if uuid == lost else "",
             )
             for index, (uuid, total) in enumerate(TOTALS.items())
         ]
@@ -129,7 +130,7 @@ class Leases(RuleBasedStateMachine):
 
     @rule(uuid=st.sampled_from(sorted(TOTALS)))
     def a_card_is_lost(self, uuid: str) -> None:
-        self.table.lose_card(uuid, "Xid 79")
+        self.look(lost=uuid)
 
     @rule()
     def the_supervisor_restarts(self) -> None:
