@@ -201,9 +201,10 @@ class LiveFace:
             self._live.update(self._table(), refresh=True)
 
     def end(self) -> None:
-        """Leaves the table as it is."""
+        """Leaves the table as it is; one that no supervisor told anything of is taken away."""
         if self._live:
             self.tick()
+            self._live.transient = not any(self._hosts.values())
             self._live.stop()
             self._live = None
 

@@ -5,6 +5,7 @@ import re
 import threading
 
 import msgspec
+import pytest
 
 from common.api.supervisor import Process
 from common.supervisor import board
@@ -94,6 +95,16 @@ def test_the_face_follows_from_where_it_goes() -> None:
         assert isinstance(opened._face, face)
         opened.say("x")
         opened.close()
+
+
+@pytest.mark.parametrize(("told", "erased"), [([], True), ([progress(process("a", waiting_for="b"))], False)])
+def test_a_table_that_no_supervisor_told_anything_of_is_taken_away(told: list[Progress], erased: bool) -> None:
+    out = Terminal()
+    face = LiveFace(["h"], out)
+    for each in told:
+        face.progress(each)
+    face.end()
+    assert out.getvalue().endswith("\x1b[1A\x1b[2K") is erased
 
 
 def test_a_terminal_that_is_held_holds_nobody() -> None:
