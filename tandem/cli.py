@@ -79,6 +79,7 @@ def cli() -> None:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run `tandem` with these arguments (default: the process's) and exit; no error shows a traceback."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    _open_what_is_closed()
     _keep_logs_quiet()
     code = ended(words)
     try:
@@ -89,6 +90,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         code = _failed(error, [])
         _discard_stdout()
     sys.exit(code)
+
+
+def _open_what_is_closed() -> None:
+    """A stream that the caller closed (`>&-`) takes everything and shows nothing."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  open to the end
 
 
 def _keep_logs_quiet() -> None:

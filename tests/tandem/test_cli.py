@@ -139,6 +139,12 @@ def test_a_full_disk_under_its_output_is_one_sentence(words: str, repository: Pa
     assert seen.stderr == "tandem: the system: No space left on device (check it and try again)\n69\n"
 
 
+def test_closed_streams_are_no_trouble(repository: Path) -> None:
+    script = f"{sys.executable} -m tandem check config/startup_main.yaml >&-; echo $?; {sys.executable} -m tandem x 2>&-; echo $?"
+    seen = subprocess.run(["bash", "-c", script], cwd=repository, capture_output=True, text=True, check=True)
+    assert (seen.stdout, seen.stderr) == ("0\n2\n", "")
+
+
 class Screen(io.StringIO):
     def isatty(self) -> bool:
         return True
