@@ -21,7 +21,7 @@ from common.client.names import NameCache
 from common.client.plain_link import PlainLink
 from common.client.pursuit import Find, Forget, Found, Pause, Pursuit, Rules, Send, pursue
 from common.client.settings import ClientSettings
-from common.client.verbs import repeatable, request_for, verb_named
+from common.client.verbs import keyed, repeatable, request_for, verb_named
 from common.clock import Clock, Rng
 from common.errors import BadRequest, Interrupted, SnapshotRequired, TandemError, Unavailable
 from common.resilience.breaker import State
@@ -123,11 +123,14 @@ class AsyncClient:
         """Call `verb` of a service or agent; all attempts together take at most `timeout_s`.
 
         A verb by its name takes and returns a dict. Raises the TandemError that ended it; tries again by itself only where
-        that can help and the verb is idempotent (by the catalog, by its key, or because the caller says so).
+        that can help and the verb is idempotent (by the catalog, by its key, or because the caller says so). A request that may
+        carry an idempotency key gets one where it has none.
         """
         known = verb_named(verb, target) if isinstance(verb, str) else verb
         if request is None:
             request = request_for(known, request)
+        if not known.idempotent:
+            request = keyed(known, request, self._rules.rng)
         now = self._now()
         deadline = now + (self._settings.timeout_s if timeout_s is None else timeout_s)
         line = self._lines.get(target)

@@ -19,7 +19,7 @@ from common.client.guard import Guard
 from common.client.names import NameCache
 from common.client.pursuit import Find, Forget, Found, Pause, Pursuit, Rules, Send, pursue
 from common.client.settings import ClientSettings
-from common.client.verbs import repeatable, request_for, verb_named
+from common.client.verbs import keyed, repeatable, request_for, verb_named
 from common.clock import Clock, Rng
 from common.errors import BadRequest, SnapshotRequired, TandemError, Unavailable
 from common.transport import sockets
@@ -89,7 +89,7 @@ class Client:
     ) -> Any:
         """Call `verb` of a service or agent; all attempts together take at most `timeout_s`. See AsyncClient.call."""
         known = verb_named(verb, target) if isinstance(verb, str) else verb
-        request = request_for(known, request)
+        request = keyed(known, request_for(known, request), self._rules.rng)
         deadline = self._deadline(timeout_s)
         again = repeatable(known, request) if idempotent is None else idempotent
         with self._lock:

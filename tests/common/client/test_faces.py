@@ -34,6 +34,7 @@ from common.errors import (
 )
 from common.resilience.breaker import BreakerSettings
 from common.resilience.budget import RetrySettings
+from common.service.call import Call
 from common.wire import header
 from common.wire.header import CallKind
 from tests.common.client.lab import FACES, AsyncFace, Face, SyncFace, at_port, place_of, registry, rep, router
@@ -182,6 +183,31 @@ async def test_the_caller_may_say_that_a_verb_is_idempotent(kind: str) -> None:
         async with service(port=port) as lab:
             await calling
             assert lab.rows == {"a": ""}
+
+
+async def test_a_request_that_may_carry_a_key_is_one_request_however_often_it_is_sent(kind: str) -> None:
+    sent: list[core.SubmitRequest] = []
+
+    def take(frames: list[bytes]) -> None:
+        sent.append(msgspec.msgpack.decode(frames[1], type=core.SubmitRequest))
+
+    def submit(asked: core.SubmitRequest, call: Call) -> core.RequestStatus:
+        sent.append(asked)
+        return core.RequestStatus(request_id="req-1", state="done", capability="text")
+
+    port = free_port()
+    async with opened(kind, CoreOrchestrator=at_port(port)) as face:
+        async with router(take, port):
+            calling = asyncio.create_task(
+                face.call(core.SERVICE, core.SUBMIT_REQUEST, core.SubmitRequest(type="text"), timeout_s=20.0)
+            )
+            await until(lambda: bool(sent))
+        async with service(port=port) as lab:
+            lab.shell.handle(core.SUBMIT_REQUEST, submit)
+            assert (await calling).state == "done"
+    first, second = sent
+    assert first.idempotency_key
+    assert first == second
 
 
 async def test_what_is_retryable_is_tried_again_within_the_budget(kind: str) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from common.api import core_orchestrator as core
 from common.api import leases
 from common.api.words import Access, Empty
-from common.client.verbs import repeatable, request_for, verb_named
+from common.client.verbs import keyed, repeatable, request_for, verb_named
 from common.errors import BadRequest
 
 
@@ -49,3 +50,15 @@ def test_a_name_too_long_for_the_wire_never_leaves() -> None:
 def test_a_verb_of_many_agents_is_one_verb() -> None:
     assert verb_named("detect", "agent-1") is verb_named("detect", "agent-2")
     assert verb_named("get_twin", "CoreOrchestrator") is not verb_named("get_twin", "agent-1")
+
+
+def test_what_may_carry_a_key_and_has_none_gets_one() -> None:
+    rng = random.Random(1)
+    named = verb_named("submit_request", "CoreOrchestrator")
+    for verb, request in ((core.SUBMIT_REQUEST, core.SubmitRequest(data="x")), (named, {"data": "x"})):
+        made = keyed(verb, request, rng)
+        assert repeatable(verb, made)
+        assert keyed(verb, made, rng) is made
+    assert keyed(leases.ACQUIRE_LEASE, leases.AcquireLease(model="m", bytes=1), rng).idempotency_key
+    asked = core.AgentName(agent_name="a")
+    assert keyed(core.GET_AGENT_ENDPOINT, asked, rng) is asked
