@@ -130,17 +130,6 @@ class Desk:
         """Every process as it stands at `at`, in the startup file's order."""
         return [self.standing(name, at) for name in self._processes]
 
-    def settled(self) -> bool:
-        """Whether the start is over: each process is ready, has ended for good, or waits for one of this host that has."""
-        over = (State.READY, State.STOPPED, State.CRASH_LOOPING)
-        return all(
-            process.state in over or self._graph.hopeless(process.entry.name) for process in self._processes.values()
-        )
-
-    def unready(self, at: float) -> list[Standing]:
-        """The enabled processes that are not ready: what a partial start reports."""
-        return [one for one in self.standings(at) if one.entry.enabled and one.phase != "ready"]
-
     def _asked(self, event: Asked) -> list[Instruction]:
         process = self._find(event.name)
         if self._stopping and event.doing != "stop":

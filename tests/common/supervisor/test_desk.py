@@ -10,6 +10,7 @@ from common.config.schema import Agent, HealthProbe, Ports, Restart, Startup, St
 from common.config.units import Duration
 from common.errors import NotFound, Unavailable
 from common.supervisor.desk import PATIENCE_S, Desk
+from common.supervisor.first_start import FirstStart
 from common.supervisor.instructions import (
     Adopted,
     Asked,
@@ -66,8 +67,7 @@ def test_those_who_depend_on_nobody_start_at_once_and_others_as_gates_open() -> 
     assert come_up(one, "b", 0.3) == [Changed("b", "starting", "ready"), Launch("c", 1)]
     come_up(one, "c", 0.4)
     come_up(one, "x", 0.4)
-    assert one.settled()
-    assert one.unready(0.5) == []
+    assert FirstStart().verdict(one.standings(0.5), 0.5) == "ready"
 
 
 def test_a_process_of_another_host_opens_a_gate_when_heard_ready() -> None:
@@ -76,7 +76,7 @@ def test_a_process_of_another_host_opens_a_gate_when_heard_ready() -> None:
     assert one.standing("a", 0.0).waiting_for == "o/x (o was not heard of)"
     assert one.handle(PeerHeard("o", "x", "starting", 1.0)) == []
     assert one.handle(PeerLost("o", 1.5)) == []
-    assert not one.settled()
+    assert one.standing("a", 1.5).phase == "starting"
     assert one.handle(PeerHeard("o", "x", "ready", 2.0)) == [Launch("a", 1)]
 
 
@@ -94,13 +94,15 @@ def test_the_death_of_a_dependency_restarts_nobody() -> None:
     assert one.handle(Tick(3.1)) == [Launch("b", 2)]
 
 
-def test_a_start_is_settled_when_the_rest_waits_for_what_has_given_up() -> None:
+def test_a_start_is_over_when_the_rest_waits_for_what_has_given_up() -> None:
     one = desk(agent("a", attempts=0), agent("b", "a"), agent("c", "b"), agent("off", enabled=False))
-    one.begin(0.0)
-    assert not one.settled()
+    first_start = FirstStart()
+    for instruction in one.begin(0.0):
+        first_start.note(instruction, 0.0)
+    assert first_start.verdict(one.standings(0.0), 0.0) == "starting"
     one.handle(Exited("a", 1, 1.0, 3, stderr_tail=("boom",)))
-    assert one.settled()
-    unready = one.unready(1.0)
+    assert first_start.verdict(one.standings(1.0), 1.0) == "failed"
+    unready = first_start.missing(one.standings(1.0))
     assert [(s.entry.name, s.phase, s.waiting_for) for s in unready] == [
         ("a", "crash-looping", ""),
         ("b", "starting", "a (crash-looping)"),
@@ -325,7 +327,7 @@ def test_where_nothing_fails_everything_becomes_ready(agents: list[Agent], seed:
     world = World(agents, seed, pace_s=0.01)
     world.take(world.desk.begin(0.0), dict.fromkeys(world.agents, State.STOPPED))
     for _ in range(2_000):
-        if world.desk.settled():
+        if FirstStart().verdict(world.desk.standings(world.now), world.now) == "ready":
             break
         world.step(0.0)
     assert {standing.phase for standing in world.desk.standings(world.now)} == {"ready"}
