@@ -49,13 +49,18 @@ class Membership:
         while True:
             try:
                 await self._once()
+            except TandemError as error:
+                self._shell.lacks[LACK] = error.message
+            except Exception as bug:
+                self._shell.log.exception("the registration failed")
+                self._shell.lacks[LACK] = f"{type(bug).__name__} while it was told of this agent"
+            else:
                 pause_s = RETRY_S
                 self._shell.lacks.pop(LACK, None)
                 await asyncio.sleep(TTL_S / 3)
-            except TandemError as error:
-                self._shell.lacks[LACK] = error.message
-                await asyncio.sleep(pause_s)
-                pause_s = min(RETRY_MAX_S, pause_s * 2)
+                continue
+            await asyncio.sleep(pause_s)
+            pause_s = min(RETRY_MAX_S, pause_s * 2)
 
     async def _once(self) -> None:
         if not self._registry_boot:

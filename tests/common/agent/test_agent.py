@@ -283,6 +283,15 @@ async def test_an_agent_is_ready_without_a_registry_and_says_that_it_lacks_it(mo
                 await until(lambda: not agent.shell.lacks)
 
 
+async def test_a_registration_that_cannot_be_said_is_a_lack_that_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(membership, "RETRY_S", 0.01)
+    async with fabric(monkeypatch) as around, serving(Lab("lab", metadata={"odd": object()})) as agent:
+        await until(lambda: bool(agent.shell.lacks))
+        assert "TypeError" in agent.shell.lacks[membership.LACK]
+        agent._settings.metadata["odd"] = "mended"
+        await until(lambda: "lab" in around.registry.agents)
+
+
 async def test_a_registry_that_is_gone_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     async with fabric(monkeypatch) as around, serving(Lab("lab")), asyncio.timeout(20):
         await until(lambda: "lab" in around.registry.agents)
