@@ -126,6 +126,9 @@ class Watching:
                 await self._look(source)
             except TandemError as away:
                 self._shell.lacks[source.name] = f"{source.name}: {away.message}"
+            except Exception as bug:
+                self._shell.log.exception("looking at %s failed", source.name)
+                self._shell.lacks[source.name] = f"{source.name}: {type(bug).__name__} while it was looked at"
             else:
                 self._shell.lacks.pop(source.name, None)
             with suppress(TimeoutError):
@@ -166,6 +169,9 @@ class Watching:
                         source.ask_again()
             except TandemError as error:
                 self._shell.log.info("%s is not followed for now: %s", source.name, error.message)
+            except Exception:
+                self._shell.log.exception("following %s failed", source.name)
+                source.ask_again()
             await asyncio.sleep(FOLLOW_AGAIN_S)
 
     # what it said

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from common.api.leases import CARDS_SAMPLED, LEASE_CHANGED, Card, CardsSampled, LeaseChanged
 from common.api.supervisor import VITALS_SAMPLED, Vitals
 from common.errors import StorageUnavailable
 from common.service.call import Call
 from common.store.memory import MemoryStore
+from main_pc.core_orchestrator import watching
 from tests.main_pc.core_orchestrator.fabric import (
     Core,
     Dict,
@@ -173,6 +176,30 @@ async def test_a_supervisor_that_began_a_new_life_is_listed_anew_and_one_that_le
         twin = await hub.call("get_twin", part="agents")
         assert "reader/process" not in twin["parts"]["agents"]
         await following.shell.close(drain_s=0)
+
+
+async def test_a_bug_in_what_is_made_of_a_neighbour_ends_neither_looking_nor_following(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(watching, "LOOK_S", 0.05)
+    monkeypatch.setattr(watching, "FOLLOW_AGAIN_S", 0.05)
+    async with fake_supervisor("pc2") as pc2, core(Supervisor__pc2=pc2.ports) as hub:
+        await hears(hub)
+        twin, observe, fold = hub.service._twin, hub.service._twin.observe, hub.service._twin.fold
+
+        def buggy(*_: object) -> bool:
+            raise ZeroDivisionError
+
+        monkeypatch.setattr(twin, "observe", buggy)
+        monkeypatch.setattr(twin, "fold", buggy)
+        pc2.tells("reader", "ready", "vision")
+        await until(lambda: hub.call("health_check"), lambda health: "ZeroDivisionError" in str(health["lacks"]))
+        monkeypatch.setattr(twin, "observe", observe)
+        monkeypatch.setattr(twin, "fold", fold)
+        await hears(hub)
+        await until_fact(hub, "agents", "reader/process")
+        pc2.tells("writer", "ready", "text")
+        await until_fact(hub, "agents", "writer/process")
 
 
 async def test_deaths_that_were_told_are_remembered_when_memory_is_rebuilt() -> None:
