@@ -21,7 +21,7 @@ from typing import IO, Final
 
 from common.clock import Clock
 from common.config.schema import Entry, Startup
-from common.errors import Internal, NotFound
+from common.errors import Internal, NotFound, TandemError
 from common.supervisor import sessions, watchdog
 from common.supervisor.guard import Guard
 from common.supervisor.home import HostHome
@@ -64,7 +64,9 @@ class _Child:
 
     def last_lines(self) -> tuple[str, ...]:
         if self.entry.survive_supervisor:
-            return tail_lines(self.log.path, TAIL_LINES)
+            with suppress(OSError, TandemError):
+                return tail_lines(self.log.path, TAIL_LINES)
+            return ()  # an end has to be told, with last lines or without
         rest = [self.partial.decode(errors="replace")] if self.partial else []
         return tuple([*self.tail, *rest][-TAIL_LINES:])
 

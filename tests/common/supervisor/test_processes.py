@@ -211,6 +211,15 @@ async def test_what_a_stray_writes_without_end_holds_nobody_up(
     assert (await one.exit()).code == 0
 
 
+async def test_an_end_is_told_though_its_last_lines_cannot_be_read(host: Callable[..., Host], tmp_path: Path) -> None:
+    log = tmp_path / "h" / "logs" / "a.log"
+    one = host(agent("a", "sh", "-c", f"rm {log}; mkdir {log}; exit 3", survive_supervisor=True))
+    await one.processes.open()
+    one.launch("a")
+    exited = await one.exit()
+    assert (exited.code, exited.stderr_tail) == (3, ())
+
+
 async def test_only_the_last_error_lines_are_kept_and_each_only_so_long(host: Callable[..., Host]) -> None:
     one = host(agent("a", "sh", "-c", "seq 1 100 >&2; head -c 5000 /dev/zero | tr '\\0' x >&2"))
     await one.processes.open()
