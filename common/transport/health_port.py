@@ -277,15 +277,16 @@ class HealthPort:
         return connection.deadline_at
 
     def _health(self) -> Health:
-        """The report of now; where it cannot be had, the last one, unhealthy, with the reason."""
+        """The report of now; where it cannot be had, or be said, the last one, unhealthy, with the reason."""
         try:
-            self._last = self._report()
+            health = self._report()
+            msgspec.json.encode(health)
         except Exception as error:
             health = msgspec.structs.replace(
                 self._last, status="unhealthy", reasons=[*self._last.reasons, f"health report failed: {error!r}"]
             )
         else:
-            health = self._last
+            self._last = health
         return with_lag(health, self._clock() - self._beat_at)
 
     def _respond(self, request: health_http.Request) -> bytes:

@@ -442,6 +442,22 @@ def test_a_failing_report_is_unhealthy_with_the_last_one_known() -> None:
     assert "no snapshot" in json.loads(body)["reasons"][0]
 
 
+def test_a_report_that_json_cannot_say_is_told_without_its_words_and_the_port_lives() -> None:
+    odd = threading.Event()
+
+    def report() -> Health:
+        return msgspec.structs.replace(WELL, lacks=["/tmp/\udcff"]) if odd.is_set() else WELL
+
+    with listening(report) as port:
+        odd.set()
+        for _ in range(2):
+            status, _, body = get(port, "/health")
+            assert status == 503
+            assert "UnicodeEncodeError" in json.loads(body)["reasons"][0]
+        odd.clear()
+        assert get(port, "/health")[0] == 200
+
+
 # -- binding and closing
 
 
