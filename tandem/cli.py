@@ -10,6 +10,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Final, NoReturn
 
 import click
@@ -88,7 +89,6 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         code = _nobody_reads()
     except OSError as error:
         code = _failed(error, [])
-        _discard_stdout()
     sys.exit(code)
 
 
@@ -139,6 +139,8 @@ def _failed(error: Exception, words: list[str]) -> int:
         output.note(output.error_line(told))
     if _asks_json(words):
         _say_error(output.error_document(told)["error"])
+    if isinstance(error, OSError):
+        _flush_or_discard()
     return exit_for(told)
 
 
@@ -160,9 +162,15 @@ def _asks_json(words: list[str]) -> bool:
 def _say_error(told: dict[str, Any]) -> None:
     from tandem.output import say_json
 
-    try:
+    with suppress(OSError):  # stderr has told it
         say_json({"error": told})
-    except OSError:  # stderr has told it
+
+
+def _flush_or_discard() -> None:
+    """What stdout would not take is not tried, and told of, again."""
+    try:
+        sys.stdout.flush()
+    except OSError:
         _discard_stdout()
 
 
