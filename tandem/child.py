@@ -90,15 +90,28 @@ class Child:
         self._terminal = Terminal()
         setpriv = shutil.which("setpriv")
         argv = [setpriv, "--pdeathsig", "KILL", "--", *command] if setpriv else list(command)
-        self.pid = os.posix_spawnp(argv[0], argv, environ, setpgroup=0, setsigmask=[], setsigdef=_DEFAULTED)
+        self._listen()
+        try:
+            self.pid = os.posix_spawnp(argv[0], argv, environ, setpgroup=0, setsigmask=[], setsigdef=_DEFAULTED)
+        except OSError:
+            self._turn_away()
+            raise
         self._guard = _Guard(self.pid)
+        self._look()
+
+    def _listen(self) -> None:
+        """From now on no signal is lost: the loop brings it when it turns next, and then the command is there."""
         for number in FORWARDED:
             self._loop.add_signal_handler(number, self.signal, number)
         if self._terminal.is_there:
             self._loop.add_signal_handler(signal.SIGTSTP, self.signal, signal.SIGTSTP)
             self._loop.add_signal_handler(signal.SIGCONT, self._go_on)
         self._loop.add_signal_handler(signal.SIGCHLD, self._look)
-        self._look()
+
+    def _turn_away(self) -> None:
+        for number in (*FORWARDED, signal.SIGTSTP, signal.SIGCONT, signal.SIGCHLD):
+            self._loop.remove_signal_handler(number)
+        self._terminal.close()
 
     def signal(self, number: int) -> None:
         """Send a signal to the command's whole group; harmless once nobody is there."""

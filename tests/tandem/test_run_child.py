@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -36,6 +38,33 @@ async def test_a_command_that_ignores_term_is_killed(stubborn: Child) -> None:
     assert not stubborn.lives
     assert start_time(stubborn.pid) is None
     stubborn.signal(15)
+
+
+async def test_a_signal_that_comes_with_the_start_reaches_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    spawn = os.posix_spawnp
+
+    def spawn_and_signal(*words: Any, **options: Any) -> int:
+        pid = spawn(*words, **options)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        return pid
+
+    monkeypatch.setattr(os, "posix_spawnp", spawn_and_signal)
+    before = signal.signal(signal.SIGUSR1, lambda *_: None)
+    child = Child(["sleep", "1000"], dict(os.environ))
+    try:
+        assert await asyncio.wait_for(child.ended, 5) == 128 + signal.SIGUSR1
+    finally:
+        await child.end(1)
+        child.close()
+        signal.signal(signal.SIGUSR1, before)
+
+
+async def test_a_command_that_cannot_be_spawned_leaves_no_signal_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    with pytest.raises(FileNotFoundError):
+        Child(["/no/such/program"], {})
+    assert signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGCHLD) is signal.SIG_DFL
 
 
 @pytest.mark.parametrize(("status", "code"), [(0, 0), (3 << 8, 3), (9, 137), (15, 143)])
