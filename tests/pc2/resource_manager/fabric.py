@@ -20,6 +20,7 @@ from common.api.leases import AcquireLease, Lease, LeaseChanged, LeaseGranted, L
 from common.client.aio import AsyncClient
 from common.client.directory import Directory
 from common.client.opening import open_async_client
+from common.client.pursuit import Found
 from common.client.settings import ClientSettings
 from common.errors import StorageUnavailable
 from common.gpu.simulated import SimulatedCards, ensure_cards
@@ -162,9 +163,13 @@ class Fabric:
     async def acquire(
         self, gib: float, model: str = "m", *, timeout_s: float = PATIENCE_S, **fields: Any
     ) -> LeaseGranted:
-        """A lease of so many GiB."""
+        """A lease of so many GiB; asked for once, and under no key that `fields` do not have."""
         asked = AcquireLease(model=model, bytes=int(gib * GIB), **fields)
-        return await self.client.call(RM, api.ACQUIRE_LEASE, asked, timeout_s=timeout_s, idempotent=False)
+        place = self.places.place(RM)
+        assert place is not None
+        granted = await self.client.call_at(Found(place.requests), api.ACQUIRE_LEASE, asked, timeout_s=timeout_s)
+        assert isinstance(granted, LeaseGranted)
+        return granted
 
     async def release(self, granted: LeaseGranted) -> None:
         """Give it back through ResourceManager."""
