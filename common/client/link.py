@@ -64,6 +64,9 @@ class Link:
         if self._channel.backlog + len(self._turn) >= OUTBOX:
             self._talk.withdraw(call_id)
             raise Overloaded(f"{OUTBOX} messages wait for {self._address}", retry_after_ms=100)
+        if len(self._talk) == 1 and self._channel.is_connected:
+            self._channel.send(frames)  # a lone call has nothing to travel with
+            return call_id, ended
         self._turn[call_id] = frames
         if len(self._turn) == 1:
             self._loop.call_soon(self._send_turn)
