@@ -35,7 +35,7 @@ def command(subject: str, limit: int, as_json: bool) -> Exit:
 def show(receipt: Receipt) -> None:
     """One decision: what, why, and what each card had to say."""
     where = f" on {receipt.host}" if receipt.host else ""
-    free = f", {output.size(receipt.free_bytes)} free" if receipt.decision in ("granted", "refused", "queued") else ""
+    free = f", {output.size(receipt.free_bytes)} free" if receipt.cards else ""
     needs = f"{receipt.model} needs {output.size(receipt.need_bytes)}{free}"
     output.say(output.clean(f"{receipt.at}  {receipt.decision}{where}  {receipt.lease_id}  {needs}: {receipt.reason}"))
     for verdict in receipt.cards:
