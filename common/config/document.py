@@ -28,11 +28,15 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A file's plain value (mappings with text keys, lists, scalars) and the 1-based line of every place in it."""
+    """A file's plain value (mappings with text keys, lists, scalars) and the 1-based line of every place in it.
+
+    `problems` are keys that had no place in the value: there twice, or no text.
+    """
 
     file: str
     value: object
     lines: Mapping[Place, int] = field(default_factory=dict)
+    problems: tuple[Problem, ...] = ()
 
     def at(self, place: Place) -> object:
         """The plain value at `place`, or None where the file has nothing."""

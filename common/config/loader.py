@@ -6,6 +6,7 @@ number of values (aliases counted each time) are bounded before anything is buil
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from common.config.decode import decode
 from common.config.document import Document, Place, Problem
 from common.config.schema import Entry, Startup, fill
 from common.config.settings import Settings
-from common.config.validate import Candidate, Exists, judge
+from common.config.validate import Candidate, Machine, judge
 
 MAX_FILE_BYTES: Final = 512 * 1024
 MAX_DEPTH: Final = 40
@@ -27,13 +28,13 @@ MAX_VALUES: Final = 50_000
 _PLAIN_TAGS: Final = "tag:yaml.org,2002:"
 
 
-def load(path: Path, *, exists: Exists | None = None) -> Startup | list[Problem]:
+def load(path: Path, *, machine: Machine | None = None) -> Startup | list[Problem]:
     """The startup file at `path`, or every problem it has; it stands alone, so other hosts' processes are taken on trust."""
-    startups, problems = load_together([path], exists=exists)
+    startups, problems = load_together([path], machine=machine)
     return problems or startups[0]
 
 
-def load_together(paths: Sequence[Path], *, exists: Exists | None = None) -> tuple[list[Startup], list[Problem]]:
+def load_together(paths: Sequence[Path], *, machine: Machine | None = None) -> tuple[list[Startup], list[Problem]]:
     """The startup files of hosts that share this machine, judged together, or none and every problem that any of them has."""
     problems: list[Problem] = []
     candidates: list[Candidate] = []
@@ -41,11 +42,11 @@ def load_together(paths: Sequence[Path], *, exists: Exists | None = None) -> tup
         document = read(path)
         if isinstance(document, Document):
             startup, wrong = decode(document)
-            problems += wrong
+            problems += (*document.problems, *wrong)
             candidates.append(Candidate(document, startup))
         else:
             problems.append(document)
-    problems += judge(candidates, exists or runnable)
+    problems += judge(candidates, machine or this_machine())
     order = [str(path) for path in paths]
     problems.sort(key=lambda problem: (order.index(problem.file), problem.line))
     return ([] if problems else [candidate.startup for candidate in candidates]), problems
@@ -54,6 +55,11 @@ def load_together(paths: Sequence[Path], *, exists: Exists | None = None) -> tup
 def render(problems: Sequence[Problem]) -> str:
     """One line for each problem."""
     return "\n".join(str(problem) for problem in problems)
+
+
+def this_machine() -> Machine:
+    """What this machine has for the entries of a startup file."""
+    return Machine(runnable, os.path.isdir, frozenset(os.sched_getaffinity(0)))
 
 
 def runnable(startup: Startup, entry: Entry) -> bool:
@@ -110,12 +116,14 @@ class _Walk:
         self.file = file
         self.lines: dict[Place, int] = {}
         self.values = 0
+        self.problems: list[Problem] = []
 
     def document(self, text: str) -> Document:
         self.loader = yaml.SafeLoader(text)
         try:
             node = self.loader.get_single_node()
-            return Document(self.file, self.value(node, ()) if node else None, self.lines)
+            value = self.value(node, ()) if node else None
+            return Document(self.file, value, self.lines, tuple(self.problems))
         finally:
             self.loader.dispose()
 
@@ -150,9 +158,11 @@ class _Walk:
                 continue
             name = key.value
             if not isinstance(name, str) or key.tag != f"{_PLAIN_TAGS}str":
-                raise self.refusal(key, place, "a key is not a text", "put it in quotes")
+                self.problems.append(self.refusal(key, place, "a key is not a text", "put it in quotes").problem)
+                continue
             if name in own:
-                raise self.refusal(key, (*place, name), "the key is there twice", "keep one")
+                self.problems.append(self.refusal(key, (*place, name), "the key is there twice", "keep one").problem)
+                continue
             self.lines[*place, name] = key.start_mark.line + 1
             own[name] = self.value(item, (*place, name))
         return merged | own

@@ -15,8 +15,15 @@ from typing import Final
 from common.config.document import Document, Place, Problem
 from common.config.schema import Entry, Startup, qualified
 
-Exists = Callable[[Startup, Entry], bool]
-"""Whether an entry's command can be run, asked of whoever may look."""
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What only the machine can tell: whether an entry's command can be run on it, what is a folder, its cores by number."""
+
+    runnable: Callable[[Startup, Entry], bool]
+    is_folder: Callable[[str], bool]
+    cpus: frozenset[int]
+
 
 RESERVED: Final = {
     port + offset: owner
@@ -56,13 +63,14 @@ class Candidate:
     startup: Startup
 
 
-def judge(candidates: Sequence[Candidate], exists: Exists) -> list[Problem]:
+def judge(candidates: Sequence[Candidate], machine: Machine) -> list[Problem]:
     """Every problem of meaning in these files, in the order of files and lines."""
     found: list[Problem] = []
     for candidate in candidates:
         found += _names(candidate)
         found += _addresses(candidate)
-        found += _commands(candidate, exists)
+        found += _commands(candidate, machine)
+        found += _places(candidate, machine)
         found += _texts(candidate)
         found += _minima(candidate)
         found += _dependencies(candidate, candidates)
@@ -131,14 +139,26 @@ def _address(document: Document, place: Place, address: str) -> Iterator[Problem
         yield document.problem(place, wrong, "list loopback addresses only, until links between hosts are encrypted")
 
 
-def _commands(candidate: Candidate, exists: Exists) -> Iterator[Problem]:
+def _commands(candidate: Candidate, machine: Machine) -> Iterator[Problem]:
     for place, entry in _placed(candidate.startup):
         where = (*place, "command")
         if candidate.document.at(where) == []:
             yield candidate.document.problem(where, "the command is empty", "write [program, argument, ...]")
-        elif entry.command and not exists(candidate.startup, entry):
+        elif entry.command and not machine.runnable(candidate.startup, entry):
             message = f"there is no program {entry.command[0]!r} to run"
             yield candidate.document.problem(where, message, "install it, or give its full path")
+
+
+def _places(candidate: Candidate, machine: Machine) -> Iterator[Problem]:
+    """Where entries run: in a folder that is there, on cores that are."""
+    for place, entry in _placed(candidate.startup):
+        if _can_be_passed(entry.cwd) and entry.cwd and not machine.is_folder(entry.cwd):
+            yield candidate.document.problem((*place, "cwd"), f"{entry.cwd} is no folder", "make it, or name another")
+        absent = sorted(set(entry.limits.cpus) - machine.cpus)
+        if absent:
+            wrong = f"this machine has no core {', '.join(map(str, absent))}"
+            mend = f"choose from {', '.join(map(str, sorted(machine.cpus)))}"
+            yield candidate.document.problem((*place, "limits", "cpus"), wrong, mend)
 
 
 def _texts(candidate: Candidate) -> Iterator[Problem]:

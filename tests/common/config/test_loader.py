@@ -93,6 +93,16 @@ def test_a_file_that_is_not_plain_data_says_why(tmp_path: Path, text: str | byte
     assert expected in told(tmp_path, text)
 
 
+def test_keys_that_are_there_twice_are_told_all_at_once_with_everything_else(tmp_path: Path) -> None:
+    file = write(tmp_path, HEAD + "host: h\nagents: []\n1: 2\nagents: []\nzzz: 1\n", "f.yaml")
+    found = load(file)
+    assert isinstance(found, list)
+    texts = [str(problem) for problem in found]
+    assert sum("the key is there twice" in text for text in texts) == 2
+    assert sum("a key is not a text" in text for text in texts) == 1
+    assert any("zzz" in text for text in texts)
+
+
 def test_aliases_cannot_blow_a_small_file_up(tmp_path: Path) -> None:
     rows = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"] + [
         f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 10)

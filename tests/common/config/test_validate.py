@@ -7,7 +7,7 @@ import pytest
 from common.config.decode import decode
 from common.config.document import Document
 from common.config.schema import Entry, Startup
-from common.config.validate import Candidate, judge
+from common.config.validate import Candidate, Machine, judge
 
 
 def entry(name: str, **fields: Any) -> dict[str, Any]:
@@ -26,7 +26,8 @@ def problems(*candidates: Candidate, missing: str = "") -> list[str]:
     def exists(startup: Startup, entry: Entry) -> bool:
         return entry.command[0] != missing
 
-    return [str(problem).replace(":1:", ":") for problem in judge(candidates, exists)]
+    machine = Machine(exists, lambda path: path == "/somewhere", frozenset({0, 1, 3}))
+    return [str(problem).replace(":1:", ":") for problem in judge(candidates, machine)]
 
 
 def test_a_sound_file_has_no_problem() -> None:
@@ -119,3 +120,12 @@ def test_hosts_judged_together_see_each_others_processes_and_ports() -> None:
 
 def test_two_files_may_not_be_the_same_host() -> None:
     assert "h is already the host of h.yaml" in problems(candidate(), candidate(file="again.yaml"))[0]
+
+
+def test_a_process_runs_in_a_folder_that_is_there_on_cores_that_are() -> None:
+    sound = candidate(agents=[entry("a", cwd="/somewhere", limits={"cpus": [0, 3]})])
+    assert problems(sound) == []
+    wrong = candidate(agents=[entry("a", cwd="/nowhere", limits={"cpus": [1, 2, 999]})])
+    told = problems(wrong)
+    assert "agents[0].cwd: /nowhere is no folder" in told[0]
+    assert "agents[0].limits.cpus: this machine has no core 2, 999 (choose from 0, 1, 3)" in told[1]
