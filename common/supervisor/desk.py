@@ -45,6 +45,8 @@ from common.supervisor.operations import Operations
 
 PATIENCE_S: Final = 30.0
 """How long an operation may take beyond the process's own time to stop and to become ready: time spent waiting for others."""
+LAST_LINE: Final = 120
+"""Characters of a process's last line that its row in the table shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +210,8 @@ class Desk:
                 return ", ".join(self._graph.waits_for(entry.name))
             case State.PAUSED:
                 row = f"restart {process.attempt} of {entry.restart.attempts}"
-                return f"{row} in {max((process.next_at or at) - at, 0):.1f} s after {process.last_exit}"
+                why = f": {process.stderr_tail[-1][:LAST_LINE]}" if process.stderr_tail else ""
+                return f"{row} in {max((process.next_at or at) - at, 0):.1f} s after {process.last_exit}{why}"
             case State.STARTING:
                 return f"readiness: {process.last_probe or 'no answer yet'}"
             case State.DRAINING | State.KILLING:

@@ -47,7 +47,9 @@ class HostHome:
         except BlockingIOError:
             told = _told(os.pread(fd, 1024, 0))
             os.close(fd)
-            raise Conflict(f"{self.host}'s home {self.root} is held by {told}") from None
+            raise Conflict(
+                f"{self.host}'s home {self.root} is held by {told}; stop that start, or set TANDEM_HOME to another folder"
+            ) from None
         os.ftruncate(fd, 0)
         os.pwrite(fd, msgspec.json.encode(Holder(os.getpid(), clock.wall())), 0)
         self._fd = fd

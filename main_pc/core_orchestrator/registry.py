@@ -185,7 +185,7 @@ class Registry:
         try:
             return self._entries[agent_name]
         except KeyError:
-            raise NotFound(f"no agent {agent_name!r} is registered; if that is you, register again") from None
+            raise NotFound(f"no agent {agent_name!r} is registered; register it, or see list_agents") from None
 
     def offers(self, capability: str) -> bool:
         """Whether anybody registered offers `capability`, expired or not."""

@@ -92,7 +92,7 @@ def test_deregistering_twice_is_once() -> None:
     assert changes([registry.apply(fact, 1.0)]) == [("deregistered", "whisper")]
     assert registry.deregister("whisper") == ()
     assert rows(fact) == (Change("agents", "whisper", None),)
-    with pytest.raises(NotFound, match="register again"):
+    with pytest.raises(NotFound, match="register it"):
         registry.entry("whisper")
     assert len(registry.offering("audio")) == 1
 
