@@ -6,7 +6,6 @@ It keeps the table of calls under way and knows no socket and no clock; both fac
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
@@ -28,8 +27,7 @@ PARTS_KEPT: Final = 10_000
 """Parts of a stream kept for a caller that takes them slowly; beyond that the call is withdrawn."""
 
 
-@dataclass(slots=True)
-class Answer(Generic[W]):
+class Answer(msgspec.Struct, Generic[W]):
     """The end of a call: its waiter, and the reply or the error."""
 
     waiter: W
@@ -37,8 +35,7 @@ class Answer(Generic[W]):
     error: TandemError | None = None
 
 
-@dataclass(slots=True)
-class Part(Generic[W]):
+class Part(msgspec.Struct, Generic[W]):
     """A piece of a streamed reply."""
 
     waiter: W

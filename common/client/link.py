@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
+import msgspec
 import zmq
 
 from common.api.words import AnyVerb
@@ -22,15 +23,12 @@ from common.wire import bundle
 from common.wire.frames import Buffer
 
 
-class Waiter:
+class Waiter(msgspec.Struct, eq=False):
     """Who waits for one call: a future for its end, and who takes its parts where they are wanted."""
 
-    __slots__ = ("ended", "part", "verb")
-
-    def __init__(self, verb: AnyVerb, ended: asyncio.Future[Any], part: Callable[[Any], None] | None) -> None:
-        self.verb = verb
-        self.ended = ended
-        self.part = part
+    verb: AnyVerb
+    ended: asyncio.Future[Any]
+    part: Callable[[Any], None] | None
 
     def fail(self, error: TandemError) -> None:
         """End it with an error, unless it has ended."""

@@ -63,7 +63,9 @@ def _may_help(error: TandemError, idempotent: bool) -> bool:
 def remaining_ms(deadline: float, now: float) -> int:
     """Whole milliseconds left until `deadline`, as the header carries them; 0 once it has passed."""
     left = (deadline - now) * 1000
-    return int(min(max(left, 0.0), MAX_WIRE_INT))
+    if 0.0 < left < MAX_WIRE_INT:
+        return int(left)
+    return 0 if left <= 0.0 else MAX_WIRE_INT
 
 
 class RetryBudget:

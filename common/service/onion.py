@@ -11,7 +11,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
+
+import msgspec
 
 from common.api.words import Access, AnyVerb
 from common.clock import Clock
@@ -35,7 +37,7 @@ Authorize = Callable[[str, AnyVerb], None]
 _HEALTH: Final = "health_check"
 
 
-class Body(NamedTuple):
+class Body(msgspec.Struct, frozen=True, eq=False):
     """What came behind the header, not decoded yet."""
 
     codec: Codec
@@ -100,23 +102,29 @@ class Onion:
         except BadRequest as error:
             self._refuse(PlainReply(port, route, message.envelope, b""), error)
             return
-        self._call(port, route, message, head, None)
+        body = Body(head.codec, message.body, head.attachments, message.attachments)
+        self._call(port, route, message.envelope, head, body, None)
 
     def _bundle(self, port: RouterPort, route: bytes, message: Native) -> None:
         if message.envelope:
             raise BadRequest("a bundle travels without an envelope; send its calls one by one")
-        calls = [
-            (header.decode_call(inner), Native((), inner, body, ())) for inner, body in bundle.unbundled(message.body)
-        ]
-        for head, call in calls:
-            self._call(port, route, call, head, self._bundles)
+        calls = [(header.decode_call(inner), body) for inner, body in bundle.unbundled(message.body)]
+        for head, frame in calls:
+            self._call(port, route, (), head, Body(head.codec, frame, head.attachments), self._bundles)
 
-    def _call(self, port: RouterPort, route: bytes, message: Native, head: CallHeader, bundles: Bundles | None) -> None:
+    def _call(
+        self,
+        port: RouterPort,
+        route: bytes,
+        envelope: tuple[Buffer, ...],
+        head: CallHeader,
+        body: Body,
+        bundles: Bundles | None,
+    ) -> None:
         if head.kind is CallKind.WITHDRAW:
             self._withdraw(route, head.id)
             return
-        reply = NativeReply(port, route, message.envelope, head.id, head.codec, bundles)
-        body = Body(head.codec, message.body, head.attachments, message.attachments)
+        reply = NativeReply(port, route, envelope, head.id, head.codec, bundles)
         self._serve(port, route, reply, head.verb, body, head)
 
     def _plain(self, port: RouterPort, route: bytes, message: Plain) -> None:
