@@ -7,6 +7,7 @@
 | TANDEM_AGENT_NAME | the process's name in the startup file | empty: not supervised |
 | TANDEM_PORT, TANDEM_EVENTS_PORT, TANDEM_HEALTH_PORT | ports to bind on this host's loopback; 0: any | 0 |
 | TANDEM_SERVICES | where services and supervisors are: `Name=port[:events_port]@host`, by commas | the well-known ports |
+| TANDEM_STORE | where a service keeps its records: a folder, or a `redis://`, `rediss://` or `unix://` URL | the host's home |
 | TANDEM_SIMULATE_CARDS | 1: a supervisor simulates its file's cards where NVML finds none | 0 |
 | TANDEM_SIMULATED_CARDS | folders of simulated cards, by colons, for programs that use them | empty |
 | TANDEM_SUPERVISED | the supervisor's life and the process's name: the mark by which stray children are found | empty |
@@ -54,6 +55,7 @@ class AgentEnvironment:
     port: int = 0
     events_port: int = 0
     health_port: int = 0
+    store: str = ""
 
     @classmethod
     def read(cls, environ: Mapping[str, str] = os.environ) -> AgentEnvironment:
@@ -70,10 +72,11 @@ class AgentEnvironment:
             port=port,
             events_port=events_port,
             health_port=health_port,
+            store=environ.get("TANDEM_STORE", ""),
         )
 
     def variables(self) -> dict[str, str]:
-        """The same as environment variables, for a child."""
+        """The same as environment variables, for a child; the store it inherits."""
         return {
             "TANDEM_HOME": str(self.home),
             "TANDEM_HOST": self.host,

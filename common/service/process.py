@@ -1,4 +1,4 @@
-"""A service as a process: its place from the environment, its store under its host's home, its life until it is told to stop."""
+"""A service as a process: its place and its store from the environment, and its life until it is told to stop."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ Make = Callable[[ShellSettings, Directory, RecordStore], Service]
 def run_service(spec: ServiceSpec, home_host: str, store_name: str, make: Make) -> int:
     """Run a service to its end (SIGTERM, SIGINT); the process's exit status, 1 when it could not begin.
 
-    `home_host` is where it belongs when no supervisor says; ports that none says are the well-known ones.
+    `home_host` is where it belongs when no supervisor says; ports that none says are the well-known ones, and records that
+    nobody wants elsewhere (TANDEM_STORE) lie in the host's home.
     """
     environment = AgentEnvironment.read()
     host = environment.host or home_host
@@ -52,7 +53,7 @@ def run_service(spec: ServiceSpec, home_host: str, store_name: str, make: Make) 
     )
     configure(spec.name, host)
     try:
-        store = open_store(environment.home / host, store_name, Durability.NORMAL)
+        store = open_store(environment.store or environment.home / host, store_name, Durability.NORMAL)
         run(_serve(lambda: make(settings, directory_of_environment(), store)))
     except TandemError as error:
         print(f"{spec.name} cannot start: {error.message}", file=sys.stderr)

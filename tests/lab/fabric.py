@@ -64,6 +64,7 @@ class Fabric:
     folder: Path
     agents: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     ports: dict[str, int] = field(default_factory=lambda: dict(zip(NAMES, free_ports(len(NAMES)), strict=True)))
+    extra: Mapping[str, str] = field(default_factory=dict)
     door: subprocess.Popen[bytes] | None = None
 
     @property
@@ -83,7 +84,12 @@ class Fabric:
         )
         kept = {name: value for name, value in os.environ.items() if not name.startswith("TANDEM_")}
         kept.pop("PYTHONDONTWRITEBYTECODE", None)
-        return kept | {"TANDEM_SERVICES": services, "TANDEM_HOME": str(self.home), "PYTHONPATH": str(ROOT)}
+        return kept | {
+            "TANDEM_SERVICES": services,
+            "TANDEM_HOME": str(self.home),
+            "PYTHONPATH": str(ROOT),
+            **self.extra,
+        }
 
     def client(self, timeout_s: float = 30.0) -> Client:
         """A client of this fabric."""
