@@ -152,7 +152,7 @@ class SubmitRequest(Message, frozen=True):
 
 
 class RequestStatus(Message, frozen=True):
-    """A request's state; `result` when done, `error` and `code` when not to be done, `reason` while it waits."""
+    """A request's state; `result` when done, `error` and `code` when not to be done, `reason` for waiting or running again."""
 
     request_id: Id
     state: State

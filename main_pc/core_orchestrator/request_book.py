@@ -296,7 +296,7 @@ class RequestBook:
             agent_name=request.agent_name,
             attempts=request.attempts,
             position=self._position(request) if waits else 0,
-            reason=self._reason(request) if waits else "",
+            reason=self._reason(request) if waits else request.why,
         )
 
     def _position(self, request: Request) -> int:

@@ -288,3 +288,15 @@ def test_an_idempotent_return_is_a_fact_of_its_own() -> None:
     desk.dispatch()
     desk.lose("a")
     assert [fact.delay_s for fact, _ in desk.facts if isinstance(fact, RequestReturned)] == [0.0]
+
+
+def test_a_request_that_runs_again_tells_why_the_last_run_came_to_nothing() -> None:
+    desk = one_agent()
+    request_id = desk.submit()
+    (first,) = desk.dispatch()
+    assert desk.status(request_id).reason == ""
+    desk.fail(first, Unavailable("nobody listens at tcp://127.0.0.1:1"))
+    desk.now += 5.0
+    desk.dispatch()
+    assert (desk.status(request_id).state, desk.status(request_id).attempts) == ("running", 2)
+    assert "nobody listens at tcp://127.0.0.1:1" in desk.status(request_id).reason
