@@ -32,7 +32,10 @@ LEASES: Final = 300
 PATIENCE_S: Final = 60.0
 SETTLE_S: Final = 2.0
 WATCH_S: Final = 4.0
+SUPERVISOR: Final = "supervisor of mainpc"
 SERVICES: Final = {"core_orchestrator": ("mainpc", "CoreOrchestrator"), "resource_manager": ("pc2", "ResourceManager")}
+
+IDLE: Final = (*SERVICES, SUPERVISOR)
 
 START: Final = Target("`make start` (default files, after install) to all ready", "at most", 5.0, "s")
 BACK: Final = Target("a killed service serves again", "at most", 1.5, "s")
@@ -48,11 +51,14 @@ def run(rounds: int) -> Result:
         START.judge(figures["start to all ready"].median),
         BACK.judge(max(figures[f"{name} back"].median for name in SERVICES)),
         LEASE.judge(figures["lease granted, p50"].median),
-        MEMORY.judge(max(figures[f"{name} resident"].median for name in SERVICES)),
-        PROCESSOR.judge(max(figures[f"{name} busy"].median for name in SERVICES)),
+        MEMORY.judge(max(figures[f"{name} resident"].median for name in IDLE)),
+        PROCESSOR.judge(max(figures[f"{name} busy"].median for name in IDLE)),
     ]
-    note = "services and supervisors are not pinned to cores; a lease is asked of ResourceManager and admitted by a supervisor"
-    return Result("A whole fabric on one machine", list(figures.values()), verdicts, [note])
+    notes = [
+        "services and supervisors are not pinned to cores; a lease is asked of ResourceManager and admitted by a supervisor",
+        "idle means before anybody has scraped /metrics; the first scrape loads prometheus-client, which takes 3 MB",
+    ]
+    return Result("A whole fabric on one machine", list(figures.values()), verdicts, notes)
 
 
 _UNITS: Final = {
@@ -60,8 +66,8 @@ _UNITS: Final = {
     "lease granted, p50": "ms",
     "lease granted, p99": "ms",
     **{f"{name} back": "s" for name in SERVICES},
-    **{f"{name} resident": "MB" for name in SERVICES},
-    **{f"{name} busy": "% of a core" for name in SERVICES},
+    **{f"{name} resident": "MB" for name in IDLE},
+    **{f"{name} busy": "% of a core" for name in IDLE},
 }
 
 
@@ -124,6 +130,7 @@ def _leases(client: Client) -> dict[str, float]:
 
 def _idle(client: Client) -> dict[str, float]:
     processes = {name: psutil.Process(_process(client, name)["pid"]) for name in SERVICES}
+    processes[SUPERVISOR] = psutil.Process(client.call("Supervisor/mainpc", "info")["pid"])
     time.sleep(SETTLE_S)
     before = {name: process.cpu_times() for name, process in processes.items()}
     time.sleep(WATCH_S)
