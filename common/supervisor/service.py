@@ -50,7 +50,7 @@ from common.supervisor.instructions import (
     Terminate,
     Tick,
 )
-from common.supervisor.leases import CardLeases
+from common.supervisor.leasing.card_leases import CardLeases
 from common.supervisor.listing import process_of
 from common.supervisor.peers import Peer
 from common.supervisor.probing import Prober

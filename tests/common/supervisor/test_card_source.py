@@ -17,7 +17,7 @@ from common.gpu.cards import CardSource
 from common.gpu.simulated import GIB
 from common.supervisor import card_source
 from common.supervisor.card_source import host_cards
-from tests.common.supervisor.leases_lab import host, two_cards
+from tests.common.supervisor.leasing.lab import host, two_cards
 
 STARTUP = Startup(
     version=1,
@@ -73,7 +73,7 @@ async def test_the_default_files_simulate_a_large_card_and_a_small_one(tmp_path:
 async def test_a_start_does_not_wait_for_a_driver_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     driver = SlowDriver(two_cards(tmp_path))
     monkeypatch.setattr(card_source, "open_cards", driver.open)
-    monkeypatch.setattr("common.supervisor.leases_cards.FIRST_LOOK_S", 0.05)
+    monkeypatch.setattr("common.supervisor.leasing.card_watch.FIRST_LOOK_S", 0.05)
     late = await host_cards(STARTUP, tmp_path, simulate=False, within_s=0.05)
     async with host(late.source) as mainpc:
         assert (await mainpc.ask("get_gpus"))["missing"] == {"mainpc": "the cards have not been measured yet"}

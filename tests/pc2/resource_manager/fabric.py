@@ -28,7 +28,7 @@ from common.resilience.budget import RetrySettings
 from common.service.shell import Shell, ShellSettings
 from common.store.memory import MemoryStore
 from common.store.protocol import Change, Durability, RecordStore
-from common.supervisor.leases import CardLeases
+from common.supervisor.leasing.card_leases import CardLeases
 from common.vram.amount import GIB
 from pc2.resource_manager.service import ResourceManager
 from pc2.resource_manager.steps import PlannerPolicy

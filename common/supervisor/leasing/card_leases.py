@@ -24,10 +24,10 @@ from common.gpu.cards import CardSource
 from common.ids import new_id
 from common.service.call import Call
 from common.service.shell import Shell
-from common.supervisor.leases_cards import CardWatch
-from common.supervisor.leases_owners import pinned, process_of
-from common.supervisor.leases_waiting import Line, Seat, wish_of
-from common.supervisor.leases_writer import LeaseWriter
+from common.supervisor.leasing.card_watch import CardWatch
+from common.supervisor.leasing.owners import pinned, process_of
+from common.supervisor.leasing.waiting import Line, Seat, wish_of
+from common.supervisor.leasing.writer import LeaseWriter
 from common.vram import lease_view, placement
 from common.vram.cards import ProcessId
 from common.vram.lease_decision import Decision

@@ -19,7 +19,7 @@ from common.gpu.simulated import GIB, SimulatedCards, ensure_cards
 from common.service.shell import Shell, ShellSettings
 from common.store.memory import MemoryStore
 from common.store.protocol import RecordStore
-from common.supervisor.leases import CardLeases
+from common.supervisor.leasing.card_leases import CardLeases
 from common.telemetry.system_clock import SystemClock, system_rng
 from common.transport.sockets import Endpoint
 from common.vram.cards import ProcessId

@@ -19,11 +19,11 @@ from common.store.memory import MemoryStore
 from common.store.open import open_store
 from common.store.protocol import Change, Durability
 from common.store.sqlite import SqliteStore
-from common.supervisor.leases import CardLeases
+from common.supervisor.leasing.card_leases import CardLeases
 from common.vram.fencing import parse
 from tests.common.service.lab import Peer, peer, raises, until
-from tests.common.supervisor import leases_child
-from tests.common.supervisor.leases_lab import GIB, host, owner, program, two_cards
+from tests.common.supervisor.leasing import child as host_process
+from tests.common.supervisor.leasing.lab import GIB, host, owner, program, two_cards
 
 
 async def test_a_restart_keeps_leases_with_their_tokens_and_raises_the_epoch(tmp_path: Path) -> None:
@@ -195,7 +195,7 @@ async def test_another_part_of_the_service_is_rebuilt_too_and_nothing_is_after_t
 @asynccontextmanager
 async def process(folder: Path) -> AsyncIterator[Peer]:
     """The host in a process of its own, killed at the end."""
-    command = [sys.executable, leases_child.__file__, str(folder)]
+    command = [sys.executable, host_process.__file__, str(folder)]
     environment = os.environ | {"PYTHONPATH": str(Path(common.__file__).parent.parent)}
     child = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE, env=environment)
     assert child.stdout is not None

@@ -14,10 +14,10 @@ from common.api import leases
 from common.errors import Cancelled, IdempotencyMismatch, NoCapacity, StorageUnavailable, Unavailable
 from common.gpu.simulated import GIB, use_bytes
 from common.store.memory import MemoryStore
-from common.supervisor.leases_waiting import Seat
+from common.supervisor.leasing.waiting import Seat
 from common.vram.waiting import QueuePolicy
 from tests.common.service.lab import heard, is_error, native, peer, raises, until, withdrawal
-from tests.common.supervisor.leases_lab import SUPERVISOR, Host, asking, card_folder, host, program, two_cards
+from tests.common.supervisor.leasing.lab import SUPERVISOR, Host, asking, card_folder, host, program, two_cards
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ async def test_a_caller_that_withdraws_leaves_the_line_at_once(mainpc: Host) -> 
 
 
 async def test_a_caller_that_is_gone_without_a_word_is_noticed(mainpc: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("common.supervisor.leases_waiting.REPEAT_S", 0.0)
+    monkeypatch.setattr("common.supervisor.leasing.waiting.REPEAT_S", 0.0)
     async with peer(mainpc.shell.port) as caller:
         await caller.send(*native("acquire_lease", {"model": "late", "bytes": 20 * GIB, "wait_s": 60}, 5))
         await in_line(mainpc, 1)

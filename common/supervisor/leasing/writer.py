@@ -18,9 +18,9 @@ from common.api.leases import Receipt
 from common.errors import StorageUnavailable, TandemError
 from common.service.shell import Shell
 from common.store.protocol import Durability
-from common.supervisor.leases_owners import LEASES, OwnerWatch
-from common.supervisor.leases_sampling import Look
-from common.supervisor.leases_settling import Settling
+from common.supervisor.leasing.owners import LEASES, OwnerWatch
+from common.supervisor.leasing.sampling import Look
+from common.supervisor.leasing.settling import Settling
 from common.vram import lease_facts
 from common.vram.cards import ProcessId
 from common.vram.lease_decision import Announce, Decision, Instruction, Note, Reply, Watch

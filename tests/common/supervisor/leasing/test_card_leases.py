@@ -15,7 +15,7 @@ from common.errors import NoCapacity, StaleFence
 from common.gpu.simulated import GIB, use_bytes
 from common.vram.fencing import parse
 from tests.common.service.lab import raises, until
-from tests.common.supervisor.leases_lab import SUPERVISOR, Host, asking, card_folder, host, owner, program, two_cards
+from tests.common.supervisor.leasing.lab import SUPERVISOR, Host, asking, card_folder, host, owner, program, two_cards
 
 
 @pytest.fixture

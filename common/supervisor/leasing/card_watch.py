@@ -17,10 +17,10 @@ from common.api import leases
 from common.api.leases import Card, CardsSampled
 from common.gpu.cards import CardSource
 from common.service.shell import Shell
-from common.supervisor.leases_metrics import LeaseFigures
-from common.supervisor.leases_sampling import Look, Sampler
-from common.supervisor.leases_waiting import Line
-from common.supervisor.leases_writer import LeaseWriter
+from common.supervisor.leasing.metrics import LeaseFigures
+from common.supervisor.leasing.sampling import Look, Sampler
+from common.supervisor.leasing.waiting import Line
+from common.supervisor.leasing.writer import LeaseWriter
 from common.vram import ledger
 
 BUSY_LOOK_S: Final = 0.5

@@ -23,10 +23,10 @@ from common.errors import NoCapacity
 from common.gpu.nvml import NvmlCards
 from common.gpu.process_identity import identify
 from common.gpu.simulated import GIB, CardFile, create_card, use_bytes
-from common.supervisor import leases_sampling
+from common.supervisor.leasing import sampling
 from common.vram.cards import CardSample, ProcessId
 from tests.common.service.lab import Peer, peer, raises, until
-from tests.common.supervisor.leases_lab import SUPERVISOR, TOTALS, Host, card_folder, host, owner, program, two_cards
+from tests.common.supervisor.leasing.lab import SUPERVISOR, TOTALS, Host, card_folder, host, owner, program, two_cards
 from tests.lab.nvml.stand_in import build_stand_in
 
 
@@ -98,7 +98,7 @@ async def test_a_lease_owns_its_owners_process_tree(tmp_path: Path) -> None:
 async def test_the_cards_are_published_when_they_change_and_at_rest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("common.supervisor.leases_cards.PUBLISH_S", 0.3)
+    monkeypatch.setattr("common.supervisor.leasing.card_watch.PUBLISH_S", 0.3)
     async with host(two_cards(tmp_path)) as mainpc:
         live, seen = asyncio.Event(), []
 
@@ -139,8 +139,8 @@ class HangingCards:
 async def test_a_driver_that_hangs_closes_the_cards_and_holds_nobody_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("common.supervisor.leases.SETTLE_S", 0.05)
-    monkeypatch.setattr(leases_sampling, "END_S", 0.05)
+    monkeypatch.setattr("common.supervisor.leasing.card_leases.SETTLE_S", 0.05)
+    monkeypatch.setattr(sampling, "END_S", 0.05)
     cards = HangingCards(two_cards(tmp_path))
     async with host(cards) as mainpc:
         held = await mainpc.granted(20)
@@ -180,7 +180,7 @@ async def test_a_look_that_fails_closes_the_cards_until_one_does_not(tmp_path: P
 async def test_a_start_does_not_wait_long_for_a_driver_that_hangs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("common.supervisor.leases_cards.FIRST_LOOK_S", 0.05)
+    monkeypatch.setattr("common.supervisor.leasing.card_watch.FIRST_LOOK_S", 0.05)
     cards = HangingCards(two_cards(tmp_path))
     cards.answers.clear()
     async with host(cards) as mainpc:
@@ -197,10 +197,10 @@ async def test_a_start_does_not_wait_long_for_a_driver_that_hangs(
 async def test_a_look_whose_loop_has_gone_ends_the_thread(tmp_path: Path) -> None:
     cards = HangingCards(two_cards(tmp_path))
 
-    async def look_and_leave() -> leases_sampling.Sampler:
+    async def look_and_leave() -> sampling.Sampler:
         from common.telemetry.system_clock import SystemClock
 
-        sampler = leases_sampling.Sampler(cards, SystemClock(), asyncio.get_running_loop(), lambda look: None)
+        sampler = sampling.Sampler(cards, SystemClock(), asyncio.get_running_loop(), lambda look: None)
         cards.answers.clear()
         sampler.look(frozenset())
         sampler.look(frozenset())
@@ -312,4 +312,4 @@ async def _outside(folders: list[Path]) -> Any:
 
 
 def test_only_the_families_of_owners_are_told_apart() -> None:
-    assert leases_sampling.families([], frozenset({ProcessId(1, 1)})) == {}
+    assert sampling.families([], frozenset({ProcessId(1, 1)})) == {}

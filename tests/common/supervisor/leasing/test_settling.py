@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from common.supervisor.leases_settling import Settling
+from common.supervisor.leasing.settling import Settling
 from common.vram.placement import Candidate
 
 CARDS = [Candidate("mainpc", 0, "GPU-a", 10, 20), Candidate("mainpc", 1, "GPU-b", 5, 10)]

@@ -10,10 +10,10 @@ from common.api.leases import Owner
 from common.api.supervisor import AdmitLease
 from common.errors import NotFound, Unavailable
 from common.gpu import process_identity
-from common.supervisor.leases_owners import LEASES, OwnerWatch, pinned, process_of
+from common.supervisor.leasing.owners import LEASES, OwnerWatch, pinned, process_of
 from common.vram.cards import ProcessId
 from tests.common.service.lab import until
-from tests.common.supervisor.leases_lab import program
+from tests.common.supervisor.leasing.lab import program
 
 
 def asked(owner: Owner | None) -> AdmitLease:
@@ -88,7 +88,7 @@ async def test_a_process_that_cannot_be_watched_is_looked_after(monkeypatch: pyt
 
 
 async def test_more_processes_than_there_are_descriptors_for_are_looked_after(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("common.supervisor.leases_owners.MAX_DESCRIPTORS", 1)
+    monkeypatch.setattr("common.supervisor.leasing.owners.MAX_DESCRIPTORS", 1)
     told: list[ProcessId] = []
     watch = OwnerWatch(asyncio.get_running_loop(), told.append)
     with program() as first, program() as second:

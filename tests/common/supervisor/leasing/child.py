@@ -1,4 +1,4 @@
-"""A host's leases in a process of their own, to be killed: python leases_child.py FOLDER; says its port when it stands."""
+"""A host's leases in a process of their own, to be killed: python child.py FOLDER; says its port when it stands."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from common.api import supervisor
 from common.service import loop
 from common.service.shell import Shell, ShellSettings
 from common.store.open import open_store
-from common.supervisor.leases import CardLeases
-from tests.common.supervisor.leases_lab import two_cards
+from common.supervisor.leasing.card_leases import CardLeases
+from tests.common.supervisor.leasing.lab import two_cards
 
 
 async def main(folder: Path) -> None:
