@@ -12,11 +12,9 @@ from typing import Any, Final, TypeVar
 from common.api import leases, resource_manager, supervisor
 from common.api.words import Cursor, Message, Verb
 from common.client.opening import directory_of_environment, open_client
-from common.client.settings import ClientSettings
+from common.client.settings import ClientSettings, at_own_pace
 from common.client.sync import Client
 from common.errors import Conflict, NotFound, TandemError, Unavailable
-from common.resilience.breaker import BreakerSettings
-from common.resilience.budget import RetrySettings
 from tandem.output import note
 
 Req = TypeVar("Req", bound=Message)
@@ -30,9 +28,8 @@ AWAY: Final = "ResourceManager is away; each host answers for its own cards"
 
 
 def settings(timeout_s: float = TIMEOUT_S, attempts: int = 2) -> ClientSettings:
-    """A command asks a few times and ends: its breakers stay closed, so that every error is the endpoint's own."""
-    never = BreakerSettings(min_calls=1_000, window_calls=1_000)
-    return ClientSettings(timeout_s=timeout_s, breaker=never, retry=RetrySettings(attempts=attempts))
+    """A command asks a few times and ends."""
+    return at_own_pace(timeout_s, attempts)
 
 
 @contextmanager

@@ -17,14 +17,12 @@ from common.api import supervisor as api
 from common.api.basic import Phase
 from common.client.aio import AsyncClient
 from common.client.directory import SERVICES_VARIABLE, Directory
-from common.client.settings import ClientSettings
+from common.client.settings import at_own_pace
 from common.config.schema import Ports, Startup
 from common.config.settings import Settings
 from common.errors import NotFound, TandemError, Unavailable
 from common.gpu.simulated import SIMULATED_CARDS_VARIABLE
 from common.ids import new_id
-from common.resilience.breaker import BreakerSettings
-from common.resilience.budget import RetrySettings
 from common.service.shell import Shell, ShellSettings
 from common.store.open import open_store
 from common.store.protocol import Durability
@@ -64,8 +62,6 @@ OWN_LOG: Final = "supervisor"
 LOOK_S: Final = 0.25
 """How often the first start is judged by the clock alone."""
 TELL_S: Final = 0.1
-NEVER_OPENS: Final = BreakerSettings(min_calls=100_000, window_calls=100_000)
-"""A peer is asked for as long as it is away, at a pace of our own."""
 
 
 class Supervisor:
@@ -205,8 +201,7 @@ class Supervisor:
         return {**inherited, SERVICES_VARIABLE: directory.render()}
 
     def _follow_peers(self, directory: Directory) -> None:
-        settings = ClientSettings(breaker=NEVER_OPENS, retry=RetrySettings(attempts=1))
-        self._client = AsyncClient(directory, self.shell.clock, self.shell.rng, settings)
+        self._client = AsyncClient(directory, self.shell.clock, self.shell.rng, at_own_pace())
         for host in self._startup.peers:
             peer = Peer(host, self._client, self.shell.clock, self._feed, self.shell.lacks)
             self.shell.spawn(peer.follow(), f"following {host}")

@@ -21,10 +21,8 @@ from common.api.catalog import RESOURCE_MANAGER
 from common.api.words import Empty
 from common.client.directory import Directory
 from common.client.opening import open_async_client
-from common.client.settings import ClientSettings
+from common.client.settings import at_own_pace
 from common.errors import TandemError
-from common.resilience.breaker import BreakerSettings
-from common.resilience.budget import RetrySettings
 from common.service.call import Call
 from common.service.process import run_service
 from common.service.shell import Shell, ShellSettings
@@ -49,9 +47,7 @@ FIRST_LOOK_S: Final = 0.5
 FINISH_S: Final = 1.0
 """How long asks under way keep the service from stopping."""
 
-CLIENT: Final = ClientSettings(
-    breaker=BreakerSettings(min_calls=100_000, window_calls=100_000), retry=RetrySettings(attempts=1)
-)
+CLIENT: Final = at_own_pace()
 """Whether to ask again is the planner's to say, or the caller's; a supervisor that was away is heard as soon as it is back."""
 
 
