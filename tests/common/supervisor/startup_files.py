@@ -39,7 +39,10 @@ def write_startup(file: Path, host: str, ports: Ports, *agents: dict[str, Any], 
 
 
 class Program:
-    """A door in the foreground, in a session of its own, with what it says gathered in files."""
+    """A door in the foreground, in a session of its own, with what it says gathered in files.
+
+    It hears HUP even where whoever runs the tests does not, as under nohup.
+    """
 
     def __init__(self, folder: Path, command: Sequence[str], home: Path | None = None) -> None:
         self.out, self.err = folder / f"out-{id(self)}", folder / f"err-{id(self)}"
@@ -47,7 +50,12 @@ class Program:
         environ.pop("PYTHONDONTWRITEBYTECODE", None)
         with self.out.open("wb") as out, self.err.open("wb") as err:
             self.process = subprocess.Popen(
-                [sys.executable, *command], stdout=out, stderr=err, env=environ, cwd=folder, start_new_session=True
+                ["env", "--default-signal=HUP", sys.executable, *command],
+                stdout=out,
+                stderr=err,
+                env=environ,
+                cwd=folder,
+                start_new_session=True,
             )
 
     @property
