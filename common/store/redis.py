@@ -258,8 +258,9 @@ class RedisStore:
         while not self._stopped.wait(RENEW_S):
             try:
                 self._script(_RENEW, self._guards, self._token, ALIVE_MS)
-            except (self._errors, StoreRefused):
-                pass  # the next commit meets the same server and says so
+            except Exception:
+                # A failed commit drops connections, also one that this thread reads, and then anything is raised.
+                continue  # the next commit meets the same server and says so
 
     def _greet(self, connection: _Connection) -> None:
         """First words of every connection: the server may have come back with settings that keep less."""

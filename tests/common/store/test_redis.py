@@ -194,6 +194,23 @@ def test_a_server_that_cannot_be_reached_does_not_end_the_renewing(
     server.start()
 
 
+def test_a_connection_closed_under_the_renewing_does_not_end_it(
+    own_redis: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "RENEW_S", 0.01)
+    twice = threading.Semaphore(0)
+    with opened(own_redis()) as store:
+
+        def closed_under_us(*_: object) -> object:
+            twice.release()
+            raise ValueError("I/O operation on closed file.")
+
+        monkeypatch.setattr(store, "_script", closed_under_us)
+        assert twice.acquire(timeout=10)
+        assert twice.acquire(timeout=10)
+        monkeypatch.undo()
+
+
 def test_an_emptied_server_is_not_taken_for_ours(own_redis: Make) -> None:
     server = own_redis()
     with opened(server) as store, raw(server) as client:
