@@ -304,7 +304,7 @@ class AsyncClient:
             if inbox.qsize() < INBOX:
                 inbox.put_nowait((topic, head, body))
 
-        subscription = Subscription(self._context, place.events, topics, keep, live)
+        subscription = Subscription(self._context, place.events, [*topics, basic.BEAT.name], keep, live)
         self._inboxes[subscription] = inbox
         try:
             while (frames := await inbox.get()) is not None:

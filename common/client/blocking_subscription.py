@@ -24,7 +24,7 @@ class BlockingSubscription:
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], endpoint: Endpoint, topics: Sequence[str]) -> None:
         self._turn = threading.Lock()
-        self._socket = sockets.subscriber(context, endpoint, [*topics, BEAT.name])
+        self._socket = sockets.subscriber(context, endpoint, [topic.encode() for topic in (*topics, BEAT.name)])
         self._receive = sockets.raw_receive(self._socket)
         try:
             sockets.connect(self._socket, endpoint)

@@ -135,18 +135,21 @@ def dealer(context: zmq.Context[zmq.Socket[bytes]], endpoint: Endpoint) -> zmq.S
 
 
 def publisher(context: zmq.Context[zmq.Socket[bytes]], keys: Keys | None = None) -> zmq.Socket[bytes]:
-    """An unbound event port (XPUB, so that subscriptions are seen); a stuck subscriber loses events, alone."""
+    """An unbound event port; a stuck subscriber loses events, alone. Every subscription is told, a repeated one too (VERBOSE)."""
     socket = _new(context, zmq.XPUB, EVENT_HWM)
+    socket.setsockopt(zmq.XPUB_VERBOSE, 1)
     _server(socket, keys)
     return socket
 
 
-def subscriber(context: zmq.Context[zmq.Socket[bytes]], endpoint: Endpoint, topics: Sequence[str]) -> zmq.Socket[bytes]:
-    """A subscription to `topics`, not connected yet."""
+def subscriber(
+    context: zmq.Context[zmq.Socket[bytes]], endpoint: Endpoint, topics: Sequence[bytes]
+) -> zmq.Socket[bytes]:
+    """A subscription to `topics`, made in their order, not connected yet."""
     socket = _new(context, zmq.SUB, EVENT_HWM)
     _client(socket, endpoint)
     for topic in topics:
-        socket.setsockopt(zmq.SUBSCRIBE, topic.encode())
+        socket.setsockopt(zmq.SUBSCRIBE, topic)
     return socket
 
 

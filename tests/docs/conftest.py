@@ -19,6 +19,7 @@ import zmq
 from tests.docs.documents import ROOT
 
 PATIENCE_MS = 30_000
+MARK = b"\xffdocs"
 
 
 class Fabric(NamedTuple):
@@ -46,7 +47,8 @@ class Fabric(NamedTuple):
         made.setsockopt(zmq.LINGER, 0)
         made.setsockopt(zmq.RCVTIMEO, PATIENCE_MS)
         if kind == zmq.SUB:
-            made.setsockopt(zmq.SUBSCRIBE, b"")
+            for topic in (b"agents.changed", MARK):
+                made.setsockopt(zmq.SUBSCRIBE, topic)
         made.connect(f"tcp://127.0.0.1:{port}")
         return made
 
@@ -54,7 +56,7 @@ class Fabric(NamedTuple):
     def registrations(self) -> Iterator[Iterator[dict[str, Any]]]:
         """Every agent that registers from now on; live before this returns."""
         with self._socket(zmq.SUB, self.events_port) as events:
-            while events.recv_multipart() != [b"beat"]:
+            while events.recv_multipart() != [MARK]:
                 pass
             yield _registered(events)
 

@@ -172,11 +172,12 @@ class Fabric:
         until(self.is_ready, within_s, f"a ready fabric (see {self.folder}/door.log)")
 
     def is_ready(self) -> bool:
-        """Whether every process of both hosts is ready."""
+        """Whether every process of both hosts is ready, and ResourceManager has seen the cards of both."""
         assert self.door is not None
         assert self.door.poll() is None, (self.folder / "door.log").read_text()
         processes = [self.processes(host) for host in ("mainpc", "pc2")]
-        return all(found and all(p["phase"] == "ready" for p in found.values()) for found in processes)
+        ready = all(found and all(p["phase"] == "ready" for p in found.values()) for found in processes)
+        return ready and len((self.ask("rm", {"action": "get_gpus"}, timeout_ms=1_000) or {}).get("cards", [])) == 2
 
     def processes(self, host: str) -> dict[str, dict[str, Any]]:
         """A host's processes by name; empty while its supervisor does not answer."""

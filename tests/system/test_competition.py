@@ -72,7 +72,7 @@ def test_fifty_parallel_runs_never_exceed_a_card(fabric: Fabric, tmp_path: Path)
                     "--model",
                     f"m{number}",
                     "--wait",
-                    "2s",
+                    "2s" if number % 2 else "60s",
                     "--",
                     *HOLD,
                     f"{gib}GiB",
@@ -80,11 +80,10 @@ def test_fifty_parallel_runs_never_exceed_a_card(fabric: Fabric, tmp_path: Path)
                 ]
                 runs.append((fabric.popen(*command, stdin=subprocess.DEVNULL, stderr=stderr), log))
         codes = [run.wait(timeout=120) for run, _ in runs]
+    told = "\n".join(f"{code}: {log.read_text()}" for (_, log), code in zip(runs, codes, strict=True))
     assert not counter.exceeded
-    assert max(counter.worst.values()) > 0
-    assert set(codes) == {0, 75}, [
-        log.read_text() for (_, log), code in zip(runs, codes, strict=True) if code not in (0, 75)
-    ]
+    assert set(codes) == {0, 75}, told
+    assert max(counter.worst.values()) > 0, told
     for (_, log), code in zip(runs, codes, strict=True):
         if code == 75:
             reason = log.read_text()

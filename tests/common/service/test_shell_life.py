@@ -198,7 +198,9 @@ async def test_events_leave_with_their_numbers_and_beats_tell_the_last_ones() ->
     async with service() as lab, peer(lab.shell.port) as caller, peer(lab.shell.events_port, zmq.SUB) as listener:
         listener.socket.setsockopt(zmq.SUBSCRIBE, b"noted")
         listener.socket.setsockopt(zmq.SUBSCRIBE, b"beat")
-        assert await listener.receive() == [b"beat"]
+        listener.socket.setsockopt(zmq.SUBSCRIBE, b"\xffmark")
+        while await listener.receive() != [b"\xffmark"]:
+            pass
         await caller.plain("write", key="a")
         topic, head, body = await listener.receive()
         assert topic == b"noted"
@@ -216,7 +218,9 @@ async def test_events_leave_with_their_numbers_and_beats_tell_the_last_ones() ->
 async def test_a_published_port_answers_nothing() -> None:
     async with service() as lab, peer(lab.shell.events_port, zmq.SUB) as listener, peer(lab.shell.port) as caller:
         listener.socket.setsockopt(zmq.SUBSCRIBE, b"beat")
-        assert await listener.receive() == [b"beat"]
+        listener.socket.setsockopt(zmq.SUBSCRIBE, b"\xffmark")
+        while await listener.receive() != [b"\xffmark"]:
+            pass
         assert (await caller.plain("ping"))["status"] == "ok"
 
 

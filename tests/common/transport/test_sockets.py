@@ -48,7 +48,7 @@ def receive(socket: zmq.Socket[bytes]) -> list[bytes]:
         sockets.router,
         lambda context: sockets.dealer(context, Endpoint.tcp("127.0.0.1", 1)),
         sockets.publisher,
-        lambda context: sockets.subscriber(context, Endpoint.tcp("127.0.0.1", 1), ["t"]),
+        lambda context: sockets.subscriber(context, Endpoint.tcp("127.0.0.1", 1), [b"t"]),
     ],
     ids=["router", "dealer", "publisher", "subscriber"],
 )
