@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from common.api import basic, core_orchestrator, resource_manager, supervisor
+from common.api import (
+    basic,
+    core_orchestrator,
+    error_bus,
+    observability_hub,
+    resource_manager,
+    security_gateway,
+    supervisor,
+)
 from common.api.words import AnyVerb, Topic
 
 
@@ -40,7 +48,31 @@ RESOURCE_MANAGER = ServiceSpec(
     resource_manager.VERBS,
     resource_manager.TOPICS,
 )
+OBSERVABILITY_HUB = ServiceSpec(
+    observability_hub.SERVICE,
+    observability_hub.PORT,
+    observability_hub.EVENTS_PORT,
+    observability_hub.HEALTH_PORT,
+    observability_hub.VERBS,
+    observability_hub.TOPICS,
+)
+ERROR_BUS = ServiceSpec(
+    error_bus.SERVICE,
+    error_bus.PORT,
+    error_bus.EVENTS_PORT,
+    error_bus.HEALTH_PORT,
+    error_bus.VERBS,
+    error_bus.TOPICS,
+)
+SECURITY_GATEWAY = ServiceSpec(
+    security_gateway.SERVICE,
+    security_gateway.PORT,
+    security_gateway.EVENTS_PORT,
+    security_gateway.HEALTH_PORT,
+    security_gateway.VERBS,
+    security_gateway.TOPICS,
+)
 SUPERVISOR = ServiceSpec("Supervisor", 0, 0, 0, supervisor.VERBS, supervisor.TOPICS)
 
-SERVICES = (CORE_ORCHESTRATOR, RESOURCE_MANAGER, SUPERVISOR)
+SERVICES = (CORE_ORCHESTRATOR, RESOURCE_MANAGER, OBSERVABILITY_HUB, ERROR_BUS, SECURITY_GATEWAY, SUPERVISOR)
 TOPICS: dict[str, Topic] = {topic.name: topic for spec in SERVICES for topic in spec.topics} | {"beat": basic.BEAT}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from common.api import leases
+from common.api import leases, links
 from common.api.basic import Phase
 from common.api.words import (
     Access,
@@ -150,9 +150,10 @@ VERBS: tuple[AnyVerb, ...] = (
     READ_LOG,
     ADMIT_LEASE,
     *leases.VERBS,
+    *links.VERBS,
 )
 
 PROCESS_CHANGED = Topic("processes.changed", ProcessChanged, "a process changed phase")
 VITALS_SAMPLED = Topic("vitals.sampled", Vitals, "vitals of this host")
 
-TOPICS: tuple[Topic, ...] = (PROCESS_CHANGED, VITALS_SAMPLED, leases.LEASE_CHANGED, leases.CARDS_SAMPLED)
+TOPICS: tuple[Topic, ...] = (PROCESS_CHANGED, VITALS_SAMPLED, leases.LEASE_CHANGED, leases.CARDS_SAMPLED, *links.TOPICS)

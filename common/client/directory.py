@@ -1,6 +1,6 @@
 """Where the well-known services are, for this process: defaults, what the environment says, and what the caller says.
 
-Names: `CoreOrchestrator`, `ResourceManager`, `Supervisor/<host>`; anything else is an agent and is asked of the registry.
+Names: the services' own (`CoreOrchestrator`), `Supervisor/<host>`; anything else is an agent and is asked of the registry.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from common.api import core_orchestrator, resource_manager, supervisor
+from common.api import core_orchestrator, error_bus, observability_hub, resource_manager, security_gateway, supervisor
 from common.errors import BadRequest
 from common.transport.sockets import Endpoint
 
@@ -30,8 +30,10 @@ def _place(host: str, port: int, events_port: int) -> Place:
 
 
 DEFAULTS: Final[Mapping[str, Place]] = {
-    core_orchestrator.SERVICE: _place("127.0.0.1", core_orchestrator.PORT, core_orchestrator.EVENTS_PORT),
-    resource_manager.SERVICE: _place("127.0.0.1", resource_manager.PORT, resource_manager.EVENTS_PORT),
+    **{
+        service.SERVICE: _place("127.0.0.1", service.PORT, service.EVENTS_PORT)
+        for service in (core_orchestrator, resource_manager, observability_hub, error_bus, security_gateway)
+    },
     **{f"Supervisor/{host}": _place("127.0.0.1", ports[0], ports[1]) for host, ports in supervisor.PORTS.items()},
 }
 
