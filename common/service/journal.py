@@ -3,6 +3,9 @@
 A handler applies its facts to memory and writes their rows here; every reply and event that follows is held until the group's
 commit. When it fails the whole group is refused as `storage_unavailable`, memory is rebuilt from the store, and no change is
 decided until the store takes something again.
+
+A NORMAL group is committed inline. A FULL one is flushed by a writer's thread: what is decided meanwhile gathers in the next
+group, which follows at once. Those decisions rest on the group under way, so where it fails they fail with it.
 """
 
 from __future__ import annotations
@@ -14,19 +17,28 @@ from typing import Final
 
 from common.errors import StorageUnavailable
 from common.store.protocol import Change, Durability, RecordStore
+from common.store.writer import Writer, stopped
 
 Held = Callable[[StorageUnavailable | None], None]
 
 PROBE_S: Final = 0.25
 RETRY_AFTER_MS: Final = 500
+SETTLE_S: Final = 3.0
 
 
 class Journal:
     """One service's open group; `rebuild` loads the service's memory anew from the store."""
 
-    def __init__(self, store: RecordStore, rebuild: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        store: RecordStore,
+        rebuild: Callable[[], None] = lambda: None,
+        durability: Durability = Durability.NORMAL,
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._store = store
+        self._writer = Writer(store) if durability is Durability.FULL else None
+        self._flushing: list[Held] | None = None
         self.rebuild = rebuild
         self._changes: list[Change] = []
         self._held: list[Held] = []
@@ -40,7 +52,7 @@ class Journal:
     @property
     def dirty(self) -> bool:
         """Whether something awaits its commit, so that whatever is said now must wait for it."""
-        return bool(self._changes)
+        return bool(self._changes) or self._flushing is not None
 
     @property
     def able(self) -> bool:
@@ -70,7 +82,7 @@ class Journal:
 
     def probe(self) -> None:
         """While the store takes nothing: try it, mend memory, and let changes be decided again; called every PROBE_S."""
-        if not self.problem:
+        if not self.problem or self._flushing is not None:
             return
         try:
             self._store.check()
@@ -83,8 +95,10 @@ class Journal:
 
     def hold(self, done: Held) -> None:
         """Run `done` with None after the group's commit, or with the reason why there was none."""
-        if self.dirty:
+        if self._changes:
             self._held.append(done)
+        elif self._flushing is not None:
+            self._flushing.append(done)
         else:
             done(None)
 
@@ -101,22 +115,68 @@ class Journal:
         self.commit()
 
     def commit(self) -> bool:
-        """Commit the open group now; whether there was one."""
+        """Commit the open group now; whether there was one and its replies are on their way. A FULL group is only begun."""
         if not self._changes:
             return False
+        if self._writer is not None:
+            if self._flushing is None:
+                self._flush(self._writer)
+            return False
         changes, self._changes = self._changes, []
-        held, self._held = self._held, []
-        failure: StorageUnavailable | None = None
+        failure: Exception | None = None
         try:
             self._store.commit(changes, Durability.NORMAL)
+        except Exception as error:
+            failure = error
+        self._ended(self._take_held(), failure)
+        return True
+
+    def _flush(self, writer: Writer) -> None:
+        changes, self._changes = self._changes, []
+        self._flushing = self._take_held()
+        writer.submit(changes, self._flushed)
+
+    def _flushed(self, error: Exception | None) -> None:
+        held, self._flushing = self._flushing or [], None
+        if error is not None:
+            self._changes.clear()
+            held += self._take_held()
+        self._ended(held, error)
+        self.commit()
+
+    def _take_held(self) -> list[Held]:
+        held, self._held = self._held, []
+        return held
+
+    def _ended(self, held: list[Held], error: Exception | None) -> None:
+        failure: StorageUnavailable | None = None
+        if error is None:
             self.commits += 1
             self.problem = ""
-        except Exception as error:
+        else:
             failure = self._explained(error)
             self._failed(failure)
         for done in held:
             self._tell(done, failure)
-        return True
+
+    async def settle(self, within_s: float = SETTLE_S) -> None:
+        """Commit what is open and wait for it; who still waits after `within_s` seconds is told that it was not seen kept."""
+        self.commit()
+        try:
+            async with asyncio.timeout(within_s):
+                while self.dirty:
+                    await self.committed()
+        except StorageUnavailable:
+            return
+        except TimeoutError:
+            held, self._flushing = [*(self._flushing or []), *self._take_held()], None
+            for done in held:
+                self._tell(done, stopped(self._store.where))
+
+    def close(self) -> None:
+        """End the writer's thread, once it has written what it was given; nothing is committed from now on."""
+        if self._writer is not None:
+            self._writer.close()
 
     def _tell(self, done: Held, failure: StorageUnavailable | None) -> None:
         """Whoever stumbles over the news keeps nobody else from hearing it."""

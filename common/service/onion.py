@@ -58,7 +58,7 @@ class Onion:
     def __init__(
         self,
         routes: Routes,
-        journal: Journal,
+        journals: Sequence[Journal],
         bulkhead: Bulkhead,
         clock: Clock,
         identify: Callable[[RouterPort, bytes], str],
@@ -66,7 +66,7 @@ class Onion:
         refused: VerbMeter,
     ) -> None:
         self._routes = routes
-        self._journal = journal
+        self._journals = journals
         self._bulkhead = bulkhead
         self._now = clock.monotonic
         self._identify = identify
@@ -178,8 +178,8 @@ class Onion:
         return Internal(f"{route.verb.name} failed inside the service; its log has the story")
 
     def _settle(self, route: Route, call: Call, reply: Reply, outcome: object) -> None:
-        if self._journal.dirty:
-            self._journal.hold(lambda failure: self._answer(route, call, reply, failure or outcome))
+        if route.journal is not None and route.journal.dirty:
+            route.journal.hold(lambda failure: self._answer(route, call, reply, failure or outcome))
         else:
             self._answer(route, call, reply, outcome)
 
@@ -258,7 +258,9 @@ class Onion:
 
     def drained(self) -> bool:
         """The turn's messages are all in: commit what they decided; whether anything was."""
-        committed = self._journal.commit()
+        committed = False
+        for journal in self._journals:
+            committed |= journal.commit()
         return self._bundles.flush() or committed
 
     async def finish(self, within_s: float) -> None:
@@ -269,5 +271,6 @@ class Onion:
             task.cancel()
         if self._tasks:
             await asyncio.wait(list(self._tasks), timeout=1.0)
-        self._journal.commit()
+        for journal in self._journals:
+            await journal.settle()
         self._bundles.flush()

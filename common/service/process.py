@@ -36,11 +36,13 @@ class Service(Protocol):
 Make = Callable[[ShellSettings, Directory, RecordStore], Service]
 
 
-def run_service(spec: ServiceSpec, home_host: str, store_name: str, make: Make) -> int:
+def run_service(
+    spec: ServiceSpec, home_host: str, store_name: str, make: Make, durability: Durability = Durability.NORMAL
+) -> int:
     """Run a service to its end (SIGTERM, SIGINT); the process's exit status, 1 when it could not begin.
 
     `home_host` is where it belongs when no supervisor says; ports that none says are the well-known ones, and records that
-    nobody wants elsewhere (TANDEM_STORE) lie in the host's home.
+    nobody wants elsewhere (TANDEM_STORE) lie in the host's home. `durability` is the strongest that it asks of its store.
     """
     environment = AgentEnvironment.read()
     host = environment.host or home_host
@@ -53,7 +55,7 @@ def run_service(spec: ServiceSpec, home_host: str, store_name: str, make: Make) 
     )
     configure(spec.name, host)
     try:
-        store = open_store(environment.store or environment.home / host, store_name, Durability.NORMAL)
+        store = open_store(environment.store or environment.home / host, store_name, durability)
         run(_serve(lambda: make(settings, directory_of_environment(), store)))
     except TandemError as error:
         print(f"{spec.name} cannot start: {error.message}", file=sys.stderr)

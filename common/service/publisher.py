@@ -53,11 +53,14 @@ class Publisher:
         """Publish on `port` from now on; None: only the ring is kept."""
         self._port = port
 
-    def publish(self, topic: Topic, entity: str, event: Message) -> None:
-        """Publish after the open group's commit, at once when there is none; never if it fails."""
+    def publish(self, topic: Topic, entity: str, event: Message, journal: Journal | None = None) -> None:
+        """Publish after the open group's commit, at once when there is none; never if it fails.
+
+        `journal` is where the event's facts are written, when that is not the service's first one; a topic keeps to one.
+        """
         ring = self._rings[topic.name]
         body = encode_json(event)
-        self._journal.hold(lambda failure: self._emit(ring, entity, body) if failure is None else None)
+        (journal or self._journal).hold(lambda failure: self._emit(ring, entity, body) if failure is None else None)
 
     def _emit(self, ring: _Ring, entity: str, body: bytes) -> None:
         ring.seq += 1

@@ -17,6 +17,7 @@ from common.api.basic import TopicInfo, VerbInfo
 from common.api.words import AnyVerb, Message, Topic, Verb
 from common.errors import Conflict, UnknownVerb
 from common.service.call import Call
+from common.service.journal import Journal
 from common.telemetry.meters import VerbMeter
 from common.wire.codec import BodyDecoder
 
@@ -36,6 +37,7 @@ class Route:
     decoder: BodyDecoder[Any]
     meter: VerbMeter
     waits: bool
+    journal: Journal | None
 
 
 class Routes:
@@ -45,12 +47,13 @@ class Routes:
         self._meter = meter
         self._routes: dict[str, Route] = {}
 
-    def add(self, verb: Verb[Req, Rep], handler: TypedHandler[Req, Rep]) -> None:
-        """Serve `verb`; Conflict when it is served already."""
+    def add(self, verb: Verb[Req, Rep], handler: TypedHandler[Req, Rep], journal: Journal | None = None) -> None:
+        """Serve `verb`; its answers wait for the open group of `journal`, if it has one. Conflict when it is served already."""
         if verb.name in self._routes:
             raise Conflict(f"two handlers for verb {verb.name!r}; a verb has one")
         waits = inspect.iscoroutinefunction(handler)
-        self._routes[verb.name] = Route(verb, handler, BodyDecoder(verb.request), self._meter(verb.name), waits)
+        decoder, meter = BodyDecoder(verb.request), self._meter(verb.name)
+        self._routes[verb.name] = Route(verb, handler, decoder, meter, waits, journal)
 
     def get(self, name: str) -> Route | None:
         """The route of a verb."""

@@ -23,7 +23,7 @@ from common.service.publisher import Publisher
 from common.service.routes import Rep, Req, Routes, TypedHandler
 from common.service.settings import VERSION, ShellSettings
 from common.store.memory import MemoryStore
-from common.store.protocol import RecordStore
+from common.store.protocol import Durability, RecordStore
 from common.telemetry.meters import Meters
 from common.telemetry.metrics import Metrics
 from common.telemetry.system_clock import SystemClock, system_rng
@@ -45,7 +45,13 @@ UNROUTABLE: Final = "unroutable"
 class Shell:
     """One process's shell, made on its running loop."""
 
-    def __init__(self, settings: ShellSettings, topics: Sequence[Topic] = (), store: RecordStore | None = None) -> None:
+    def __init__(
+        self,
+        settings: ShellSettings,
+        topics: Sequence[Topic] = (),
+        store: RecordStore | None = None,
+        durability: Durability = Durability.NORMAL,
+    ) -> None:
         self.settings = settings
         self.loop = asyncio.get_running_loop()
         self.clock = SystemClock()
@@ -57,7 +63,9 @@ class Shell:
         self.lacks: dict[str, str] = {}
         self.problems: dict[str, str] = {}
         self.store = store if store is not None else MemoryStore()
-        self.journal = Journal(self.store)
+        self.journal = Journal(self.store, durability=durability)
+        self._journals = [self.journal]
+        self._stores = [self.store]
         self.topics = tuple(topics)
         self.publisher = Publisher(topics, int(self.clock.wall() * 1000), self.clock.timestamp, self.journal)
         self.metrics = Metrics()
@@ -65,7 +73,7 @@ class Shell:
         self.breakers: Callable[[], Iterable[BreakerStats]] = list
         self.routes = Routes(self.meters.of)
         refused = self.meters.of(UNROUTABLE)
-        self.onion = Onion(self.routes, self.journal, Bulkhead(), self.clock, self._identify, _allow, refused)
+        self.onion = Onion(self.routes, self._journals, Bulkhead(), self.clock, self._identify, _allow, refused)
         self.port = 0
         self.events_port = 0
         self.health_port = 0
@@ -94,8 +102,11 @@ class Shell:
                 "Replies whose caller was gone or did not read.",
                 lambda: sum(port.undelivered for port in self._ports),
             ),
-            "commits": ("Groups made durable.", lambda: self.journal.commits),
-            "commits_failed": ("Groups that could not be made durable.", lambda: self.journal.failures),
+            "commits": ("Groups made durable.", lambda: sum(journal.commits for journal in self._journals)),
+            "commits_failed": (
+                "Groups that could not be made durable.",
+                lambda: sum(journal.failures for journal in self._journals),
+            ),
             "events": ("Events published.", lambda: self._events.sent if self._events is not None else 0),
         }
 
@@ -106,9 +117,20 @@ class Shell:
         """The process's counters, by name."""
         return {name: read() for name, (_, read) in self._counters().items()}
 
-    def handle(self, verb: Verb[Req, Rep], handler: TypedHandler[Req, Rep]) -> None:
-        """Serve `verb` by `handler(request, call)`."""
-        self.routes.add(verb, handler)
+    def handle(self, verb: Verb[Req, Rep], handler: TypedHandler[Req, Rep], journal: Journal | None = None) -> None:
+        """Serve `verb` by `handler(request, call)`; its facts are written to `journal`, the first one where none is said."""
+        self.routes.add(verb, handler, journal or self.journal)
+
+    def open_journal(self, store: RecordStore, durability: Durability) -> Journal:
+        """A second journal, for records of another durability; it is probed, shown and closed with the first, its store too."""
+        journal = Journal(store, durability=durability)
+        self._journals.append(journal)
+        self._stores.append(store)
+        return journal
+
+    def _probe(self) -> None:
+        for journal in self._journals:
+            journal.probe()
 
     def every(self, seconds: float, work: Callable[[], None]) -> None:
         """Call `work` every so many seconds until the end; what it raises is logged and does not end it."""
@@ -148,7 +170,7 @@ class Shell:
             self.set_ready()
         self.every(SWEEP_S, self._tick)
         self.every(BEAT_S, self.publisher.beat)
-        self.every(PROBE_S, self.journal.probe)
+        self.every(PROBE_S, self._probe)
 
     def set_ready(self) -> None:
         """Work is taken from now on."""
@@ -192,7 +214,7 @@ class Shell:
 
     def report(self) -> Health:
         """This process's health; safe to call from any thread."""
-        problems = [*self.problems.values(), *([self.journal.problem] if self.journal.problem else [])]
+        problems = [*self.problems.values(), *(journal.problem for journal in self._journals if journal.problem)]
         status: Status = "degraded" if problems else "ok"
         return Health(
             status=status,
@@ -241,7 +263,9 @@ class Shell:
             task.cancel()
         if self._tasks:
             await asyncio.wait(list(self._tasks), timeout=1.0)
-        self.journal.commit()
+        for journal in self._journals:
+            await journal.settle()
+            journal.close()
         for port in self._ports:
             port.close()
         if self._events is not None:
@@ -250,7 +274,8 @@ class Shell:
         if self._health is not None:
             self._health.close()
         await self.loop.run_in_executor(None, self.context.term)
-        self.store.close()
+        for store in self._stores:
+            store.close()
 
 
 def _allow(_identity: str, _verb: AnyVerb) -> None:
