@@ -40,7 +40,9 @@ PACKAGES = (
     Package("prometheus", "promtool", "promtool judges what /metrics answers", "prometheus prometheus-node-exporter"),
     Package("nftables", "nft", "cuts the links between two hosts in the test lab"),
     Package("iproute2", "ip", "builds two hosts out of network namespaces"),
-    Package("gcc", "gcc", "builds the stand-in for libnvidia-ml that the card tests drive"),
+    Package(
+        "gcc", "gcc", "builds the stand-in for libnvidia-ml that the card tests drive, and the clock that tests step"
+    ),
     Package("libc6-dev", "/usr/include/stdio.h", "the headers the same stand-in is built with"),
     Package("perl", "json_pp", "runs the agent that knows neither our code nor ZeroMQ's; its base lacks JSON"),
     Package("curl", "curl", "reads the health ports as an operator would"),

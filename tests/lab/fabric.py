@@ -207,11 +207,7 @@ class Fabric:
 
     def used_bytes(self) -> dict[str, tuple[int, int]]:
         """Used and total bytes of every card, counted from outside: the files that living processes wrote."""
-        found: dict[str, tuple[int, int]] = {}
-        for card in sorted(self.home.glob("*/cards/*/card.json")):
-            used = sum(_held(file) for file in (card.parent / "processes").glob("*-*"))
-            found[str(card.parent.relative_to(self.home))] = (used, int(json.loads(card.read_text())["total_bytes"]))
-        return found
+        return held_bytes(self.home)
 
     def stop(self) -> int:
         """Stop both hosts in order; the door's exit code."""
@@ -223,6 +219,15 @@ class Fabric:
         except subprocess.TimeoutExpired:
             self.door.kill()
             raise
+
+
+def held_bytes(home: Path) -> dict[str, tuple[int, int]]:
+    """Used and total bytes of every card below a TANDEM_HOME: the files that living processes wrote."""
+    found: dict[str, tuple[int, int]] = {}
+    for card in sorted(home.glob("*/cards/*/card.json")):
+        used = sum(_held(file) for file in (card.parent / "processes").glob("*-*"))
+        found[str(card.parent.relative_to(home))] = (used, int(json.loads(card.read_text())["total_bytes"]))
+    return found
 
 
 def _held(file: Path) -> int:
