@@ -20,11 +20,11 @@ from common.api.core_orchestrator import Dress
 from common.api.words import Access, AnyVerb, Message, Verb
 from common.client.aio import AsyncClient
 from common.client.pursuit import Found
-from common.errors import Cancelled, Internal, NotFound, TandemError, TooLarge, Unavailable
+from common.dispatch.answers import Parts, result_of
+from common.errors import Cancelled, Internal, NotFound, TandemError, Unavailable
 from common.resilience.breaker import State as Breaker
 from common.service.shell import Shell
 from common.transport.sockets import MAX_MESSAGE_BYTES, Endpoint
-from common.wire.codec import bounded
 from main_pc.core_orchestrator.instructions import Send
 from main_pc.core_orchestrator.location import Asker, Routes, endpoint_for
 from main_pc.core_orchestrator.registry import Registry
@@ -159,29 +159,9 @@ class Calling:
         found = self._found(send.agent_name)
         verb, request = message_for(send.verb, send.payload)
         timeout_s = max(0.0, send.deadline - self._shell.clock.monotonic())
-        parts = Parts(lambda part: self._part(send.request_id, send.attempt, part))
+        parts = Parts(lambda part: self._part(send.request_id, send.attempt, part), MAX_MESSAGE_BYTES)
         reply = await self._client.call_at(found, verb, request, timeout_s=timeout_s, part=parts.take)
         return result_of(reply, parts.kept, plain=found.dress == "plain")
-
-
-class Parts:
-    """What an agent streams in one call: each part is passed on to `heard`, and all are kept for the result.
-
-    They end the call as TooLarge when they are more than a result may be.
-    """
-
-    def __init__(self, heard: Callable[[Any], None]) -> None:
-        self._heard = heard
-        self._bytes = 0
-        self.kept: list[Any] = []
-
-    def take(self, part: dict[str, Any]) -> None:
-        """One more part."""
-        self._bytes += len(msgspec.msgpack.encode(part))
-        if self._bytes > MAX_MESSAGE_BYTES:
-            raise TooLarge(f"the agent streamed more than {MAX_MESSAGE_BYTES} bytes; no result may be larger")
-        self.kept.append(_unwrapped(part, "item"))
-        self._heard(self.kept[-1])
 
 
 def message_for(verb: str, payload: dict[str, Any]) -> tuple[AnyVerb, Message]:
@@ -198,21 +178,3 @@ def _verb(name: str, fields: tuple[str, ...]) -> AnyVerb:
     )
     reply: Any = dict[str, Any]
     return Verb(name, request, reply, Access.USE, idempotent=False, part=reply)
-
-
-def result_of(reply: dict[str, Any], parts: list[Any], *, plain: bool) -> object:
-    """What the agent answered: a plain reply without its envelope, and a reply of nothing but `result` as that result.
-
-    The agent library leaves `items` empty for those who got the parts; here they are together again, for callers who did not.
-    Raises BadRequest where JSON could not say it.
-    """
-    if plain:
-        reply = {name: value for name, value in reply.items() if name != "status" and not name.startswith("_")}
-    if parts and reply.get("items") == []:
-        reply = reply | {"items": parts}
-    bounded(reply, "result")
-    return _unwrapped(reply, "result")
-
-
-def _unwrapped(reply: dict[str, Any], name: str) -> Any:
-    return reply[name] if reply.keys() == {name} else reply

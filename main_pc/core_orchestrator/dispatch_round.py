@@ -18,9 +18,10 @@ from dataclasses import replace
 from heapq import heapify, heappop, heappush
 from typing import Final
 
+from common.dispatch.provider import Offer, Offers, Provider
 from common.dispatch.rule import Candidate, Chosen, Wait, Wish, choose
 from common.errors import Code
-from main_pc.core_orchestrator.capabilities import Offer, Offers, Provider, payload_of
+from main_pc.core_orchestrator.capabilities import payload_of
 from main_pc.core_orchestrator.instructions import Decision, Send
 from main_pc.core_orchestrator.request_book import Place, Request, RequestBook, end_of
 from main_pc.core_orchestrator.request_facts import Fact, QueueStalled, RequestStarted
@@ -77,17 +78,7 @@ class Round:
         return False
 
     def _candidate(self, provider: Provider) -> Candidate:
-        name = provider.name
-        return Candidate(
-            name=name,
-            host=provider.host,
-            liveness=provider.liveness,
-            in_flight=self._book.in_flight(name),
-            concurrency=provider.concurrency,
-            last_used=self._book.last_used(name),
-            breaker=provider.breaker,
-            retry_at=provider.retry_at,
-        )
+        return provider.candidate(self._book.in_flight(provider.name), self._book.last_used(provider.name))
 
     def _give(self, request: Request, provider: Provider) -> None:
         request_id, attempt = request.asked.request_id, request.attempts + 1

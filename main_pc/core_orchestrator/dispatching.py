@@ -14,12 +14,13 @@ from typing import Any, Final
 
 from common.api.core_orchestrator import REQUESTS_CHANGED, RequestChanged, RequestId, RequestStatus, SubmitRequest
 from common.client.aio import AsyncClient
+from common.dispatch.provider import Offer
 from common.errors import NotFound, StorageUnavailable, TandemError
 from common.ids import new_id
 from common.service.call import Call
 from common.service.shell import Shell
 from main_pc.core_orchestrator.calling import Calling, Key
-from main_pc.core_orchestrator.capabilities import Offer, providers_of
+from main_pc.core_orchestrator.capabilities import providers_of
 from main_pc.core_orchestrator.instructions import Decision, Send
 from main_pc.core_orchestrator.location import Routes
 from main_pc.core_orchestrator.registry import Registry

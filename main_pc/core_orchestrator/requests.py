@@ -28,10 +28,11 @@ from typing import Any, Final
 import msgspec
 
 from common.api.core_orchestrator import State, SubmitRequest
+from common.dispatch.provider import Offers
 from common.errors import Code, IdempotencyMismatch, Interrupted, NoProvider, Overloaded, TandemError
 from common.resilience.idempotency import digest
 from main_pc.core_orchestrator import retention
-from main_pc.core_orchestrator.capabilities import Offers, capability_of
+from main_pc.core_orchestrator.capabilities import capability_of
 from main_pc.core_orchestrator.dispatch_round import Round
 from main_pc.core_orchestrator.instructions import Decision, Instruction, Withdraw
 from main_pc.core_orchestrator.request_book import Request, RequestBook, end_of

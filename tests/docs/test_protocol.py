@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from common.dispatch import rule
+from common.dispatch.provider import DEFAULT_CONCURRENCY
 from common.errors import BY_CODE, Code
 from common.ids import MAX_WIRE_INT
 from common.resilience.bulkhead import BulkheadSettings
@@ -17,7 +18,6 @@ from common.transport import drain, health_port, health_zmtp, sockets
 from common.wire import bundle, codec, header, plain
 from common.wire.frames import Native, Plain, framed
 from common.wire.header import CallHeader, CallKind, Codec, ReplyHeader, ReplyKind
-from main_pc.core_orchestrator.capabilities import DEFAULT_CONCURRENCY
 from main_pc.core_orchestrator.liveness import EXPIRED_AFTER_TTLS
 from main_pc.core_orchestrator.request_limits import Limits
 from scripts import protocol_tables

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from common.api.core_orchestrator import RequestStatus, SubmitRequest
+from common.dispatch.provider import Offer, Provider
 from common.errors import TandemError
 from common.store.memory import MemoryStore
 from common.store.protocol import Durability
-from main_pc.core_orchestrator.capabilities import Offer, Provider
 from main_pc.core_orchestrator.instructions import Decision, Send, Withdraw
 from main_pc.core_orchestrator.request_book import RequestBook
 from main_pc.core_orchestrator.request_facts import load, rows

@@ -7,7 +7,7 @@ import pytest
 from common.api.core_orchestrator import RegisterAgent, SubmitRequest
 from common.errors import BadRequest
 from common.resilience.breaker import State as Breaker
-from main_pc.core_orchestrator.capabilities import capability_of, concurrency_of, payload_of, providers_of
+from main_pc.core_orchestrator.capabilities import capability_of, payload_of, providers_of
 from main_pc.core_orchestrator.registry import Entry
 from main_pc.core_orchestrator.request_facts import RequestQueued
 
@@ -43,21 +43,6 @@ def test_the_agent_is_sent_what_there_is_and_the_main_field_always() -> None:
         "audio_data": b"wav",
     }
     assert payload_of(queued("smell", params={"k": 1})) == {"request_id": "r", "params": {"k": 1}}
-
-
-@pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
-        ({}, 1),
-        ({"dress": "native"}, 4),
-        ({"metadata": {"concurrency": 9}}, 9),
-        ({"metadata": {"concurrency": True}}, 1),
-        ({"metadata": {"concurrency": 0}}, 1),
-        ({"metadata": {"concurrency": "9"}}, 1),
-    ],
-)
-def test_concurrency_is_what_the_agent_says_or_follows_its_dress(changes: dict[str, Any], expected: int) -> None:
-    assert concurrency_of(entry(**changes)) == expected
 
 
 def test_a_provider_names_the_verb_the_promise_and_the_breaker() -> None:
