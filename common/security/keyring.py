@@ -42,10 +42,19 @@ class Issuer(Struct, frozen=True):
     scopes: list[Scope]
 
 
+class Vouch(Struct, frozen=True):
+    """That `host` is known by this host key, "" for one that was sent away; a higher `generation` replaces a lower one."""
+
+    host: str
+    public: str
+    generation: int
+
+
 class HostKeys(Struct, frozen=True, kw_only=True):
     """The keys of one host's processes as the host tells them; a higher `serial` replaces a lower one.
 
-    `issued_at` is in seconds since 1970; `address` and the ports are where its supervisor is reached.
+    `issued_at` is in seconds since 1970; `address` and the ports are where its supervisor is reached; `vouches` are the hosts that
+    it admitted or joined.
     """
 
     host: str
