@@ -34,7 +34,7 @@ class Wire:
     """One DEALER and its monitor, waited for together."""
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], endpoint: Endpoint, clock: Clock) -> None:
-        self._address = endpoint.address
+        self._endpoint = endpoint
         self._clock = clock
         self._socket = sockets.dealer(context, endpoint)
         self._monitor = sockets.monitor(self._socket, WATCHED)
@@ -46,6 +46,7 @@ class Wire:
         self._poller.register(self._socket, zmq.POLLIN)
         self._poller.register(self._monitor, zmq.POLLIN)
         self._connected = False
+        self._given_up = False
         try:
             sockets.connect(self._socket, endpoint)
         except BadRequest:
@@ -77,7 +78,7 @@ class Wire:
         """Wait until the socket is ready, or take in what happened to the connection first."""
         left_ms = remaining_ms(deadline, self._clock.monotonic())
         if not left_ms:
-            raise DeadlineExceeded(f"no answer from {self._address} in time")
+            raise DeadlineExceeded(f"no answer from {self._endpoint.address} in time")
         self._poller.modify(self._socket, until)
         ready = dict(self._poller.poll(left_ms))
         if self._monitor in ready and self._socket not in ready:
@@ -87,13 +88,14 @@ class Wire:
         if frames is None:
             return
         event = int(parse_monitor_message([bytes(frame) for frame in frames])["event"])
-        reason = reason_for(event, self._address)
+        reason = reason_for(event, self._endpoint)
         if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             self._connected = True
         elif event == zmq.EVENT_DISCONNECTED and self._connected:
             self._connected = False
             raise Interrupted(f"{reason} before the call was answered")
         elif event != zmq.EVENT_DISCONNECTED:
+            self._given_up = self._given_up or bool(event & sockets.REFUSALS)
             raise Unavailable(reason)
 
     def in_step(self) -> bool:
@@ -106,7 +108,10 @@ class Wire:
             self._tell(read_message(self._news))
 
     def settle(self) -> Interrupted | None:
-        """The same before a call: old news does not end the next one, but a loss is told."""
+        """The same before a call: old news does not end the next one, but a loss is told.
+
+        After a refused handshake it begins to connect anew: libzmq does not.
+        """
         lost: Interrupted | None = None
         while True:
             try:
@@ -116,7 +121,11 @@ class Wire:
             except TandemError:
                 continue
             else:
-                return lost
+                break
+        if self._given_up:
+            self._given_up = False
+            sockets.connect_again(self._socket, self._endpoint)
+        return lost
 
     def close(self, linger_ms: int = 0) -> None:
         """Disconnect."""

@@ -6,6 +6,7 @@ everything that had arrived before it was handed over.
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Sequence
 from typing import Final, Protocol
@@ -48,13 +49,18 @@ class Listener(Protocol):
         """An attempt to connect failed; `unsent` messages that waited for it were dropped, undone."""
 
 
-def reason_for(event: int, address: str) -> str:
+def reason_for(event: int, endpoint: sockets.Endpoint) -> str:
     """A monitor's event as a sentence."""
+    address = endpoint.address
     if event == zmq.EVENT_DISCONNECTED:
         return f"the connection to {address} was lost"
     if event == zmq.EVENT_CONNECT_RETRIED:
         return f"nobody listens at {address}"
-    return f"{address} refused the handshake; check that both sides use the same keys, or none"
+    if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+        return f"{address} does not let this process's key in: its host has not joined there, or the key was revoked"
+    if endpoint.server_key:
+        return f"{address} refused the handshake: another key is served there than this host knows, or none"
+    return f"{address} refused the handshake: it is encrypted, and this process came without a key, or speaks no ZeroMQ"
 
 
 class Channel:
@@ -70,6 +76,7 @@ class Channel:
         self._send = sockets.raw_send(self._socket)
         self._drain = Drain(self._socket, listener.message, self._flush)
         self._news = Drain(self._monitor, self._connection_news)
+        self._again: asyncio.TimerHandle | None = None
         try:
             sockets.connect(self._socket, endpoint)
         except BadRequest:
@@ -94,7 +101,7 @@ class Channel:
             self._listener.connected()
             self._drain.look()
             return
-        reason = reason_for(event, self.endpoint.address)
+        reason = reason_for(event, self.endpoint)
         if event == zmq.EVENT_DISCONNECTED:
             was_connected, self.is_connected = self.is_connected, False
             self._drain.read_all()
@@ -102,9 +109,16 @@ class Channel:
                 self._outbox.clear()
                 self._listener.lost(reason)
         else:
+            if event & sockets.REFUSALS and self._again is None:
+                self._again = asyncio.get_running_loop().call_later(sockets.REFUSED_AGAIN_S, self._connect_again)
             unsent = len(self._outbox)
             self._outbox.clear()
             self._listener.refused(reason, unsent)
+
+    def _connect_again(self) -> None:
+        self._again = None
+        sockets.connect_again(self._socket, self.endpoint)
+        self._drain.look()
 
     def _flush(self) -> bool:
         sent = False
@@ -117,6 +131,8 @@ class Channel:
         """Disconnect; what was sent gets `linger_ms` to leave. A second call does nothing."""
         if self._socket.closed:
             return
+        if self._again is not None:
+            self._again.cancel()
         self._drain.close()
         self._news.close()
         self._socket.disable_monitor()

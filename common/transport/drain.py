@@ -36,6 +36,11 @@ def read_message(receive: sockets.Receive, flags: int = _NOW) -> list[Buffer] | 
         frame = receive(flags, False)
     except zmq.Again:
         return None
+    return frames_from(frame, receive)
+
+
+def frames_from(frame: zmq.Frame, receive: sockets.Receive) -> list[Buffer]:
+    """All frames of the message that begins with `frame`."""
     frames: list[Buffer] = [frame.bytes if len(frame) < _COPIED_BELOW else frame.buffer]
     while frame.more:
         frame = receive(_NOW, False)
@@ -44,10 +49,15 @@ def read_message(receive: sockets.Receive, flags: int = _NOW) -> list[Buffer] | 
     return frames
 
 
+Read = Callable[[sockets.Receive], list[Buffer] | None]
+"""How a drain takes the next message off its socket; None when there is none."""
+
+
 class Drain:
     """Feeds every message of `socket` to `message` on the loop.
 
-    `drained` is called when a drain has read all there was, and says whether it sent anything on this socket.
+    `drained` is called when a drain has read all there was, and says whether it sent anything on this socket; `read` takes the
+    next message off the socket.
     """
 
     def __init__(
@@ -55,9 +65,11 @@ class Drain:
         socket: zmq.Socket[bytes],
         message: Callable[[list[Buffer]], None],
         drained: Callable[[], bool] | None = None,
+        read: Read = read_message,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._receive = sockets.raw_receive(socket)
+        self._read_message = read
         self._message = message
         self._drained = drained
         self._fd = int(socket.getsockopt(zmq.FD))
@@ -88,7 +100,7 @@ class Drain:
 
     def _read(self, messages: int) -> bool:
         for _ in range(messages):
-            frames = read_message(self._receive)
+            frames = self._read_message(self._receive)
             if frames is None:
                 return True
             self._message(frames)

@@ -8,8 +8,10 @@ libzmq sends it when the connection stands, before it has read the peer's subscr
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import zmq
@@ -50,46 +52,71 @@ class Marks:
         return sent
 
 
+@dataclass(frozen=True, slots=True)
+class _Outlet:
+    """One XPUB of an event port."""
+
+    address: sockets.Address
+    socket: zmq.Socket[bytes]
+    send: sockets.Send
+    drain: Drain
+
+    def close(self, linger_ms: int) -> None:
+        self.drain.close()
+        self.socket.close(linger_ms)
+
+
 class EventPort:
     """One XPUB per address; a stuck subscriber loses events alone, and finds out by their numbers."""
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], addresses: Sequence[sockets.Address]) -> None:
-        self._sockets: list[zmq.Socket[bytes]] = []
-        self._sends: list[sockets.Send] = []
-        self._drains: list[Drain] = []
+        self._context = context
+        self._outlets: list[_Outlet] = []
         self.number = 0
         self.sent = 0
         try:
             for address in addresses:
-                self._open(context, sockets.Address(address.host, address.port or self.number, address.keys))
+                self.add(address)
         except Exception:
             self.close(0)
             raise
 
-    def _open(self, context: zmq.Context[zmq.Socket[bytes]], address: sockets.Address) -> None:
-        socket = sockets.publisher(context, address.keys)
-        self._sockets.append(socket)
-        self.number = sockets.bind(socket, address)
+    def add(self, address: sockets.Address) -> None:
+        """Publish at another address too, at the number of the first where it names none; Conflict, Unavailable."""
+        socket = sockets.publisher(self._context, address.keys)
+        try:
+            wanted = sockets.Address(address.host, address.port or self.number, address.keys)
+            number = sockets.bind(socket, wanted)
+        except Exception:
+            socket.close(0)
+            raise
+        self.number = self.number or number
         send = sockets.raw_send(socket)
         marks = Marks(send)
-        self._sends.append(send)
-        self._drains.append(Drain(socket, marks.subscription, marks.sent))
+        self._outlets.append(_Outlet(wanted, socket, send, Drain(socket, marks.subscription, marks.sent)))
+
+    def close_encrypted(self) -> list[sockets.Address]:
+        """End every CURVE subscription at once, and say where to `add` again: whoever may still come in comes back."""
+        closed = [outlet for outlet in self._outlets if outlet.address.keys is not None]
+        self._outlets = [outlet for outlet in self._outlets if outlet.address.keys is None]
+        for outlet in closed:
+            outlet.close(0)
+        return [outlet.address for outlet in closed]
 
     def publish(self, topic: bytes, header: bytes, body: bytes) -> None:
         """Send one event to whoever listens."""
-        for send, drain in zip(self._sends, self._drains, strict=True):
-            send(topic, _MORE_NOW)
-            send(header, _MORE_NOW)
-            send(body, _LAST_NOW)
-            drain.look()
+        for outlet in self._outlets:
+            outlet.send(topic, _MORE_NOW)
+            outlet.send(header, _MORE_NOW)
+            outlet.send(body, _LAST_NOW)
+            outlet.drain.look()
         self.sent += 1
 
     def close(self, linger_ms: int = sockets.DRAIN_LINGER_MS) -> None:
         """Stop publishing; what was sent gets `linger_ms` to leave."""
-        for drain in self._drains:
-            drain.close()
-        for socket in self._sockets:
-            socket.close(linger_ms)
+        for outlet in self._outlets:
+            outlet.close(linger_ms)
+        self._outlets.clear()
 
 
 class Subscription:
@@ -106,8 +133,12 @@ class Subscription:
         self._event = event
         self._live = live
         self._mark = MARK + secrets.token_bytes(8)
+        self._endpoint = endpoint
         self._socket = sockets.subscriber(context, endpoint, [*(topic.encode() for topic in topics), self._mark])
+        self._monitor = sockets.monitor(self._socket, sockets.REFUSALS)
         self._drain = Drain(self._socket, self._message)
+        self._news = Drain(self._monitor, self._refused)
+        self._again: asyncio.TimerHandle | None = None
         try:
             sockets.connect(self._socket, endpoint)
         except BadRequest:
@@ -120,7 +151,24 @@ class Subscription:
         elif len(frames) == 1 and frames[0] == self._mark:
             self._live()
 
+    def _refused(self, _news: list[Buffer]) -> None:
+        """libzmq gives up for good where a handshake was refused; a key that is not known yet may be so in a while."""
+        if self._again is None:
+            self._again = asyncio.get_running_loop().call_later(sockets.REFUSED_AGAIN_S, self._connect_again)
+
+    def _connect_again(self) -> None:
+        self._again = None
+        sockets.connect_again(self._socket, self._endpoint)
+        self._drain.look()
+
     def close(self) -> None:
-        """Stop listening."""
+        """Stop listening; a second call does nothing."""
+        if self._socket.closed:
+            return
+        if self._again is not None:
+            self._again.cancel()
         self._drain.close()
+        self._news.close()
+        self._socket.disable_monitor()
+        self._monitor.close(0)
         self._socket.close(0)

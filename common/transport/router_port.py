@@ -11,7 +11,7 @@ from typing import Final
 import zmq
 
 from common.transport import sockets
-from common.transport.drain import Drain
+from common.transport.drain import Drain, frames_from, read_message
 from common.wire.frames import Buffer
 
 _MORE_NOW: Final = int(zmq.SNDMORE | zmq.DONTWAIT)
@@ -22,7 +22,12 @@ Receive = Callable[["RouterPort", bytes, list[Buffer]], None]
 
 
 class RouterPort:
-    """One bound ROUTER, drained on the running loop."""
+    """One bound ROUTER, drained on the running loop.
+
+    While a message is handed over, `key` is the public key (Z85) of the peer that sent it: libzmq lays it on every message of a
+    connection that its gate let in. It is empty on a plain port. It is read anew for each message and never remembered by the
+    routing id, since a peer may give itself an id of any form, the id of one that has left included.
+    """
 
     def __init__(
         self,
@@ -40,9 +45,20 @@ class RouterPort:
         self.address = address
         self.encrypted = address.keys is not None
         self.undelivered = 0
+        self.key = ""
         self._send = sockets.raw_send(self._socket)
         self._receive = receive
-        self._drain = Drain(self._socket, self._message, drained)
+        read = self._read_with_key if self.encrypted else read_message
+        self._drain = Drain(self._socket, self._message, drained, read)
+
+    def _read_with_key(self, receive: sockets.Receive) -> list[Buffer] | None:
+        try:
+            frame = receive(_LAST_NOW, False)
+        except zmq.Again:
+            return None
+        key = frame.get("User-Id")
+        self.key = key if type(key) is str else ""
+        return frames_from(frame, receive)
 
     def _message(self, frames: list[Buffer]) -> None:
         self._receive(self, bytes(frames[0]), frames[1:])

@@ -8,6 +8,7 @@ plain peers in other languages may not answer ZMTP pings.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, cast
 
@@ -28,6 +29,12 @@ RECONNECT_MAX_MS: Final = 1_000
 HEARTBEAT_MS: Final = 500
 HEARTBEAT_TIMEOUT_MS: Final = 1_500
 BACKLOG: Final = 1_024
+ZAP_DOMAIN: Final = "tandem"
+REFUSALS: Final = int(zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
+"""News of a monitor after which libzmq connects no more by itself."""
+
+REFUSED_AGAIN_S: Final = 1.0
+"""Who was refused a handshake asks again after this time: a key that is not known yet may be so then."""
 
 _MORE_NOW: Final = int(zmq.SNDMORE | zmq.DONTWAIT)
 _LAST_NOW: Final = int(zmq.DONTWAIT)
@@ -93,7 +100,8 @@ def _server(socket: zmq.Socket[bytes], keys: Keys | None) -> None:
     if keys is not None:
         socket.setsockopt(zmq.CURVE_SERVER, 1)
         socket.setsockopt(zmq.CURVE_SECRETKEY, keys.secret)
-        socket.setsockopt_string(zmq.ZAP_DOMAIN, "tandem")
+        socket.setsockopt_string(zmq.ZAP_DOMAIN, ZAP_DOMAIN)
+        socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # without a gate nobody comes in, instead of everybody
         _heartbeats(socket)
 
 
@@ -124,6 +132,11 @@ def router(context: zmq.Context[zmq.Socket[bytes]], keys: Keys | None = None) ->
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
     _server(socket, keys)
     return socket
+
+
+def gate(context: zmq.Context[zmq.Socket[bytes]]) -> zmq.Socket[bytes]:
+    """Where libzmq asks about keys (ZAP), not bound yet; it serves this context alone."""
+    return _new(context, zmq.ROUTER, REQUEST_HWM)
 
 
 def dealer(context: zmq.Context[zmq.Socket[bytes]], endpoint: Endpoint) -> zmq.Socket[bytes]:
@@ -182,6 +195,13 @@ def connect(socket: zmq.Socket[bytes], endpoint: Endpoint) -> None:
         socket.connect(endpoint.address)
     except zmq.ZMQError as error:
         raise BadRequest(f"{endpoint.address!r} is no address to connect to; tcp://host:port is one") from error
+
+
+def connect_again(socket: zmq.Socket[bytes], endpoint: Endpoint) -> None:
+    """Begin to connect anew where libzmq has given up."""
+    with suppress(zmq.ZMQError):
+        socket.disconnect(endpoint.address)
+    connect(socket, endpoint)
 
 
 def raw_send(socket: zmq.Socket[bytes]) -> Send:

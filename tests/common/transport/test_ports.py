@@ -17,6 +17,7 @@ from common.transport.drain import Drain, read_message
 from common.transport.events import EventPort, Subscription
 from common.transport.router_port import RouterPort, open_ports
 from common.transport.sockets import Address, Endpoint, Keys
+from common.transport.zap import Gate
 from common.wire.frames import Buffer
 
 Context = zmq.Context[zmq.Socket[bytes]]
@@ -310,6 +311,7 @@ async def test_who_listens_and_does_not_shake_hands_is_given_up(context: Context
 
 async def test_curve_channels_talk_and_a_plain_one_is_refused(context: Context) -> None:
     server, client = Keys(*zmq.curve_keypair()), Keys(*zmq.curve_keypair())
+    gate = Gate(context, lambda key: True)
     (port,) = open_ports(context, [Address("127.0.0.1", 0, server)], echo)
     address = endpoint(port).address
     good, bad = Listener(), Listener()
@@ -325,6 +327,7 @@ async def test_curve_channels_talk_and_a_plain_one_is_refused(context: Context) 
     for channel in (dressed, plain):
         channel.close()
     port.close()
+    gate.close()
 
 
 async def test_an_address_that_is_none_leaves_nothing_open(context: Context) -> None:

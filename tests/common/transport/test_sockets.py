@@ -134,21 +134,6 @@ def test_an_address_that_is_none_is_a_bad_request(context: Context) -> None:
         sockets.connect(sockets.dealer(context, endpoint), endpoint)
 
 
-def test_curve_between_those_who_hold_the_keys_works(context: Context) -> None:
-    server = keys()
-    router = sockets.router(context, server)
-    address = bound(router, server).address
-    endpoint = Endpoint(address, server.public, keys())
-    dealer = sockets.dealer(context, endpoint)
-    sockets.connect(dealer, endpoint)
-    assert dealer.poll(10_000, zmq.POLLOUT)
-    dealer.send_multipart([b"secret"])
-    route, body = receive(router)
-    assert body == b"secret"
-    router.send_multipart([route, b"known"])
-    assert receive(dealer) == [b"known"]
-
-
 @pytest.mark.parametrize("known", [None, "wrong"], ids=["plain", "wrong server key"])
 def test_who_does_not_hold_the_keys_gets_nothing_through(context: Context, known: str | None) -> None:
     server = keys()
