@@ -45,6 +45,7 @@ NAMED: Final[dict[Any, str]] = {
 
 SIMPLE: Final[dict[Any, str]] = {
     str: "text",
+    bytes: "binary",
     int: "integer",
     float: "number",
     bool: "true or false",
