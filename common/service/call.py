@@ -14,12 +14,26 @@ ANSWER_SHARE: Final = 0.2
 
 
 class Call:
-    """The circumstances of one request; `deadline` is on this process's monotonic clock, None for no deadline."""
+    """The circumstances of one request; `deadline` is on this process's monotonic clock, None for no deadline.
 
-    __slots__ = ("_gone", "_reply", "arrived", "deadline", "identity", "trace", "verb")
+    `identity` is who asks and `host` where from; `binding` is what a token issued to this caller is bound to, its CURVE key in
+    Z85 or `local@HOST`; `scopes` are what it may do, with all that it has shown.
+    """
+
+    __slots__ = ("_gone", "_reply", "arrived", "binding", "deadline", "host", "identity", "scopes", "trace", "verb")
 
     def __init__(
-        self, reply: Reply, verb: str, identity: str, arrived: float, deadline: float | None, trace: str | None
+        self,
+        reply: Reply,
+        verb: str,
+        identity: str,
+        arrived: float,
+        deadline: float | None,
+        trace: str | None,
+        *,
+        host: str | None = None,
+        binding: str | None = None,
+        scopes: tuple[str, ...] = ("control",),
     ) -> None:
         self._reply = reply
         self._gone = False
@@ -28,6 +42,9 @@ class Call:
         self.arrived = arrived
         self.deadline = deadline
         self.trace = trace
+        self.host = identity.rpartition("@")[2] if host is None else host
+        self.binding = identity if binding is None else binding
+        self.scopes = scopes
 
     @property
     def streams(self) -> bool:
