@@ -13,13 +13,11 @@ import json
 import logging
 import sys
 import traceback
-from collections.abc import Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Final, TextIO
 
-from common.ids import MAX_WIRE_INT
-from common.telemetry.redaction import HIDDEN, is_secret_name, redact
+from common.telemetry.showing import NAME_CHARS, TEXT_CHARS, Json, shown, shown_end, spelt, without_secrets
 
 TRACE: Final[ContextVar[str]] = ContextVar("trace", default="")
 """The trace of the request being worked on; lines written meanwhile carry it."""
@@ -27,15 +25,9 @@ TRACE: Final[ContextVar[str]] = ContextVar("trace", default="")
 LINE_BYTES: Final = 16_384
 """The longest line, its end included."""
 
-_TEXT_CHARS: Final = 6_000
 _SHORT_CHARS: Final = 300
-_NAME_CHARS: Final = 128
-_OVERLAP_CHARS: Final = 2_000  # read beyond a cut, so that a secret across it is seen whole
-_ITEMS: Final = 32
 _DEPTH: Final = 4
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "trace"}
-
-Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
 
 
 class JsonLines(logging.StreamHandler[TextIO]):
@@ -74,8 +66,8 @@ class JsonFormatter(logging.Formatter):
         at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         return {
             "at": at.replace("+00:00", "Z"),
-            "level": _text(record.levelname)[:_NAME_CHARS].lower(),
-            "logger": _text(record.name)[:_NAME_CHARS],
+            "level": spelt(record.levelname)[:NAME_CHARS].lower(),
+            "logger": spelt(record.name)[:NAME_CHARS],
             "message": "",
             "service": self._service,
             "host": self._host,
@@ -83,17 +75,17 @@ class JsonFormatter(logging.Formatter):
 
     def _entry(self, record: logging.LogRecord) -> dict[str, Json]:
         entry = self._envelope(record)
-        entry["message"] = _shown(_message(record), _TEXT_CHARS)
+        entry["message"] = shown(_message(record), TEXT_CHARS)
         trace = getattr(record, "trace", None) or TRACE.get()
         if trace:
-            entry["trace"] = _shown(trace, _NAME_CHARS)
+            entry["trace"] = shown(trace, NAME_CHARS)
         if record.exc_info and record.exc_info[1] is not None:
             entry["error"] = _error(record.exc_info[1])
         if record.stack_info:
-            entry["stack"] = _tail(record.stack_info)
+            entry["stack"] = shown_end(record.stack_info)
         extra = {name: value for name, value in vars(record).items() if name not in _STANDARD}
         if extra:
-            entry["extra"] = _clean(extra, _DEPTH)
+            entry["extra"] = without_secrets(extra, _DEPTH)
         return entry
 
     def _bounded(self, entry: dict[str, Json]) -> str:
@@ -129,60 +121,12 @@ def _message(record: logging.LogRecord) -> str:
     try:
         return record.getMessage()
     except Exception:  # arguments that do not fit the format
-        return f"{_text(record.msg)} {_text(record.args)}"
+        return f"{spelt(record.msg)} {spelt(record.args)}"
 
 
 def _error(error: BaseException) -> dict[str, Json]:
-    stack = "".join(traceback.format_exception(error))
-    return {"type": type(error).__name__[:_NAME_CHARS], "message": _shown(error, _TEXT_CHARS), "stack": _tail(stack)}
-
-
-def _tail(stack: str) -> str:
-    """The end of a stack, where the error is."""
-    return _unicode(redact(stack[-_TEXT_CHARS - _OVERLAP_CHARS :])[-_TEXT_CHARS:])
-
-
-def _shown(value: object, most: int) -> str:
-    """The value as text, redacted and cut."""
-    text = _text(value)
-    shown = redact(text[: most + _OVERLAP_CHARS])
-    if len(shown) > most:
-        shown = shown[:most] + "..."
-    return _unicode(shown)
-
-
-def _unicode(text: str) -> str:
-    """The text with lone surrogates spelt out, for no UTF-8 stream takes them."""
-    return text.encode("utf-8", "backslashreplace").decode()
-
-
-def _text(value: object) -> str:
-    try:
-        return str(value)
-    except Exception:  # a value is logged as well as it lets itself be
-        return f"<{type(value).__name__} that cannot be shown>"
-
-
-def _clean(value: object, depth: int) -> Json:
-    """The value as bounded JSON, secrets hidden by name and by look."""
-    if value is None or isinstance(value, bool):
-        return value
-    if isinstance(value, int) and abs(value) <= MAX_WIRE_INT:
-        return int(value)
-    if isinstance(value, float) and abs(value) < float("inf"):
-        return float(value)
-    if isinstance(value, Mapping) and depth:
-        return {
-            _shown(name, _NAME_CHARS): _under(_text(name), item, depth - 1)
-            for name, item in list(value.items())[:_ITEMS]
-        }
-    if isinstance(value, list | tuple | set | frozenset) and depth:
-        return [_clean(item, depth - 1) for item in list(value)[:_ITEMS]]
-    return _shown(value, _TEXT_CHARS)
-
-
-def _under(name: str, value: object, depth: int) -> Json:
-    return HIDDEN if value is not None and is_secret_name(name) else _clean(value, depth)
+    stack = shown_end("".join(traceback.format_exception(error)))
+    return {"type": type(error).__name__[:NAME_CHARS], "message": shown(error, TEXT_CHARS), "stack": stack}
 
 
 def _without_extra(entry: dict[str, Json]) -> None:
