@@ -6,6 +6,7 @@ at one moment is its `Keyring`. It never reads a file, checks no signature and k
 
 from __future__ import annotations
 
+import re
 from functools import cached_property
 from typing import Annotated, Final, Literal
 
@@ -23,6 +24,7 @@ GATEWAY: Final = "SecurityGateway"
 """The issuer of identities' tokens; its signing key stands in the list of the host that it runs on."""
 
 _OPERATOR: Final = "operator@"
+_SCOPE: Final = re.compile(r"(read|use|control)(:[A-Za-z0-9_.-]{1,128})?")
 _ORDER: Final = tuple(Access)
 
 
@@ -53,8 +55,8 @@ class Vouch(Struct, frozen=True):
 class HostKeys(Struct, frozen=True, kw_only=True):
     """The keys of one host's processes as the host tells them; a higher `serial` replaces a lower one.
 
-    `issued_at` is in seconds since 1970; `address` and the ports are where its supervisor is reached; `vouches` are the hosts that
-    it admitted or joined.
+    `issued_at` is in seconds since 1970; `address` and the ports are where its supervisor is reached; `vouches` are the hosts
+    that it admitted or joined.
     """
 
     host: str
@@ -155,6 +157,11 @@ def local_binding(host: str) -> str:
     return f"local@{host}"
 
 
+def is_scope(text: str) -> bool:
+    """Whether a text is spelled as a scope."""
+    return _SCOPE.fullmatch(text) is not None
+
+
 def granted(scopes: list[str], service: str) -> Access | None:
     """The most that `scopes` allow at a service: `control` everywhere, `control:Supervisor` there alone; None: nothing."""
     best = -1
@@ -163,13 +170,6 @@ def granted(scopes: list[str], service: str) -> Access | None:
         if only in ("", service) and access in _ORDER:
             best = max(best, _ORDER.index(Access(access)))
     return _ORDER[best] if best >= 0 else None
-
-
-def lesser(one: Access | None, other: Access | None) -> Access | None:
-    """What both allow."""
-    if one is None or other is None:
-        return None
-    return min(one, other, key=_ORDER.index)
 
 
 def allows(held: Access | None, wanted: Access) -> bool:

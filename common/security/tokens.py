@@ -20,7 +20,7 @@ from common.clock import Clock
 from common.errors import TandemError, Unauthenticated
 from common.ids import MAX_WIRE_INT
 from common.security import ed25519
-from common.security.keyring import Issuer, Keyring, granted, lesser
+from common.security.keyring import Issuer, Keyring, covers, granted, is_scope
 
 MAX_TOKEN_CHARS: Final = 8_192
 EARLY_S: Final = 60.0
@@ -29,6 +29,7 @@ CACHED_TOKENS: Final = 4_096
 OPERATOR_TTL_S: Final = 60
 
 _Moment = Annotated[int, Meta(ge=0, le=MAX_WIRE_INT)]
+_Instant = Annotated[float, Meta(ge=0, le=MAX_WIRE_INT)]
 
 Reason = Literal[
     "malformed", "unknown issuer", "bad signature", "expired", "not yet valid", "revoked", "bound to another key"
@@ -50,16 +51,16 @@ class Confirmation(Struct, frozen=True):
 
 
 class Claims(Struct, frozen=True, kw_only=True):
-    """What a token says; `scope` holds scopes by spaces, times are whole seconds since 1970."""
+    """What a token says; `scope` holds scopes by spaces, times are seconds since 1970."""
 
     iss: str
     sub: str
     scope: str
-    iat: _Moment
+    iat: _Instant
     exp: _Moment
     jti: str
     cnf: Confirmation
-    nbf: _Moment = 0
+    nbf: _Instant = 0
 
     @property
     def scopes(self) -> list[str]:
@@ -77,7 +78,10 @@ class Minted:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What a good token gives its holder at one service: `access` None when it allows nothing there."""
+    """What a good token gives its holder at one service: `access` None when it allows nothing there.
+
+    `scopes` are those of the token that its issuer may give.
+    """
 
     subject: str
     scopes: tuple[str, ...]
@@ -114,7 +118,7 @@ class Minter:
             iss=self.issuer,
             sub=subject,
             scope=" ".join(scopes),
-            iat=int(now),
+            iat=now,
             exp=int(now) + max(1, round(ttl_s)),
             jti=ed25519.encoded(os.urandom(16)),
             cnf=Confirmation(binding),
@@ -151,14 +155,23 @@ class TokenChecker:
 
         `binding` is the caller's CURVE key in Z85, or `local@HOST` of a plain caller.
         """
+        known = self._good(token)
+        if known.claims.cnf.kid != binding:
+            raise BadToken("bound to another key", "show it from where it was issued, or get one here")
+        return known.at.get(service) or _at(known, service)
+
+    def read(self, token: str) -> Claims:
+        """What a token says that is good in the hands of whoever it is bound to; BadToken with the reason."""
+        return self._good(token).claims
+
+    def _good(self, token: str) -> _Known:
         keyring = self._keyring()
         known = self._known.get(token)
         if known is None or known.keyring is not keyring:
             known = self._verified(token, keyring)
         else:
             self._known.move_to_end(token)
-        claims = known.claims
-        now = self._wall()
+        claims, now = known.claims, self._wall()
         if claims.exp <= now:
             self._known.pop(token, None)
             raise BadToken("expired", _ANEW)
@@ -167,9 +180,7 @@ class TokenChecker:
             raise BadToken("revoked", _ANEW)
         if claims.iat > now + EARLY_S or claims.nbf > now + EARLY_S:
             raise BadToken("not yet valid", "compare the clocks of the two hosts")
-        if claims.cnf.kid != binding:
-            raise BadToken("bound to another key", "show it from where it was issued, or get one here")
-        return known.at.get(service) or _at(known, service)
+        return known
 
     def _verified(self, token: str, keyring: Keyring) -> _Known:
         self._known.pop(token, None)
@@ -181,10 +192,10 @@ class TokenChecker:
 
 
 def _at(known: _Known, service: str) -> Checked:
-    claims = known.claims
-    access = lesser(granted(claims.scopes, service), granted(known.issuer.scopes, service))
+    claims, may_give = known.claims, known.issuer.scopes
+    scopes = [scope for scope in claims.scopes if is_scope(scope) and covers(may_give, scope)]
     known.at[service] = checked = Checked(
-        claims.sub, tuple(claims.scopes), access, claims.iss, claims.jti, float(claims.exp)
+        claims.sub, tuple(scopes), granted(scopes, service), claims.iss, claims.jti, float(claims.exp)
     )
     return checked
 
