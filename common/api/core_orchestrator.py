@@ -83,7 +83,10 @@ class Heartbeat(Message, frozen=True):
 
 
 class Endpoint(Message, frozen=True):
-    """Where an agent answers, relative to the asker, and whether it is alive."""
+    """Where an agent answers, relative to the asker, and whether it is alive.
+
+    `age_s` is 0 from the registry itself; from a supervisor's copy, how long ago that was last in step.
+    """
 
     agent_name: Name
     host: Host
@@ -94,6 +97,7 @@ class Endpoint(Message, frozen=True):
     liveness: Liveness
     dress: Dress
     location: str
+    age_s: Seconds = 0.0
 
 
 class Agent(Message, frozen=True):
@@ -126,10 +130,11 @@ class FindAgents(Message, frozen=True):
 
 
 class Agents(Message, frozen=True):
-    """The agents and the place in `agents.changed` that this list reflects."""
+    """The agents and the place in `agents.changed` that this list reflects; `age_s` as in an Endpoint."""
 
     agents: list[Agent]
     as_of: Cursor
+    age_s: Seconds = 0.0
 
 
 class SubmitRequest(Message, frozen=True):

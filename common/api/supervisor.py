@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from common.api import leases, links
+from common.api import core_orchestrator, leases, links, relays
 from common.api.basic import Phase
 from common.api.words import (
     Access,
@@ -151,9 +151,20 @@ VERBS: tuple[AnyVerb, ...] = (
     ADMIT_LEASE,
     *leases.VERBS,
     *links.VERBS,
+    *relays.VERBS,
+    core_orchestrator.GET_AGENT_ENDPOINT,
+    core_orchestrator.LIST_AGENTS,
+    core_orchestrator.FIND_AGENTS,
 )
 
 PROCESS_CHANGED = Topic("processes.changed", ProcessChanged, "a process changed phase")
 VITALS_SAMPLED = Topic("vitals.sampled", Vitals, "vitals of this host")
 
-TOPICS: tuple[Topic, ...] = (PROCESS_CHANGED, VITALS_SAMPLED, leases.LEASE_CHANGED, leases.CARDS_SAMPLED, *links.TOPICS)
+TOPICS: tuple[Topic, ...] = (
+    PROCESS_CHANGED,
+    VITALS_SAMPLED,
+    leases.LEASE_CHANGED,
+    leases.CARDS_SAMPLED,
+    *links.TOPICS,
+    *relays.TOPICS,
+)
