@@ -6,7 +6,10 @@
 | TANDEM_HOST | name of the host this process belongs to | empty: not told |
 | TANDEM_AGENT_NAME | the process's name in the startup file | empty: not supervised |
 | TANDEM_PORT, TANDEM_EVENTS_PORT, TANDEM_HEALTH_PORT | ports to bind on this host's loopback; 0: any | 0 |
-| TANDEM_SERVICES | where services and supervisors are: `Name=port[:events_port]@host`, by commas | the well-known ports |
+| TANDEM_LISTEN | addresses of this host for encrypted ports of the same numbers, by commas | empty: loopback alone |
+| TANDEM_KEYS | file of this process's key pair; the host's keyring lies beside it | empty: no key, loopback alone |
+| TANDEM_TOKEN | a token that this process shows with every call | empty: none |
+| TANDEM_SERVICES | where services are: `Name=port[:events_port]@address[#host/process]`, by commas | the well-known ports |
 | TANDEM_STORE | where a service keeps its records: a folder, or a `redis://`, `rediss://` or `unix://` URL | the host's home |
 | TANDEM_SIMULATE_CARDS | 1: a supervisor simulates its file's cards where NVML finds none | 0 |
 | TANDEM_SIMULATED_CARDS | folders of simulated cards, by colons, for programs that use them | empty |
@@ -27,6 +30,8 @@ DEFAULT_HOME: Final = "var"
 SERVICES: Final = "TANDEM_SERVICES"
 SIMULATE_CARDS: Final = "TANDEM_SIMULATE_CARDS"
 MARK: Final = "TANDEM_SUPERVISED"
+KEYS: Final = "TANDEM_KEYS"
+TOKEN: Final = "TANDEM_TOKEN"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +61,9 @@ class AgentEnvironment:
     events_port: int = 0
     health_port: int = 0
     store: str = ""
+    listen: tuple[str, ...] = ()
+    keys: str = ""
+    supervised: bool = False
 
     @classmethod
     def read(cls, environ: Mapping[str, str] = os.environ) -> AgentEnvironment:
@@ -73,10 +81,13 @@ class AgentEnvironment:
             events_port=events_port,
             health_port=health_port,
             store=environ.get("TANDEM_STORE", ""),
+            listen=tuple(piece.strip() for piece in environ.get("TANDEM_LISTEN", "").split(",") if piece.strip()),
+            keys=environ.get(KEYS, ""),
+            supervised=bool(environ.get(MARK)),
         )
 
     def variables(self) -> dict[str, str]:
-        """The same as environment variables, for a child; the store it inherits."""
+        """The same as environment variables, for a child; the store it inherits, and its mark is set apart."""
         return {
             "TANDEM_HOME": str(self.home),
             "TANDEM_HOST": self.host,
@@ -84,6 +95,8 @@ class AgentEnvironment:
             "TANDEM_PORT": str(self.port),
             "TANDEM_EVENTS_PORT": str(self.events_port),
             "TANDEM_HEALTH_PORT": str(self.health_port),
+            "TANDEM_LISTEN": ",".join(self.listen),
+            KEYS: self.keys,
         }
 
 

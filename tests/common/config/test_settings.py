@@ -33,8 +33,15 @@ def test_what_a_supervisor_tells_is_what_a_child_reads() -> None:
         port=1,
         events_port=2,
         health_port=3,
+        listen=("10.0.0.1", "10.1.0.1"),
+        keys="/x/h/keys/a.json",
     )
     assert AgentEnvironment.read(told.variables()) == told
+
+
+def test_the_mark_of_a_supervisor_tells_a_child_from_a_process_started_by_hand() -> None:
+    assert AgentEnvironment.read({"TANDEM_SUPERVISED": "boot-1/a"}).supervised
+    assert not AgentEnvironment.read({}).supervised
 
 
 def test_every_port_that_cannot_be_read_is_named() -> None:
