@@ -67,6 +67,7 @@ class HostKeys(Struct, frozen=True, kw_only=True):
     events_port: int = 0
     keys: list[KeyEntry] = []
     issuers: list[Issuer] = []
+    vouches: list[Vouch] = []
 
 
 class SignedKeys(Struct, frozen=True):
