@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Protocol
 
 
@@ -27,3 +28,8 @@ class Rng(Protocol):
     def getrandbits(self, k: int, /) -> int:
         """An integer of k random bits."""
         ...
+
+
+def timestamp(wall: float) -> str:
+    """Seconds since 1970 as RFC 3339 UTC with milliseconds."""
+    return datetime.fromtimestamp(wall, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -6,7 +6,7 @@ from typing import Final, Literal
 
 from common.clock import Rng
 
-Kind = Literal["lease", "req", "op", "boot", "key", "client", "launch"]
+Kind = Literal["lease", "req", "task", "op", "boot", "key", "client", "launch"]
 
 MAX_WIRE_INT: Final = 2**53 - 1
 """The largest integer every JSON reader keeps exactly (RFC 8259, section 6)."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from common.api.supervisor import Process
+from common.clock import timestamp
 from common.config.document import Problem
 from common.config.loader import render
 from common.config.units import format_seconds
 from common.supervisor.desk import Standing
 from common.supervisor.vitals import Use
-from common.telemetry.system_clock import timestamp
 
 
 def process_of(standing: Standing, use: Use, at: float, wall: float) -> Process:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import time
-from datetime import UTC, datetime
+
+from common.clock import timestamp
 
 
 class SystemClock:
@@ -16,11 +17,6 @@ class SystemClock:
     def timestamp(self) -> str:
         """Now as RFC 3339 UTC with milliseconds."""
         return timestamp(time.time())
-
-
-def timestamp(wall: float) -> str:
-    """Seconds since 1970 as RFC 3339 UTC with milliseconds."""
-    return datetime.fromtimestamp(wall, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def system_rng() -> random.Random:
