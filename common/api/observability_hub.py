@@ -1,8 +1,8 @@
 """ObservabilityHub's vocabulary: health verdicts of every process, host and link, and the history of metrics.
 
-A verdict is about what can be seen from the hub's host: `healthy`, `degraded` (it works, not as it should), `unhealthy` (it says so,
-or its process died), `unreachable` (it does not answer), `unknown` (nobody expects an answer, or none was asked for yet). Where
-something is unreachable only because something else is, `because` names that, and it is no alarm of its own.
+A verdict is about what can be seen from the hub's host: `healthy`, `degraded` (it works, not as it should), `unhealthy` (it says
+so, or its process died), `unreachable` (it does not answer), `unknown` (nobody expects an answer, or none was asked for yet).
+Where something is unreachable only because something else is, `because` names that, and it is no alarm of its own.
 """
 
 from __future__ import annotations
@@ -39,7 +39,10 @@ class GetHealth(Message, frozen=True):
 
 
 class ProcessHealth(Message, frozen=True):
-    """One process: its verdict, why, since when, and how long its last answer took (`probed` false: its supervisor's word alone)."""
+    """One process: its verdict, why and since when, and how long its last answer took.
+
+    Where `probed` is false the verdict is its supervisor's word alone.
+    """
 
     name: str
     host: str
@@ -89,7 +92,7 @@ class LinkHealth(Message, frozen=True):
 
 
 class FabricHealth(Message, frozen=True):
-    """Every verdict, and the place in `health.changed` that it reflects. `doubt`: why the hub trusts its own eyes in nothing now."""
+    """Every verdict, and the place in `health.changed` that it reflects. `doubt`: why the hub does not trust its own eyes now."""
 
     hosts: list[HostHealth]
     services: list[ProcessHealth]
@@ -122,7 +125,10 @@ class MetricPoint(Message, frozen=True):
 
 
 class PushMetrics(Message, frozen=True):
-    """Hands in points of `agent`. With `sender`, a batch is taken once: one of the same epoch whose `seq` is not above the last is old."""
+    """Hands in points of `agent`.
+
+    With a `sender` each batch is taken once: within an epoch it has a higher `seq` than the one before.
+    """
 
     agent: Name
     points: Annotated[list[MetricPoint], Meta(max_length=MAX_POINTS)]

@@ -40,7 +40,7 @@ class Operation(Message, frozen=True):
 
 
 class Process(Message, frozen=True):
-    """One process of the startup file: what it is doing and why it waits, if it does."""
+    """One process of the startup file: what it is doing and why it waits, if it does; `probe` is how its health is asked for."""
 
     name: str
     kind: Literal["service", "agent"]
@@ -58,6 +58,7 @@ class Process(Message, frozen=True):
     last_exit: str
     stderr_tail: list[str]
     since: Timestamp
+    probe: Literal["zmq", "http", "tcp", "none"] = "zmq"
 
 
 class ListProcesses(Message, frozen=True):

@@ -33,6 +33,7 @@ def process_of(standing: Standing, use: Use, at: float, wall: float) -> Process:
         last_exit=standing.last_exit,
         stderr_tail=list(standing.stderr_tail),
         since=timestamp(wall - max(at - standing.since, 0.0)),
+        probe=entry.health.how,
     )
 
 

@@ -8,11 +8,12 @@ import pytest
 import zmq
 import zmq.asyncio
 
+from common.client.probing import judge
 from common.config.schema import HealthProbe, Ports
 from common.config.units import Duration
 from common.supervisor.instructions import Launched
 from common.supervisor.launching import choose_ports
-from common.supervisor.probing import Prober, judge
+from common.supervisor.probing import Prober
 from common.telemetry.system_clock import SystemClock
 from common.transport import sockets
 
