@@ -1,0 +1,171 @@
+"""Whose lists of keys this host believes: decides which signed list is taken, and which host keys count; reads and signs nothing.
+
+A host is trusted by its host key, which is vouched for: by this host itself, which admitted it or joined it, or by a host that is
+trusted already, in its own signed list. So a third host needs one invitation, and lists are passed on. Of two vouches for one
+host the higher generation counts: a host that was set up anew or sent away is vouched for one generation higher, with its new
+key or with none. What a host that is not trusted vouches for counts for nothing, and a vouch for this host itself never does.
+
+A list is taken when its host's key signed it and its serial is higher than any seen under that key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from common.errors import Unauthenticated
+from common.security.keyring import HostKeys, SignedKeys, Vouch
+
+Check = Callable[[SignedKeys, str], HostKeys]
+"""The list in a signed one, if the host key (second) signed it; Unauthenticated where it did not."""
+
+Outcome = Literal["taken", "same", "older", "own", "unknown", "refused"]
+NEVER: Final = -1
+
+
+class Known(Struct, frozen=True):
+    """A list that was taken, and the host key that it was signed by."""
+
+    public: str
+    signed: SignedKeys
+    keys: HostKeys
+
+
+class Trust(Struct, frozen=True, kw_only=True):
+    """What this host trusts: `vouches` are its own, `serials` the highest serial seen under each host key."""
+
+    own: str
+    own_public: str
+    vouches: dict[str, Vouch] = {}
+    lists: dict[str, Known] = {}
+    serials: dict[str, int] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of one list that was offered; `serial` is that of a list of this host's own that came back."""
+
+    host: str
+    outcome: Outcome
+    reason: str = ""
+    serial: int = NEVER
+
+
+class _Named(Struct):
+    host: str
+
+
+def trusted(trust: Trust) -> dict[str, str]:
+    """The host key of every host that is trusted, this one aside."""
+    best = _best(trust)
+    reached: dict[str, str] = {}
+    ways = [list(trust.vouches.values())]
+    while ways:
+        for vouch in ways.pop():
+            counts = best.get(vouch.host)
+            if vouch.public and vouch.host not in reached and counts is not None and counts.public == vouch.public:
+                reached[vouch.host] = vouch.public
+                ways.append(_vouches_of(trust, vouch))
+    return reached
+
+
+def know(trust: Trust, host: str, public: str) -> Trust:
+    """`host` is trusted by this key from now on, whatever its key was before."""
+    last = _best(trust).get(host)
+    if last is None or last.public != public:
+        last = Vouch(host, public, last.generation + 1 if last is not None else 1)
+    return _pruned(replace(trust, vouches={**trust.vouches, host: last}))
+
+
+def expel(trust: Trust, host: str) -> Trust:
+    """`host` is trusted by no key any more."""
+    return know(trust, host, "")
+
+
+def take(trust: Trust, offered: Iterable[SignedKeys], check: Check) -> tuple[Trust, list[Verdict]]:
+    """The trust after these lists were looked at, and what became of each; one may vouch for the host of another."""
+    left, verdicts = list(offered), list[Verdict]()
+    while left:
+        unknown: list[tuple[SignedKeys, Verdict]] = []
+        for signed in left:
+            trust, verdict = _take(trust, signed, check)
+            if verdict.outcome == "unknown":
+                unknown.append((signed, verdict))
+            else:
+                verdicts.append(verdict)
+        if len(unknown) == len(left):
+            return trust, [*verdicts, *(verdict for _, verdict in unknown)]
+        left = [signed for signed, _ in unknown]
+    return trust, verdicts
+
+
+def not_joined(host: str) -> str:
+    """What a host says of one whose key it does not know, with the mend."""
+    return f"{host} has not joined: run `tandem invite {host}` on this host, and `tandem join` with its file there"
+
+
+def _take(trust: Trust, signed: SignedKeys, check: Check) -> tuple[Trust, Verdict]:
+    try:
+        host = msgspec.msgpack.decode(signed.body, type=_Named).host
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return trust, Verdict("", "refused", "a list of keys is damaged")
+    public = trust.own_public if host == trust.own else trusted(trust).get(host)
+    if public is None:
+        return trust, Verdict(host, "unknown", not_joined(host))
+    try:
+        keys = check(signed, public)
+    except Unauthenticated:
+        reason = (
+            f"{host}'s list is not signed by the key that {host} joined with; if it was set up anew, invite it again"
+        )
+        return trust, Verdict(host, "refused", reason)
+    if host == trust.own:
+        return trust, Verdict(host, "own", serial=keys.serial)
+    return _newest(trust, Known(public, signed, keys))
+
+
+def _newest(trust: Trust, offered: Known) -> tuple[Trust, Verdict]:
+    host, serial = offered.keys.host, offered.keys.serial
+    seen, known = trust.serials.get(offered.public, NEVER), trust.lists.get(host)
+    if serial < seen:
+        return trust, Verdict(host, "older", f"{host}'s list {serial} is older than its list {seen}, which is known")
+    if serial == seen and known is not None:
+        if known.signed.body == offered.signed.body:
+            return trust, Verdict(host, "same")
+        return trust, Verdict(host, "refused", f"{host} signed two lists of number {serial}")
+    serials = {**trust.serials, offered.public: serial}
+    taken = replace(trust, lists={**trust.lists, host: offered}, serials=serials)
+    return _pruned(taken), Verdict(host, "taken")
+
+
+def _pruned(trust: Trust) -> Trust:
+    """Without the lists of hosts that are not trusted, or not by the key that signed them."""
+    keys = trusted(trust)
+    lists = {host: known for host, known in trust.lists.items() if keys.get(host) == known.public}
+    return trust if len(lists) == len(trust.lists) else replace(trust, lists=lists)
+
+
+def _best(trust: Trust) -> Mapping[str, Vouch]:
+    """The vouch that counts for each host, of this host's own and of those it trusts, one after the other."""
+    best, heard = dict(trust.vouches), set[str]()
+    while ready := sorted(host for host, vouch in best.items() if host not in heard and _vouches_of(trust, vouch)):
+        heard.add(ready[0])
+        for vouch in _vouches_of(trust, best[ready[0]]):
+            if vouch.host != trust.own and _counts(vouch, best.get(vouch.host)):
+                best[vouch.host] = vouch
+    return best
+
+
+def _vouches_of(trust: Trust, host: Vouch) -> list[Vouch]:
+    """What the list of the host vouched for says, if it was signed by that very key."""
+    known = trust.lists.get(host.host)
+    return known.keys.vouches if known is not None and known.public == host.public else []
+
+
+def _counts(vouch: Vouch, other: Vouch | None) -> bool:
+    return other is None or (vouch.generation, vouch.public) > (other.generation, other.public)

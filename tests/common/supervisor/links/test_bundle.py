@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from common.api.links import BUNDLE_FORMAT, Bundle
+from common.errors import BadRequest, Conflict, Forbidden, NotFound, TandemError
+from common.supervisor.links import bundle
+from common.supervisor.links.bundle import Spent
+
+MADE = bundle.sealed(
+    Bundle(
+        format=BUNDLE_FORMAT,
+        host="pc2",
+        inviter="mainpc",
+        address="10.0.0.1",
+        port=7090,
+        server_key="s" * 40,
+        host_key="h" * 43,
+        key="k" * 40,
+        secret_key="x" * 40,
+        secret="secret",
+        expires_at="1970-01-01T00:15:00Z",
+    )
+)
+
+
+def test_a_bundle_is_read_as_it_was_written() -> None:
+    assert bundle.read(msgspec.json.encode(MADE), "f") == MADE
+    assert bundle.read(msgspec.json.format(msgspec.json.encode(MADE)), "f") == MADE
+
+
+@pytest.mark.parametrize(
+    "raw", [b"", b"{}", b"[1]", b"\xff", b"[" * 100_000, msgspec.json.encode({"format": BUNDLE_FORMAT})]
+)
+def test_what_is_no_bundle_is_refused_with_the_mend(raw: bytes) -> None:
+    with pytest.raises(BadRequest, match="f is no bundle of `tandem invite`, or is damaged") as refused:
+        bundle.read(raw, "f")
+    assert "tandem invite" in refused.value.details["mend"]
+
+
+def test_another_format_is_told_by_its_name() -> None:
+    with pytest.raises(BadRequest, match="of the format 'tandem-invite-9'"):
+        bundle.read(msgspec.json.encode(replace(MADE, format="tandem-invite-9")), "f")
+
+
+def test_a_used_one_says_when_and_by_whom() -> None:
+    spent = Spent(host="pc2", inviter="mainpc", used_at="2026-01-01T00:00:00Z")
+    with pytest.raises(Conflict, match="f was used at 2026-01-01T00:00:00Z by pc2"):
+        bundle.read(msgspec.json.encode(spent), "f")
+
+
+@given(st.data())
+def test_no_changed_byte_of_a_bundle_goes_unseen(data: st.DataObject) -> None:
+    raw = bytearray(msgspec.json.encode(MADE))
+    place = data.draw(st.integers(0, len(raw) - 1))
+    raw[place] = data.draw(st.integers(0, 255).filter(lambda byte: byte != raw[place]))
+    try:
+        read = bundle.read(bytes(raw), "f")
+    except TandemError:
+        return
+    assert read == MADE
+
+
+@pytest.mark.parametrize(
+    ("change", "own", "now", "error", "told"),
+    [
+        ({}, "pc3", 0.0, Forbidden, "this bundle invites pc2; this host is pc3"),
+        ({"inviter": "other"}, "pc2", 0.0, NotFound, "the bundle is of other, which pc2's startup file does not name"),
+        ({}, "pc2", 900.0, Conflict, "the bundle expired at 1970-01-01T00:15:00Z"),
+        ({"expires_at": "soon"}, "pc2", 0.0, BadRequest, "it does not say when it expires"),
+    ],
+)
+def test_one_that_may_not_be_used_says_why_and_what_to_do(
+    change: dict[str, Any], own: str, now: float, error: type[TandemError], told: str
+) -> None:
+    with pytest.raises(error, match=told) as refused:
+        bundle.check(replace(MADE, **change), own, {"mainpc"}, now)
+    assert refused.value.details["mend"]
+
+
+def test_a_good_one_may_be_used() -> None:
+    bundle.check(MADE, "pc2", {"mainpc"}, 899.0)
