@@ -7,6 +7,7 @@ at one moment is its `Keyring`. It never reads a file, checks no signature and k
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Annotated, Final, Literal
 
@@ -163,7 +164,7 @@ def is_scope(text: str) -> bool:
     return _SCOPE.fullmatch(text) is not None
 
 
-def granted(scopes: list[str], service: str) -> Access | None:
+def granted(scopes: Iterable[str], service: str) -> Access | None:
     """The most that `scopes` allow at a service: `control` everywhere, `control:Supervisor` there alone; None: nothing."""
     best = -1
     for scope in scopes:
@@ -178,7 +179,7 @@ def allows(held: Access | None, wanted: Access) -> bool:
     return held is not None and _ORDER.index(held) >= _ORDER.index(wanted)
 
 
-def covers(scopes: list[str], wanted: str) -> bool:
+def covers(scopes: Iterable[str], wanted: str) -> bool:
     """Whether holders of `scopes` may hand on the scope `wanted`: as much or more, everywhere or at the same service."""
     access, _, only = wanted.partition(":")
     everywhere = [scope for scope in scopes if ":" not in scope]

@@ -28,7 +28,6 @@ EARLY_S: Final = 60.0
 CACHED_TOKENS: Final = 4_096
 OPERATOR_TTL_S: Final = 60
 
-_Moment = Annotated[int, Meta(ge=0, le=MAX_WIRE_INT)]
 _Instant = Annotated[float, Meta(ge=0, le=MAX_WIRE_INT)]
 
 Reason = Literal[
@@ -51,13 +50,13 @@ class Confirmation(Struct, frozen=True):
 
 
 class Claims(Struct, frozen=True, kw_only=True):
-    """What a token says; `scope` holds scopes by spaces, times are seconds since 1970."""
+    """What a token says; `scope` holds scopes by spaces, times are seconds since 1970 and may have fractions."""
 
     iss: str
     sub: str
     scope: str
     iat: _Instant
-    exp: _Moment
+    exp: _Instant
     jti: str
     cnf: Confirmation
     nbf: _Instant = 0
@@ -111,7 +110,7 @@ class Minter:
         self._key = ed25519.private_key(seed)
 
     def mint(self, subject: str, scopes: Sequence[str], binding: str, *, now: float, ttl_s: float) -> Minted:
-        """A token of `subject` with a fresh id, good from now for `ttl_s` (whole seconds, at least one)."""
+        """A token of `subject` with a fresh id, good from now for `ttl_s`."""
         import jwt
 
         claims = Claims(
@@ -119,7 +118,7 @@ class Minter:
             sub=subject,
             scope=" ".join(scopes),
             iat=now,
-            exp=int(now) + max(1, round(ttl_s)),
+            exp=now + ttl_s,
             jti=ed25519.encoded(os.urandom(16)),
             cnf=Confirmation(binding),
         )
@@ -195,7 +194,7 @@ def _at(known: _Known, service: str) -> Checked:
     claims, may_give = known.claims, known.issuer.scopes
     scopes = [scope for scope in claims.scopes if is_scope(scope) and covers(may_give, scope)]
     known.at[service] = checked = Checked(
-        claims.sub, tuple(scopes), granted(scopes, service), claims.iss, claims.jti, float(claims.exp)
+        claims.sub, tuple(scopes), granted(scopes, service), claims.iss, claims.jti, claims.exp
     )
     return checked
 

@@ -1,0 +1,1 @@
+"""SecurityGateway: who may show themselves as whom, their tokens, and what was revoked."""
