@@ -30,8 +30,8 @@ class Invite(Struct, frozen=True, kw_only=True):
     secret_hash: str
     issued_at: float
     expires_at: float
-    replaced_at: float = 0.0
-    used_at: float = 0.0
+    replaced_at: float | None = None
+    used_at: float | None = None
     used_by: str = ""
 
 
@@ -53,13 +53,13 @@ def redeemed(invites: Sequence[Invite], secret: str, host: str, public: str, now
     invite = _found(invites, secret)
     if host != invite.host:
         raise Forbidden(f"this bundle invites {invite.host}, not {host}", mend=again(host))
-    if invite.used_at and invite.used_by != public:
+    if invite.used_at is not None and invite.used_by != public:
         raise Conflict(f"the bundle was used at {spelled(invite.used_at)} by {invite.host}", mend=again(host))
-    if invite.replaced_at:
+    if invite.replaced_at is not None:
         raise Conflict(f"a newer bundle replaced this one at {spelled(invite.replaced_at)}", mend="use the newer one")
     if invite.expires_at <= now:
         raise Conflict(f"the bundle expired at {spelled(invite.expires_at)}", mend=again(host))
-    used = invite if invite.used_at else replace(invite, used_at=now, used_by=public)
+    used = replace(invite, used_at=now, used_by=public) if invite.used_at is None else invite
     return [used if one is invite else one for one in invites]
 
 
@@ -84,7 +84,7 @@ def spelled(at: float) -> str:
 
 
 def _replaced(one: Invite, fresh: Invite) -> Invite:
-    is_open = one.host == fresh.host and not one.used_at and not one.replaced_at
+    is_open = one.host == fresh.host and one.used_at is None and one.replaced_at is None
     return replace(one, replaced_at=fresh.issued_at) if is_open else one
 
 

@@ -60,6 +60,11 @@ class Keeper:
         return self._processes[SUPERVISOR]
 
     @property
+    def host_key(self) -> str:
+        """This host's public key, by which others trust it."""
+        return self._host_key.public
+
+    @property
     def keyring_file(self) -> Path:
         """The file that every process of this host reads."""
         return self.folder / keyfiles.KEYRING_FILE

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 from msgspec import Struct
 from msgspec.structs import replace
 
+from common.api.security_gateway import MAX_TTL_S
 from common.security.keyring import Keyring, SignedKeys
 from common.supervisor.links import invites
 from common.supervisor.links.invites import Invite
 from common.supervisor.links.trust import Known, Trust
+
+REVOKED_FOR_S: Final = 2.0 * MAX_TTL_S
+"""So long after an identity was revoked no token of it can be good any more, whatever two hosts' clocks say."""
 
 
 class LinkState(Struct, frozen=True, kw_only=True):
@@ -51,10 +56,10 @@ def revoked(state: LinkState, tokens: Mapping[str, float], identities: Mapping[s
 
 
 def remembered(state: LinkState, now: float) -> LinkState:
-    """Without what has lost its meaning: tokens that expired, invitations and bundles of long ago."""
+    """Without what has lost its meaning: tokens that expired, revocations, invitations and bundles of long ago."""
     tokens = {jti: until for jti, until in state.revoked_tokens.items() if until > now}
+    identities = {name: at for name, at in state.revoked_identities.items() if at + REVOKED_FOR_S > now}
     used = {key: at for key, at in state.used.items() if at + invites.KEPT_S > now}
     kept = invites.remembered(state.invites, now)
-    if (len(tokens), len(used), len(kept)) == (len(state.revoked_tokens), len(state.used), len(state.invites)):
-        return state
-    return replace(state, revoked_tokens=tokens, used=used, invites=kept)
+    fresh = replace(state, revoked_tokens=tokens, revoked_identities=identities, used=used, invites=kept)
+    return state if fresh == state else fresh

@@ -1,0 +1,150 @@
+"""This host's links as the fabric asks for them: serves their verbs, and keeps the lists of keys, pings and revocations going."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from common.api import links as api
+from common.api.words import Empty
+from common.client.aio import AsyncClient
+from common.client.directory import Directory
+from common.client.pursuit import Found
+from common.client.settings import at_own_pace
+from common.config.schema import Startup
+from common.errors import BadRequest, NotFound, TandemError, Unavailable
+from common.service.call import Call
+from common.service.shell import Shell
+from common.supervisor.links import invites
+from common.supervisor.links.keeper import Keeper
+from common.supervisor.links.peer_link import PeerLink
+from common.supervisor.links.revoking import Revocations
+from common.supervisor.whereabouts import neighbours, outward
+from common.transport.sockets import Endpoint, Keys
+
+JOIN_WITHIN_S: Final = 15.0
+FORGET_S: Final = 60.0
+
+
+class Links:
+    """The links of the host of `startup`, whose keys `keeper` keeps."""
+
+    def __init__(self, shell: Shell, startup: Startup, keeper: Keeper) -> None:
+        self._shell = shell
+        self._startup = startup
+        self._keeper = keeper
+        self._near = neighbours(startup)
+        keeper.on_change = self._list_changed
+        self._links = {
+            host: PeerLink(host, peer, keeper, shell.clock, self._link_changed, neighbour=host in self._near)
+            for host, peer in startup.peers.items()
+        }
+
+    def add_routes(self) -> None:
+        """Serve the verbs."""
+        self._shell.handle(api.EXCHANGE_KEYS, self._exchange)
+        self._shell.handle(api.INVITE_HOST, self._invite)
+        self._shell.handle(api.JOIN_HOST, self._join)
+        self._shell.handle(api.ADMIT_HOST, self._admit)
+        self._shell.handle(api.EXPEL_HOST, self._expel)
+        self._shell.handle(api.LIST_LINKS, self._list)
+
+    def follow(self, client: AsyncClient) -> None:
+        """Keep up with every peer and with SecurityGateway by `client`, as long as the shell lives."""
+        for host, link in self._links.items():
+            self._shell.spawn(link.follow(client), f"exchanging keys with {host}")
+            self._shell.spawn(link.ping(client), f"pinging {host}")
+        self._shell.spawn(Revocations(self._keeper, client, self._shell.lacks).follow(), "following revocations")
+        self._shell.every(FORGET_S, self._keeper.forget_old)
+
+    def unjoined(self, host: str) -> str:
+        """Why the keys of a peer elsewhere are not known here and what to do; empty where they are, and for neighbours."""
+        return "" if host in self._near else self._links[host].unjoined()
+
+    def unjoined_hosts(self) -> Iterator[str]:
+        """That, for each peer for which there is something to do."""
+        return (why for host in self._links if (why := self.unjoined(host)))
+
+    def _exchange(self, asked: api.ExchangeKeys, _call: Call) -> api.ExchangedKeys:
+        verdicts = self._keeper.take(asked.lists)
+        strangers = {one.host for one in verdicts if one.outcome == "unknown"} & self._near
+        if {host for host in strangers if self._keeper.meet(host)}:
+            verdicts = self._keeper.take(asked.lists)
+        refused = {one.host: one.reason for one in verdicts if one.outcome in ("unknown", "refused") and one.host}
+        as_of = self._shell.publisher.cursor(api.KEYS_CHANGED.name)
+        return api.ExchangedKeys(lists=self._keeper.lists, as_of=as_of, refused=refused)
+
+    def _invite(self, asked: api.InviteHost, call: Call) -> api.Bundle:
+        own = self._startup.host
+        if asked.host == own:
+            raise BadRequest(f"{own} is this host itself", mend="name the host that is to join")
+        if asked.host not in self._startup.peers:
+            line = f"{asked.host}: {{address: ADDRESS, supervisor_port: PORT, events_port: PORT}}"
+            mend = f"add `{line}` there and start {own} again"
+            raise NotFound(f"{own}'s startup file names no peer {asked.host!r}", mend=mend)
+        if asked.host in self._near:
+            mend = "start both with the same TANDEM_HOME, or give the other one an address of its own"
+            raise BadRequest(
+                f"{asked.host} is at an address of {own} itself, and joins without an invitation", mend=mend
+            )
+        address = asked.address or next(iter(outward(self._startup)), "")
+        if not address:
+            mend = f"list its address under `listen` in {own}'s startup file and start it again"
+            raise BadRequest(f"{own} listens on loopback alone, where no other machine reaches it", mend=mend)
+        made = self._keeper.invite(asked, address, self._shell.port)
+        self._shell.log.info("%s invited %s until %s", call.identity, asked.host, made.expires_at)
+        return made
+
+    async def _join(self, asked: api.JoinHost, call: Call) -> api.Joined:
+        shown = asked.bundle
+        self._keeper.check_bundle(shown)
+        patience_s = call.patience_s(self._shell.clock.monotonic(), JOIN_WITHIN_S)
+        answer = await self._ask_in(shown, patience_s)
+        replaced = self._keeper.joined(shown, answer.lists)
+        self._shell.log.info("joined %s with a bundle, as %s asked", shown.inviter, call.identity)
+        return api.Joined(host=shown.inviter, replaced=replaced, hosts=sorted(self._keeper.hosts))
+
+    async def _ask_in(self, shown: api.Bundle, timeout_s: float) -> api.Admitted:
+        """Ask the inviter to admit this host, by the one-time key."""
+        one_time = Keys(shown.key.encode(), shown.secret_key.encode())
+        endpoint = Endpoint(f"tcp://{shown.address}:{shown.port}", shown.server_key.encode(), one_time)
+        own = self._keeper.lists[0]
+        request = api.AdmitHost(secret=shown.secret, host_key=self._keeper.host_key, keys=own)
+        clock, rng = self._shell.clock, self._shell.rng
+        async with AsyncClient(Directory(), clock, rng, at_own_pace()) as client:
+            try:
+                answer: api.Admitted = await client.call_at(
+                    Found(endpoint), api.ADMIT_HOST, request, timeout_s=timeout_s
+                )
+            except Unavailable as error:
+                mend = f"{invites.again(self._startup.host)} if it is up: its keys may have changed since"
+                raise Unavailable(f"{shown.inviter} cannot be asked: {error.message}", mend=mend) from error
+        return answer
+
+    def _admit(self, asked: api.AdmitHost, _call: Call) -> api.Admitted:
+        try:
+            host, replaced = self._keeper.admit(asked)
+        except TandemError as error:
+            self._shell.log.warning("nobody was admitted: %s", error.message)
+            raise
+        self._shell.log.info("admitted %s%s", host, ", whose new key replaces the one known before" if replaced else "")
+        return api.Admitted(lists=self._keeper.lists, replaced=replaced)
+
+    def _expel(self, asked: api.ExpelHost, call: Call) -> Empty:
+        if asked.host not in self._keeper.hosts:
+            raise NotFound(f"no host {asked.host!r} has joined", mend="`tandem status` lists the hosts")
+        self._keeper.expel(asked.host)
+        self._shell.log.info("%s sent %s away", call.identity, asked.host)
+        return Empty()
+
+    def _list(self, _asked: api.ListLinks, _call: Call) -> api.Links:
+        as_of = self._shell.publisher.cursor(api.LINK_CHANGED.name)
+        return api.Links(host=self._startup.host, links=[link.told() for link in self._links.values()], as_of=as_of)
+
+    def _list_changed(self, host: str, serial: int) -> None:
+        self._shell.publisher.publish(api.KEYS_CHANGED, host, api.KeysChanged(serial=serial))
+
+    def _link_changed(self, link: PeerLink) -> None:
+        told = link.told()
+        self._shell.log.info("the link to %s is %s", link.host, "up" if told.up else f"down: {told.why}")
+        self._shell.publisher.publish(api.LINK_CHANGED, link.host, api.LinkChanged(link=told))
