@@ -34,9 +34,10 @@ _NO_KEYRING_MEND: Final = "start it by its supervisor, which gives it keys and a
 
 
 class Standing(Struct, frozen=True, eq=False):
-    """Who a caller is before any token, and what it may do; a token of its must be bound to one of `bindings`.
+    """Who a caller is before any token, and what it may do, as an access, as all accesses up to it and as scopes.
 
-    `reason` says why nobody is behind it, for a caller that is not known.
+    A token that it shows must be bound to one of `bindings`, and one that is issued to it is bound to the first. `reason` says
+    why nobody is behind it, for a caller that is not known.
     """
 
     identity: str
@@ -46,6 +47,7 @@ class Standing(Struct, frozen=True, eq=False):
     invited: bool = False
     reason: str = ""
     allowed: frozenset[Access] = frozenset()
+    scopes: tuple[str, ...] = ()
 
     @property
     def known(self) -> bool:
@@ -57,7 +59,8 @@ def _standing(
     identity: str, host: str, access: Access | None, bindings: Sequence[str], *, invited: bool = False
 ) -> Standing:
     allowed = frozenset(each for each in Access if allows(access, each))
-    return Standing(identity, host, access, tuple(bindings), invited, "", allowed)
+    scopes = () if access is None else (access.value,)
+    return Standing(identity, host, access, tuple(bindings), invited, "", allowed, scopes)
 
 
 def local(host: str, neighbours: Sequence[str] = (), access: Access = Access.USE) -> Standing:

@@ -30,7 +30,6 @@ class Call:
         arrived: float,
         deadline: float | None,
         trace: str | None,
-        *,
         host: str | None = None,
         binding: str | None = None,
         scopes: tuple[str, ...] = ("control",),

@@ -1,6 +1,6 @@
 """The way of one request through a service, from frames to the answer; the layers and their order are fixed here.
 
-    dress -> header -> admit (in flight) -> decode -> deadline -> authorize -> handler -> journal -> answer
+    dress -> header -> identify -> deadline -> authorize -> decode -> admit (in flight) -> handler -> journal -> answer
 
 Everything after the dress runs inside the verb's meter, so that refusals are counted. Exactly one answer leaves for every
 message, whatever its bytes. Nothing here knows what a verb means.
@@ -15,10 +15,11 @@ from typing import Any, Final
 
 import msgspec
 
-from common.api.words import Access, AnyVerb
+from common.api.words import Access, AnyVerb, Empty, Verb
 from common.clock import Clock
 from common.errors import BadRequest, Cancelled, Code, DeadlineExceeded, Internal, Overloaded, TandemError
 from common.resilience.bulkhead import Bulkhead
+from common.security.rights import Standing, refusal
 from common.service.bundles import Bundles
 from common.service.call import Call
 from common.service.journal import Journal
@@ -31,10 +32,15 @@ from common.wire.codec import BodyDecoder
 from common.wire.frames import Buffer, Malformed, Native, Plain, framed
 from common.wire.header import CallHeader, CallKind, Codec
 
-Authorize = Callable[[str, AnyVerb], None]
-"""Raises Unauthenticated or Forbidden when the identity may not use the verb."""
+Identify = Callable[[RouterPort], Standing]
+"""Who sent the message that is being handed over."""
+
+Authorize = Callable[[Standing, str | None, AnyVerb], tuple[str, tuple[str, ...]]]
+"""The caller's identity and scopes, with the token that it shows; Unauthenticated or Forbidden when it may not use the verb."""
 
 _HEALTH: Final = "health_check"
+_UNKNOWN: Final = Verb("unknown", Empty, Empty, Access.READ)
+"""What a verb that nobody serves asks of its caller."""
 
 
 class Body(msgspec.Struct, frozen=True, eq=False):
@@ -53,7 +59,7 @@ class Body(msgspec.Struct, frozen=True, eq=False):
 
 
 class Onion:
-    """One process's layers; `identify` names the caller behind a route."""
+    """One process's layers."""
 
     def __init__(
         self,
@@ -61,7 +67,7 @@ class Onion:
         journals: Sequence[Journal],
         bulkhead: Bulkhead,
         clock: Clock,
-        identify: Callable[[RouterPort, bytes], str],
+        identify: Identify,
         authorize: Authorize,
         refused: VerbMeter,
     ) -> None:
@@ -73,7 +79,7 @@ class Onion:
         self._authorize = authorize
         self._refused = refused
         self._tasks: dict[asyncio.Task[None], Call] = {}
-        self._by_id: dict[tuple[bytes, int], asyncio.Task[None]] = {}
+        self._by_id: dict[tuple[RouterPort, bytes, int], asyncio.Task[None]] = {}
         self._log = logging.getLogger("tandem.service")
         self._bundles = Bundles()
         self.draining: TandemError | None = None
@@ -122,7 +128,7 @@ class Onion:
         bundles: Bundles | None,
     ) -> None:
         if head.kind is CallKind.WITHDRAW:
-            self._withdraw(route, head.id)
+            self._withdraw(port, route, head.id)
             return
         reply = NativeReply(port, route, envelope, head.id, head.codec, bundles)
         self._serve(port, route, reply, head.verb, body, head)
@@ -149,21 +155,34 @@ class Onion:
     def _serve(
         self, port: RouterPort, peer: bytes, reply: Reply, verb: str, body: Body, head: CallHeader | None
     ) -> None:
+        caller = self._identify(port)
         route = self._routes.get(verb)
         if route is None:
-            self._refuse(reply, self._routes.unknown(verb))
+            self._refuse(reply, refusal(caller, None, _UNKNOWN) or self._routes.unknown(verb))
             return
         now = self._now()
         deadline = now + head.budget_ms / 1000 if head is not None and head.budget_ms else None
-        call = Call(reply, verb, self._identify(port, peer), now, deadline, head.trace if head is not None else None)
+        trace, token = (head.trace, head.token) if head is not None else (None, None)
+        call = Call(
+            reply,
+            verb,
+            caller.identity,
+            now,
+            deadline,
+            trace,
+            host=caller.host,
+            binding=caller.bindings[0] if caller.bindings else "",
+            scopes=caller.scopes,
+        )
         route.meter.begin()
         try:
             if self.draining is not None and route.verb.access is not Access.READ:
                 raise self.draining.with_traceback(None)
+            if token is not None or route.verb.access not in caller.allowed:
+                call.identity, call.scopes = self._authorize(caller, token, route.verb)
             request = body.decode(route.decoder)
-            self._authorize(call.identity, route.verb)
             if route.waits:
-                self._start(route, request, call, reply, peer, head)
+                self._start(route, request, call, reply, port, peer, head)
                 return
             outcome = route.handler(request, call)
         except TandemError as error:
@@ -201,14 +220,21 @@ class Onion:
             route.meter.end(self._now() - call.arrived, error.code, error.message)
 
     def _start(
-        self, route: Route, request: object, call: Call, reply: Reply, peer: bytes, head: CallHeader | None
+        self,
+        route: Route,
+        request: object,
+        call: Call,
+        reply: Reply,
+        port: RouterPort,
+        peer: bytes,
+        head: CallHeader | None,
     ) -> None:
         holder = peer.hex() if peer else call.identity
         if not self._bulkhead.enter(holder):
             raise Overloaded("too many calls of this connection wait here", retry_after_ms=100)
         task = asyncio.create_task(self._run(route, request, call, reply))
         self._tasks[task] = call
-        key = (peer, head.id) if head is not None and reply.streams else None
+        key = (port, peer, head.id) if head is not None and reply.streams else None
         if key is not None:
             self._by_id[key] = task
         task.add_done_callback(lambda ended: self._ended(ended, holder, key))
@@ -219,7 +245,7 @@ class Onion:
         if task.cancelled():
             self._settle(route, call, reply, self._why_cancelled(call))
 
-    def _ended(self, task: asyncio.Task[None], holder: str, key: tuple[bytes, int] | None) -> None:
+    def _ended(self, task: asyncio.Task[None], holder: str, key: tuple[RouterPort, bytes, int] | None) -> None:
         self._bulkhead.leave(holder)
         self._tasks.pop(task, None)
         if key is not None and self._by_id.get(key) is task:
@@ -244,8 +270,8 @@ class Onion:
             )
         return self.draining or Cancelled(f"{call.verb} was withdrawn")
 
-    def _withdraw(self, peer: bytes, call_id: int) -> None:
-        task = self._by_id.get((peer, call_id))
+    def _withdraw(self, port: RouterPort, peer: bytes, call_id: int) -> None:
+        task = self._by_id.get((port, peer, call_id))
         if task is not None:
             task.cancel()
 

@@ -9,14 +9,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterable, Sequence
+from functools import partial
 from typing import Any, Final
 
 from common.api.basic import BreakerStats, Health, Phase, Status
-from common.api.words import AnyVerb, Topic, Verb
+from common.api.words import Topic, Verb
 from common.errors import Conflict, Unavailable
 from common.ids import new_id
 from common.resilience.bulkhead import Bulkhead
 from common.service import basics
+from common.service.authority import FOLLOW_S, NO_KEYS, Authority
 from common.service.journal import PROBE_S, Journal
 from common.service.onion import Onion
 from common.service.publisher import Publisher
@@ -31,6 +33,7 @@ from common.transport import sockets
 from common.transport.events import EventPort
 from common.transport.health_port import HealthPort
 from common.transport.router_port import RouterPort, open_ports
+from common.transport.zap import Gate
 
 __all__ = ["Shell", "ShellSettings"]
 
@@ -38,6 +41,9 @@ SWEEP_S: Final = 0.1
 BEAT_S: Final = 1.0
 DRAIN_S: Final = 5.0
 RETRY_ADDRESS_S: Final = 2.0
+REOPEN_S: Final = 0.05
+"""An address that cannot be bound is tried again after this time, then ever later, at the latest after RETRY_ADDRESS_S."""
+KEYRING: Final = "keyring"
 UNROUTABLE: Final = "unroutable"
 """The meter of messages that named no verb served here."""
 
@@ -73,16 +79,25 @@ class Shell:
         self.breakers: Callable[[], Iterable[BreakerStats]] = list
         self.routes = Routes(self.meters.of)
         refused = self.meters.of(UNROUTABLE)
-        self.onion = Onion(self.routes, self._journals, Bulkhead(), self.clock, self._identify, _allow, refused)
+        self.authority = Authority(settings, self.clock, lambda verb: self.routes.get(verb) is not None)
+        self.onion = Onion(
+            self.routes,
+            self._journals,
+            Bulkhead(),
+            self.clock,
+            self.authority.identify,
+            self.authority.authorize,
+            refused,
+        )
         self.port = 0
         self.events_port = 0
         self.health_port = 0
         self._started_at = self.clock.monotonic()
         self._ports: list[RouterPort] = []
         self._events: EventPort | None = None
+        self._gate: Gate | None = None
         self._health: HealthPort | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._local = f"local@{settings.host}"
         self._stop = asyncio.Event()
         self._show_metrics()
         basics.add_routes(self)
@@ -106,6 +121,10 @@ class Shell:
             "commits_failed": (
                 "Groups that could not be made durable.",
                 lambda: sum(journal.failures for journal in self._journals),
+            ),
+            "keys_refused": (
+                "Connections to encrypted ports that came with a key that is not known.",
+                lambda: self._gate.refused if self._gate is not None else 0,
             ),
             "events": ("Events published.", lambda: self._events.sent if self._events is not None else 0),
         }
@@ -171,46 +190,76 @@ class Shell:
         self.every(SWEEP_S, self._tick)
         self.every(BEAT_S, self.publisher.beat)
         self.every(PROBE_S, self._probe)
+        self.every(FOLLOW_S, self._follow_keys)
 
     def set_ready(self) -> None:
         """Work is taken from now on."""
         self.phase = "ready"
 
     def _open_ports(self) -> None:
-        settings = self.settings
-        first = sockets.Address(settings.addresses[0], settings.port)
-        self._ports = open_ports(self.context, [first], self.onion.receive, self.onion.drained)
+        settings, keys = self.settings, self.authority.keys
+        if keys is not None:
+            self._gate = Gate(self.context, self.authority.admits)  # before the first encrypted port
+        first, *others = settings.addresses
+        self._ports = open_ports(
+            self.context, [sockets.Address(first, settings.port)], self.onion.receive, self.onion.drained
+        )
         self.port = self._ports[0].number
-        for address in settings.addresses[1:]:
-            self.spawn(self._open_late(sockets.Address(address, self.port)), f"listening on {address}")
         if settings.events_port is not None:
-            self._events = EventPort(self.context, [sockets.Address(settings.addresses[0], settings.events_port)])
+            self._events = EventPort(self.context, [sockets.Address(first, settings.events_port)])
             self.events_port = self._events.number
             self.publisher.open(self._events)
         if settings.health_port is not None:
             self._health = HealthPort("127.0.0.1", settings.health_port, self.report, self.metrics.exposition)
             self._health.start()
             self.health_port = self._health.port
+        for host in others:
+            if keys is None:
+                self.lacks[host] = f"{host}: {NO_KEYS}"
+            else:
+                self.spawn(self._listen(host, keys), f"listening on {host}")
 
-    async def _open_late(self, address: sockets.Address) -> None:
+    async def _listen(self, host: str, keys: sockets.Keys) -> None:
+        """Serve an address of this host, encrypted, once it is there."""
+        port = sockets.Address(host, self.port, keys)
+        await self._open_late(host, lambda: self._ports.extend(self._opened(port)))
+        if self._events is not None:
+            events, address = self._events, sockets.Address(host, self.events_port, keys)
+            await self._open_late(host, lambda: events.add(address))
+
+    def _opened(self, address: sockets.Address) -> list[RouterPort]:
+        return open_ports(self.context, [address], self.onion.receive, self.onion.drained)
+
+    async def _open_late(self, host: str, opened: Callable[[], None]) -> None:
+        pause_s = REOPEN_S
         while True:
             try:
-                self._ports += open_ports(self.context, [address], self.onion.receive, self.onion.drained)
+                opened()
             except (Unavailable, Conflict) as error:
-                self.lacks[address.host] = error.message
-                await asyncio.sleep(RETRY_ADDRESS_S)
+                self.lacks[host] = error.message
+                await asyncio.sleep(pause_s)
+                pause_s = min(RETRY_ADDRESS_S, 2 * pause_s)
             else:
-                self.lacks.pop(address.host, None)
+                self.lacks.pop(host, None)
                 return
+
+    def _follow_keys(self) -> None:
+        """Take in what the keyring says now; where a key was revoked, encrypted subscriptions end, and whoever may comes back."""
+        if self.authority.follow() and self._events is not None:
+            events = self._events
+            for address in events.close_encrypted():
+                work = self._open_late(address.host, partial(events.add, address))
+                self.spawn(work, f"publishing on {address.host} again")
+        if self.authority.problem:
+            self.problems[KEYRING] = self.authority.problem
+        else:
+            self.problems.pop(KEYRING, None)
 
     def _tick(self) -> None:
         if self._health is not None:
             self._health.heartbeat()
         self.onion.sweep()
         self.meters.tick(self.clock.monotonic())
-
-    def _identify(self, port: RouterPort, _route: bytes) -> str:
-        return "curve" if port.encrypted else self._local
 
     def report(self) -> Health:
         """This process's health; safe to call from any thread."""
@@ -270,13 +319,11 @@ class Shell:
             port.close()
         if self._events is not None:
             self._events.close()
+        if self._gate is not None:
+            self._gate.close()  # after the last encrypted port
         self.phase = "stopped"
         if self._health is not None:
             self._health.close()
         await self.loop.run_in_executor(None, self.context.term)
         for store in self._stores:
             store.close()
-
-
-def _allow(_identity: str, _verb: AnyVerb) -> None:
-    """Every caller reached a loopback port of this host, and may do what its people may."""

@@ -29,7 +29,10 @@ RECONNECT_MAX_MS: Final = 1_000
 HEARTBEAT_MS: Final = 500
 HEARTBEAT_TIMEOUT_MS: Final = 1_500
 BACKLOG: Final = 1_024
-ZAP_DOMAIN: Final = "tandem"
+REQUESTS_DOMAIN: Final = "tandem"
+EVENTS_DOMAIN: Final = "tandem.events"
+"""What the gate is told of a connection beside its key (ZAP domain): which kind of port it is for."""
+
 REFUSALS: Final = int(zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL)
 """News of a monitor after which libzmq connects no more by itself."""
 
@@ -95,12 +98,12 @@ def _new(context: zmq.Context[zmq.Socket[bytes]], kind: int, hwm: int) -> zmq.So
     return socket
 
 
-def _server(socket: zmq.Socket[bytes], keys: Keys | None) -> None:
+def _server(socket: zmq.Socket[bytes], keys: Keys | None, domain: str) -> None:
     socket.setsockopt(zmq.BACKLOG, BACKLOG)
     if keys is not None:
         socket.setsockopt(zmq.CURVE_SERVER, 1)
         socket.setsockopt(zmq.CURVE_SECRETKEY, keys.secret)
-        socket.setsockopt_string(zmq.ZAP_DOMAIN, ZAP_DOMAIN)
+        socket.setsockopt_string(zmq.ZAP_DOMAIN, domain)
         socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # without a gate nobody comes in, instead of everybody
         _heartbeats(socket)
 
@@ -130,7 +133,7 @@ def router(context: zmq.Context[zmq.Socket[bytes]], keys: Keys | None = None) ->
     """An unbound request port; sending to a peer that is gone or does not read raises instead of losing silently."""
     socket = _new(context, zmq.ROUTER, REQUEST_HWM)
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-    _server(socket, keys)
+    _server(socket, keys, REQUESTS_DOMAIN)
     return socket
 
 
@@ -151,7 +154,7 @@ def publisher(context: zmq.Context[zmq.Socket[bytes]], keys: Keys | None = None)
     """An unbound event port; a stuck subscriber loses events, alone. Every subscription is told, a repeated one too (VERBOSE)."""
     socket = _new(context, zmq.XPUB, EVENT_HWM)
     socket.setsockopt(zmq.XPUB_VERBOSE, 1)
-    _server(socket, keys)
+    _server(socket, keys, EVENTS_DOMAIN)
     return socket
 
 

@@ -20,14 +20,16 @@ from common.wire.frames import Buffer
 
 ADDRESS: Final = "inproc://zeromq.zap.01"
 VERSION: Final = b"1.0"
-DOMAIN: Final = sockets.ZAP_DOMAIN
+REQUESTS: Final = sockets.REQUESTS_DOMAIN
+EVENTS: Final = sockets.EVENTS_DOMAIN
+_DOMAINS: Final = frozenset({REQUESTS.encode(), EVENTS.encode()})
 _CURVE: Final = b"CURVE"
 _KEY_BYTES: Final = 32
 _REQUEST_FRAMES: Final = 7
 """Version, request id, domain, address, routing id, mechanism, and the one credential of CURVE: the client's key."""
 
-Admits = Callable[[str], bool]
-"""Whether a public key (Z85) may come in now."""
+Admits = Callable[[str, str], bool]
+"""Whether a public key (Z85) may come in now, to ports of the domain REQUESTS or EVENTS."""
 
 
 class Gate:
@@ -67,7 +69,7 @@ class Gate:
             self.malformed += 1
             return b"500", b"not a question of ZAP 1.0 about a CURVE key", b""
         key = z85.encode(question[6])
-        if question[2] == DOMAIN.encode() and self._admits(key.decode()):
+        if question[2] in _DOMAINS and self._admits(key.decode(), question[2].decode()):
             self.admitted += 1
             return b"200", b"OK", key
         self.refused += 1

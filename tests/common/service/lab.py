@@ -180,11 +180,16 @@ async def peer(port: int, kind: int = zmq.DEALER) -> AsyncIterator[Peer]:
 
 
 def native(
-    verb: str, request: Any = None, call_id: int = 1, budget_ms: int = 0, codec: Codec = Codec.MSGPACK
+    verb: str,
+    request: Any = None,
+    call_id: int = 1,
+    budget_ms: int = 0,
+    codec: Codec = Codec.MSGPACK,
+    token: str | None = None,
 ) -> tuple[bytes, bytes]:
     """A native call's frames."""
     encode = msgspec.msgpack.encode if codec is Codec.MSGPACK else msgspec.json.encode
-    head = CallHeader(PROTOCOL, CallKind.CALL, call_id, verb, budget_ms, codec)
+    head = CallHeader(PROTOCOL, CallKind.CALL, call_id, verb, budget_ms, codec, token)
     return header.encode(head), encode({} if request is None else request)
 
 

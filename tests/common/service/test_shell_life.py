@@ -17,7 +17,6 @@ from common.api import basic
 from common.errors import Conflict, Unavailable
 from common.service import shell as module
 from common.service.shell import Shell, ShellSettings
-from common.transport import router_port, sockets
 from tests.common.service.lab import NOTED, OTHER, Service, peer, service, until
 
 
@@ -60,41 +59,6 @@ async def test_an_address_of_another_host_is_unavailable() -> None:
     shell = Shell(ShellSettings("Away", "mainpc", 0, addresses=("203.0.113.7",)))
     with pytest.raises(Unavailable, match=r"cannot listen on 203\.0\.113\.7"):
         await shell.open()
-
-
-async def test_a_late_address_is_retried_and_shown_and_loopback_serves_meanwhile(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(module, "RETRY_ADDRESS_S", 0.01)
-    there = False
-    bind = sockets.bind
-
-    def absent(socket: zmq.Socket[bytes], address: sockets.Address) -> int:
-        if address.host == "127.0.0.2" and not there:
-            raise Unavailable("cannot listen on 127.0.0.2: no such address")
-        return bind(socket, address)
-
-    monkeypatch.setattr(router_port.sockets, "bind", absent)
-    async with service(addresses=("127.0.0.1", "127.0.0.2")) as lab, peer(lab.shell.port) as caller:
-        await until(lambda: bool(lab.shell.lacks))
-        health = await caller.plain("ping")
-        assert (health["ready"], health["lacks"]) == (True, ["cannot listen on 127.0.0.2: no such address"])
-        there = True
-        await until(lambda: not lab.shell.lacks)
-        caller.socket.disconnect(f"tcp://127.0.0.1:{lab.shell.port}")
-        caller.socket.connect(f"tcp://127.0.0.2:{lab.shell.port}")
-        assert (await caller.plain("echo", text="by the other way"))["text"] == "by the other way"
-
-
-async def test_a_taken_port_at_a_late_address_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "RETRY_ADDRESS_S", 0.01)
-    with zmq.Context() as context, context.socket(zmq.REP) as holder:
-        number = holder.bind_to_random_port("tcp://127.0.0.2")
-        async with service(port=number, addresses=("127.0.0.1", "127.0.0.2")) as lab, peer(lab.shell.port) as caller:
-            await until(lambda: bool(lab.shell.lacks))
-            assert "is taken" in (await caller.plain("ping"))["lacks"][0]
-            holder.unbind(f"tcp://127.0.0.2:{number}")
-            await until(lambda: not lab.shell.lacks)
 
 
 async def test_a_process_is_not_ready_until_it_says_so() -> None:

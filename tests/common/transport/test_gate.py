@@ -41,6 +41,10 @@ async def elsewhere() -> AsyncIterator[Context]:
     made.destroy(linger=0)
 
 
+def only(known: set[str]) -> Callable[[str, str], bool]:
+    return lambda key, domain: key in known
+
+
 class Keyed:
     """Writes down each message with the key it came from, and sends it back."""
 
@@ -71,7 +75,7 @@ async def test_each_message_of_a_known_key_carries_it_and_a_plain_port_knows_non
 ) -> None:
     server, one, other = pair(), pair(), pair()
     heard = Keyed()
-    gate = zap.Gate(context, {key.public.decode() for key in (one, other)}.__contains__)
+    gate = zap.Gate(context, only({key.public.decode() for key in (one, other)}))
     (port,) = open_ports(context, [Address("127.0.0.1", 0, server)], heard)
     (plain,) = open_ports(context, [Address("127.0.0.1", 0)], heard)
     with (
@@ -95,7 +99,7 @@ async def test_an_unknown_key_is_told_so_and_comes_in_once_it_is_known(context: 
     server, client = pair(), pair()
     known: set[str] = set()
     heard = Keyed()
-    gate = zap.Gate(context, known.__contains__)
+    gate = zap.Gate(context, only(known))
     (port,) = open_ports(context, [Address("127.0.0.1", 0, server)], heard)
     with channel(elsewhere, at(port, server, client)) as (stranger, said):
         stranger.send([b"let me in"])
@@ -117,7 +121,7 @@ async def test_a_wrong_server_key_and_plaintext_are_refused_in_clear_words(
 ) -> None:
     server, client = pair(), pair()
     heard = Keyed()
-    gate = zap.Gate(context, lambda key: True)
+    gate = zap.Gate(context, lambda key, domain: True)
     (port,) = open_ports(context, [Address("127.0.0.1", 0, server)], heard)
     wrong = Endpoint(at(port, server, client).address, pair().public, client)
     with (
@@ -152,7 +156,7 @@ async def test_a_peer_cannot_take_another_ones_key_by_taking_its_routing_id(
 ) -> None:
     server, good, bad = pair(), pair(), pair()
     heard: list[tuple[str, bytes, bytes]] = []
-    gate = zap.Gate(context, {key.public.decode() for key in (good, bad)}.__contains__)
+    gate = zap.Gate(context, only({key.public.decode() for key in (good, bad)}))
 
     def keep(port: RouterPort, route: bytes, frames: list[Buffer]) -> None:
         heard.append((port.key, route, bytes(frames[0])))
@@ -190,7 +194,7 @@ MALFORMED = {
 
 @pytest.mark.parametrize("question", MALFORMED.values(), ids=MALFORMED)
 async def test_what_is_no_question_about_a_key_is_answered_500(context: Context, question: list[bytes]) -> None:
-    gate = zap.Gate(context, lambda key: True)
+    gate = zap.Gate(context, lambda key, domain: True)
     answer = await asked(context, [b"", *question])
     assert answer[:4] == [b"", b"1.0", b"1", b"500"]
     assert (gate.malformed, gate.admitted) == (1, 0)
@@ -198,14 +202,29 @@ async def test_what_is_no_question_about_a_key_is_answered_500(context: Context,
 
 
 async def test_a_key_of_another_domain_is_refused(context: Context) -> None:
-    gate = zap.Gate(context, lambda key: True)
+    gate = zap.Gate(context, lambda key, domain: True)
     answer = await asked(context, [b"", b"1.0", b"7", b"other", b"127.0.0.1", b"", b"CURVE", bytes(32)])
     assert answer[1:4] == [b"1.0", b"7", b"400"]
     gate.close()
 
 
+async def test_a_key_may_come_in_for_requests_and_not_for_events(context: Context, elsewhere: Context) -> None:
+    server, client = pair(), pair()
+    gate = zap.Gate(context, lambda key, domain: domain == zap.REQUESTS)
+    (port,) = open_ports(context, [Address("127.0.0.1", 0, server)], Keyed())
+    events = EventPort(context, [Address("127.0.0.1", 0, server)])
+    follower = Follower(elsewhere, at(events, server, client))
+    with channel(elsewhere, at(port, server, client)) as (_, said):
+        await said.until(lambda: "connected" in said.news)
+    await until(lambda: gate.refused > 0)
+    assert follower.lives == 0
+    follower.subscription.close()
+    for each in (port, events, gate):
+        each.close()
+
+
 async def test_a_message_without_an_envelope_is_passed_over_and_the_next_answered(context: Context) -> None:
-    gate = zap.Gate(context, lambda key: True)
+    gate = zap.Gate(context, lambda key, domain: True)
     key = bytes(range(32))
     socket = context.socket(zmq.DEALER)
     socket.connect(zap.ADDRESS)
@@ -232,9 +251,9 @@ async def asked(context: Context, frames: list[bytes]) -> list[bytes]:
 
 
 async def test_a_second_gate_of_one_context_is_refused(context: Context) -> None:
-    gate = zap.Gate(context, lambda key: True)
+    gate = zap.Gate(context, lambda key, domain: True)
     with pytest.raises(zmq.ZMQError):
-        zap.Gate(context, lambda key: True)
+        zap.Gate(context, lambda key, domain: True)
     gate.close()
 
 
@@ -275,7 +294,7 @@ async def test_closing_the_encrypted_events_ends_their_subscriptions_and_lets_th
 ) -> None:
     server, good_keys, bad_keys = pair(), pair(), pair()
     known = {key.public.decode() for key in (good_keys, bad_keys)}
-    gate = zap.Gate(context, known.__contains__)
+    gate = zap.Gate(context, only(known))
     events = EventPort(context, [Address("127.0.0.2", 0), Address("127.0.0.1", 0, server)])
     good = Follower(elsewhere, at(events, server, good_keys))
     bad = Follower(elsewhere, at(events, server, bad_keys))

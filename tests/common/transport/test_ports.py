@@ -311,7 +311,7 @@ async def test_who_listens_and_does_not_shake_hands_is_given_up(context: Context
 
 async def test_curve_channels_talk_and_a_plain_one_is_refused(context: Context) -> None:
     server, client = Keys(*zmq.curve_keypair()), Keys(*zmq.curve_keypair())
-    gate = Gate(context, lambda key: True)
+    gate = Gate(context, lambda key, domain: True)
     (port,) = open_ports(context, [Address("127.0.0.1", 0, server)], echo)
     address = endpoint(port).address
     good, bad = Listener(), Listener()
