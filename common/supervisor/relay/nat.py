@@ -41,9 +41,10 @@ _NATIVE: Final = bytes([NATIVE])
 
 
 class Forward(NamedTuple):
-    """Send this to the far service."""
+    """Send this to the far service: a number, an empty frame, the message. Its answer is waited for `patience_s` seconds."""
 
     frames: Sequence[Buffer]
+    patience_s: float = 0.0
 
 
 class Deliver(NamedTuple):
@@ -118,7 +119,9 @@ class Nat:
             budget_ms, call_id = call.deadline_ms, bytes(call.id)
         pending = _pending(route, message.envelope, call_id, Codec.JSON, budget_ms, now)
         number = self._open(pending, barred)
-        return number if isinstance(number, Deliver) else Forward((_frame(number), _EMPTY, message.body))
+        if isinstance(number, Deliver):
+            return number
+        return Forward((_frame(number), _EMPTY, message.body), pending.patience_s)
 
     def _native(self, route: bytes, message: Native, now: float, barred: TandemError | None) -> Iterator[Step]:
         head = header.decode_call(message.header)
@@ -152,12 +155,13 @@ class Nat:
         now: float,
         barred: TandemError | None,
     ) -> Step:
-        number = self._open(_pending(route, envelope, head.id, head.codec, head.budget_ms, now), barred)
+        pending = _pending(route, envelope, head.id, head.codec, head.budget_ms, now)
+        number = self._open(pending, barred)
         if isinstance(number, Deliver):
             return number
         self._by_call[route, head.id] = number
         head = msgspec.structs.replace(head, id=number, kind=CallKind.CALL)
-        return Forward((_frame(number), _EMPTY, header.encode(head), *rest))
+        return Forward((_frame(number), _EMPTY, header.encode(head), *rest), pending.patience_s)
 
     def _open(self, pending: Pending, barred: TandemError | None) -> int | Deliver:
         """The call's number, or the refusal it gets."""
@@ -213,6 +217,11 @@ class Nat:
             return []
         self._close(number)
         return [_withdrawal(number)]
+
+    def failed(self, number_frame: Buffer, error: TandemError) -> list[Step]:
+        """A Forward came to nothing: its caller gets `error`, if it still waits."""
+        number = int.from_bytes(number_frame, "big")
+        return [self._close(number).refusal(error)] if number in self._pending else []
 
     def overdue(self, now: float) -> list[Step]:
         """End the calls whose time has passed, and withdraw those that had no end of their own; called ten times a second."""

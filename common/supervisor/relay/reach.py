@@ -13,6 +13,12 @@ from common.errors import Interrupted, Unavailable
 RETRY_AFTER_MS: Final = 1_000
 """A link that is down is tried again about this often."""
 
+KEYS_TOLD_S: Final = 5.0
+"""A handshake that failed is the reason for this long; that the next attempt has not come to one yet says less."""
+
+_KEYS_DISAGREE: Final = ("key in", "refused the handshake")
+"""How a channel's news of a handshake that failed reads (common/transport/channel.py)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Since:
@@ -32,6 +38,7 @@ class Reach:
         self._since = now
         self._reason = "the connection is being made"
         self._unknown = ""
+        self._keys_told_at = now.at - 2 * KEYS_TOLD_S
         self.is_up = False
 
     @property
@@ -59,7 +66,11 @@ class Reach:
     def lost(self, reason: str, now: Since) -> None:
         """The link does not stand (any more); it is down since the first time that this was told."""
         self._down(now)
-        self._reason = reason
+        told = _keys_disagree(reason)
+        if told or now.at - self._keys_told_at > KEYS_TOLD_S:
+            self._reason = reason
+        if told:
+            self._keys_told_at = now.at
 
     def _down(self, now: Since) -> None:
         if self.is_up:
@@ -82,8 +93,12 @@ class Reach:
             return f"{self.far} cannot be reached: {self._unknown}"
         age_s = max(0.0, now - self._since.at)
         gone = f"{self.far} cannot be reached since {self._since.told} ({age_s:.0f} s): {self._reason}"
-        if "refused the handshake" in self._reason:
+        if _keys_disagree(self._reason):
             return (
                 f"{gone}; if it stays so, run `tandem invite {self._own_host}` on {self._host} and `tandem join` here"
             )
         return f"{gone}; it is tried again by itself, so look after {self._host}, its supervisor and the cable between"
+
+
+def _keys_disagree(reason: str) -> bool:
+    return any(words in reason for words in _KEYS_DISAGREE)

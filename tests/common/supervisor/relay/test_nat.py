@@ -245,7 +245,9 @@ def test_an_answer_that_cannot_be_read_ends_its_native_call_all_the_same(said: b
     assert not len(nat)
 
 
-@pytest.mark.parametrize("frames", [[b"1234"], [b"1234", b"x", b"{}"], [b"12345", b"", b"{}"], [b"\0\0\0\1", b"", b"{}"]])
+@pytest.mark.parametrize(
+    "frames", [[b"1234"], [b"1234", b"x", b"{}"], [b"12345", b"", b"{}"], [b"\0\0\0\1", b"", b"{}"]]
+)
 def test_what_answers_no_call_is_counted_and_let_go(frames: list[Buffer]) -> None:
     nat = Nat(FAR)
     assert nat.replied(frames, 0.0) is None
@@ -301,7 +303,9 @@ class EveryCallEndsOnce(RuleBasedStateMachine):
                 return
         self.ended[step.route, own] += 1
 
-    @rule(route=st.sampled_from([b"a", b"b"]), native=st.booleans(), up=st.booleans(), budget_ms=st.sampled_from([0, 400]))
+    @rule(
+        route=st.sampled_from([b"a", b"b"]), native=st.booleans(), up=st.booleans(), budget_ms=st.sampled_from([0, 400])
+    )
     def call(self, route: bytes, native: bool, up: bool, budget_ms: int) -> None:
         self.told += 1
         own: object = ("native" if native else "plain", self.told % 5 if native else self.told)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+import zmq
+
 from common.supervisor.relay.reach import Reach, Since
+from common.transport.channel import reason_for
+from common.transport.sockets import Endpoint
 
 START = Since(0.0, "2026-01-01T00:00:00.000Z")
 CUT = Since(10.0, "2026-01-01T00:00:10.000Z")
@@ -35,7 +40,9 @@ def test_a_link_that_went_says_since_when_and_why_and_what_to_do() -> None:
     link.lost("the connection to tcp://10.0.0.2:7001 was lost", CUT)
     link.lost("nobody listens at tcp://10.0.0.2:7001", Since(11.0, "later"))
     sentence = told(link, 15.0)
-    assert sentence.startswith("ResourceManager on pc2 cannot be reached since 2026-01-01T00:00:10.000Z (5 s): nobody listens at")
+    assert sentence.startswith(
+        "ResourceManager on pc2 cannot be reached since 2026-01-01T00:00:10.000Z (5 s): nobody listens at"
+    )
     assert "look after pc2" in sentence
     error = link.unavailable(15.0)
     assert error is not None
@@ -64,8 +71,19 @@ def test_a_process_that_its_host_has_not_told_of_is_to_be_started_there() -> Non
     assert "pc2 has told of no such process yet" in told(link, 1.0)
 
 
-def test_a_refused_handshake_says_how_to_be_known_again() -> None:
+@pytest.mark.parametrize("event", [zmq.EVENT_HANDSHAKE_FAILED_AUTH, zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL])
+def test_a_refused_handshake_says_how_to_be_known_again(event: int) -> None:
     link = reach()
     link.joined()
-    link.lost("tcp://10.0.0.2:7001 refused the handshake; check that both sides use the same keys, or none", CUT)
+    link.lost(reason_for(event, Endpoint("tcp://10.0.0.2:7001", b"key")), CUT)
     assert "run `tandem invite mainpc` on pc2 and `tandem join` here" in told(link, 11.0)
+
+
+def test_a_failed_handshake_stays_the_reason_over_attempts_that_did_not_come_to_one() -> None:
+    link = reach()
+    link.joined()
+    link.lost("it refused the handshake", CUT)
+    link.lost("nobody listens", Since(10.1, "later"))
+    assert "refused the handshake" in told(link, 11.0)
+    link.lost("nobody listens", Since(20.0, "later"))
+    assert "nobody listens" in told(link, 21.0)
