@@ -63,6 +63,9 @@ class Agent:
             port=environment.port if port is None else port,
             events_port=environment.events_port if events_port is None else events_port,
             health_port=environment.health_port if health_port is None else health_port,
+            addresses=environment.addresses,
+            keys=environment.key_file,
+            lone=not environment.supervised,
             metadata=metadata or {},
         )
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="worker")

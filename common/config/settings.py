@@ -30,6 +30,7 @@ DEFAULT_HOME: Final = "var"
 SERVICES: Final = "TANDEM_SERVICES"
 SIMULATE_CARDS: Final = "TANDEM_SIMULATE_CARDS"
 MARK: Final = "TANDEM_SUPERVISED"
+LOOPBACK: Final = "127.0.0.1"
 KEYS: Final = "TANDEM_KEYS"
 TOKEN: Final = "TANDEM_TOKEN"
 
@@ -85,6 +86,16 @@ class AgentEnvironment:
             keys=environ.get(KEYS, ""),
             supervised=bool(environ.get(MARK)),
         )
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Where to listen: loopback in plain, then the others, encrypted."""
+        return (LOOPBACK, *(address for address in self.listen if address != LOOPBACK))
+
+    @property
+    def key_file(self) -> Path | None:
+        """This process's own key pair; None: it has none."""
+        return Path(self.keys) if self.keys else None
 
     def variables(self) -> dict[str, str]:
         """The same as environment variables, for a child; the store it inherits, and its mark is set apart."""

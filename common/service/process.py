@@ -52,6 +52,9 @@ def run_service(
         port=environment.port or spec.port,
         events_port=environment.events_port or spec.events_port,
         health_port=environment.health_port or spec.health_port,
+        addresses=environment.addresses,
+        keys=environment.key_file,
+        lone=not environment.supervised,
     )
     configure(spec.name, host)
     try:

@@ -39,6 +39,14 @@ def test_what_a_supervisor_tells_is_what_a_child_reads() -> None:
     assert AgentEnvironment.read(told.variables()) == told
 
 
+def test_a_child_listens_on_loopback_first_and_knows_its_key_file() -> None:
+    told = AgentEnvironment.read({"TANDEM_LISTEN": "10.0.0.1, 127.0.0.1,", "TANDEM_KEYS": "/x/a.json"})
+    assert told.addresses == ("127.0.0.1", "10.0.0.1")
+    assert told.key_file == Path("/x/a.json")
+    assert AgentEnvironment.read({}).addresses == ("127.0.0.1",)
+    assert AgentEnvironment.read({}).key_file is None
+
+
 def test_the_mark_of_a_supervisor_tells_a_child_from_a_process_started_by_hand() -> None:
     assert AgentEnvironment.read({"TANDEM_SUPERVISED": "boot-1/a"}).supervised
     assert not AgentEnvironment.read({}).supervised
