@@ -1,0 +1,191 @@
+"""The metric points of the last minutes in memory, and the buckets that history is made of: both bounded, whatever is pushed.
+
+A series is a metric of one agent with one set of labels. Its newest points lie in a ring; its buckets of BUCKET_S are handed over
+every few seconds, and what comes later for the same bucket is handed over as a bucket of its own, to be added. What would go
+beyond a bound is dropped and counted, and so is what is no number, too old or too new. It touches no disk.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from math import isfinite
+from typing import Final, NamedTuple
+
+from common.api.observability_hub import MetricKind, MetricPoint
+
+BUCKET_S: Final = 10
+RING: Final = 60
+MAX_SERIES: Final = 20_000
+MAX_PER_AGENT: Final = 5_000
+IDLE_S: Final = 900.0
+"""A series without a point for this long makes room; its history stays."""
+LATE_S: Final = 86_400.0
+"""A point older than this is not taken: its sender was cut off for longer than history is kept finely."""
+AHEAD_S: Final = 60.0
+
+
+class SeriesKey(NamedTuple):
+    """What tells one series from another; labels sorted by name."""
+
+    name: str
+    agent: str
+    labels: tuple[tuple[str, str], ...]
+
+    def answers(self, name: str, agent: str, labels: Mapping[str, str]) -> bool:
+        """Whether it is of that metric, of that agent where one is named, and carries all of `labels`."""
+        return self.name == name and (not agent or self.agent == agent) and labels.items() <= dict(self.labels).items()
+
+
+@dataclass(slots=True)
+class Bucket:
+    """What BUCKET_S seconds from `start` (a multiple of the step, wall seconds) held of one series."""
+
+    start: int
+    count: int
+    total: float
+    least: float
+    most: float
+    last: float
+
+    def add(self, value: float) -> None:
+        """One more point."""
+        self.count += 1
+        self.total += value
+        self.least = min(self.least, value)
+        self.most = max(self.most, value)
+        self.last = value
+
+
+@dataclass(slots=True)
+class Series:
+    """One series: the ring of its newest points (time and value by turns), and its buckets that are under way, by start."""
+
+    key: SeriesKey
+    kind: MetricKind
+    newest_at: float = 0.0
+    heard_at: float = 0.0
+    open: dict[int, Bucket] = field(default_factory=dict)
+    _ring: array[float] = field(default_factory=lambda: array("d"))
+    _next: int = 0
+
+    def add(self, value: float, at: float, heard_at: float) -> None:
+        """One point of the time `at`."""
+        ring = self._ring
+        if len(ring) < 2 * RING:
+            ring.append(at)
+            ring.append(value)
+        else:
+            ring[self._next], ring[self._next + 1] = at, value
+            self._next = (self._next + 2) % (2 * RING)
+        self.newest_at, self.heard_at = max(self.newest_at, at), heard_at
+        start = int(at) - int(at) % BUCKET_S
+        bucket = self.open.get(start)
+        if bucket is None:
+            self.open[start] = Bucket(start, 1, value, value, value, value)
+        else:
+            bucket.add(value)
+
+    def points(self) -> list[tuple[float, float]]:
+        """The points of the ring, oldest first."""
+        ring = self._ring
+        return sorted(zip(ring[::2], ring[1::2], strict=True))
+
+
+class Closed(NamedTuple):
+    """A bucket that is over, of a series."""
+
+    key: SeriesKey
+    kind: MetricKind
+    bucket: Bucket
+
+
+class SeriesTable:
+    """All series. `now` is wall seconds: the points carry them too."""
+
+    def __init__(self, max_series: int = MAX_SERIES, max_per_agent: int = MAX_PER_AGENT) -> None:
+        self._max = max_series
+        self._max_per_agent = max_per_agent
+        self._series: dict[SeriesKey, Series] = {}
+        self._by_agent: dict[str, int] = {}
+        self.taken = 0
+        self.dropped: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._series)
+
+    def take(self, agent: str, points: list[MetricPoint], now: float) -> tuple[int, str]:
+        """Takes points in: how many, and why the last of those that were not was dropped."""
+        taken, why = 0, ""
+        for point in points:
+            at = now if point.at is None else point.at.timestamp()
+            problem = self.add(agent, point.name, point.value, point.labels, at, now, point.kind)
+            if problem:
+                why = problem
+            else:
+                taken += 1
+        return taken, why
+
+    def add(
+        self,
+        agent: str,
+        name: str,
+        value: float,
+        labels: Mapping[str, str],
+        at: float,
+        now: float,
+        kind: MetricKind = "gauge",
+    ) -> str:
+        """Takes one point in; why not, where it is dropped."""
+        key = SeriesKey(name, agent, tuple(sorted(labels.items())) if labels else ())
+        series = self._series.get(key)
+        if not isfinite(value):
+            return self._drop("not a finite number")
+        if not now - LATE_S <= at <= now + AHEAD_S:
+            return self._drop("its time is too far from now")
+        if series is None:
+            problem = self._no_room(agent)
+            if problem:
+                return self._drop(problem)
+            series = self._series[key] = Series(key, kind)
+            self._by_agent[agent] = self._by_agent.get(agent, 0) + 1
+        series.add(value, at, now)
+        self.taken += 1
+        return ""
+
+    def _no_room(self, agent: str) -> str:
+        if len(self._series) >= self._max:
+            return f"there are {self._max} series already"
+        if self._by_agent.get(agent, 0) >= self._max_per_agent:
+            return f"the agent has {self._max_per_agent} series already"
+        return ""
+
+    def _drop(self, why: str) -> str:
+        self.dropped[why] = self.dropped.get(why, 0) + 1
+        return why
+
+    def close(self, now: float) -> list[Closed]:
+        """Takes out all that was added since the last time; series that were idle for long make room.
+
+        A bucket under way is taken out too: whoever keeps it adds the rest to it later.
+        """
+        found: list[Closed] = []
+        for key, series in list(self._series.items()):
+            found += (Closed(key, series.kind, bucket) for bucket in series.open.values())
+            series.open.clear()
+            if now - series.heard_at > IDLE_S:
+                del self._series[key]
+                self._forget_one(key.agent)
+        return found
+
+    def _forget_one(self, agent: str) -> None:
+        self._by_agent[agent] -= 1
+        if not self._by_agent[agent]:
+            del self._by_agent[agent]
+
+    def matching(self, name: str, agent: str, labels: Mapping[str, str]) -> Iterator[Series]:
+        """The series of a metric: of one agent where it is named, and that carry all of `labels`."""
+        for key, series in self._series.items():
+            if key.answers(name, agent, labels):
+                yield series

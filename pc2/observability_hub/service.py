@@ -1,0 +1,259 @@
+"""ObservabilityHub: watches every process, host and link, and keeps the history of metrics; this file wires it to one shell.
+
+It takes up the verdicts of its former life, opens its ports and is ready; it waits for no other service. Whoever knows is
+followed in `watching`, everybody is asked in `probing` and `scraping`, the ward decides, and points are kept in `recording`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from common.api import observability_hub as api
+from common.api.catalog import OBSERVABILITY_HUB
+from common.api.observability_hub import HostHealth, ProcessHealth
+from common.api.supervisor import Vitals
+from common.client.directory import Directory
+from common.client.opening import open_async_client
+from common.client.settings import at_own_pace
+from common.clock import timestamp
+from common.config.settings import AgentEnvironment
+from common.errors import TandemError
+from common.service.call import Call
+from common.service.process import run_service
+from common.service.shell import Shell, ShellSettings
+from common.store.protocol import RecordStore
+from common.store.records import Records
+from pc2.observability_hub.evidence import Outcome
+from pc2.observability_hub.exposition import Exposition, vitals_values
+from pc2.observability_hub.links import Links
+from pc2.observability_hub.probing import Probing
+from pc2.observability_hub.recording import Recording
+from pc2.observability_hub.scraping import TURN_S as SCRAPE_TURN_S
+from pc2.observability_hub.scraping import Scraping
+from pc2.observability_hub.subjects import LOOPBACK, Subject
+from pc2.observability_hub.targets import TargetsFile
+from pc2.observability_hub.ward import Changed, Host, Instruction, Look, Stood, Ward
+from pc2.observability_hub.watching import WatchedHost, WatchedRegistry
+
+HOST: Final = "pc2"
+HOME_OF_AGENTS: Final = "mainpc"
+"""The registry's host, where agents are that name none."""
+STORE: Final = "observability_hub"
+METRICS: Final = "metrics.db"
+TARGETS: Final = Path("prometheus/agents.json")
+SUPERVISOR: Final = "Supervisor/"
+TICK_S: Final = 0.25
+TIDY_S: Final = 1.0
+LINKS_S: Final = 2.0
+DOUBT: Final = "doubt"
+
+HEALTH: Final = Records("health", Stood)
+
+
+class ObservabilityHub:
+    """The service, made on its running loop; `folder` is where the history of metrics and the list of targets lie."""
+
+    def __init__(self, settings: ShellSettings, directory: Directory, store: RecordStore, folder: Path) -> None:
+        self.shell = shell = Shell(settings, api.TOPICS, store)
+        self._clock = shell.clock
+        self._client = open_async_client(at_own_pace(), directory)
+        supervisors = [name for name in directory.names() if name.startswith(SUPERVISOR)]
+        hosts = [name.removeprefix(SUPERVISOR) for name in supervisors]
+        near = frozenset(host for host in hosts if host == settings.host or _is_near(directory, host))
+        stood = dict(HEALTH.load(store))
+        self._ward = ward = Ward(hosts, near, stood, self._clock.monotonic(), self._clock.wall())
+        self._stale = {key for key in stood if ward.find(key) is None and key not in ward.hosts}
+        self._recording = Recording(shell, folder / METRICS)
+        self._probing = Probing(shell, ward, self._client, self._probed, self._late)
+        self._scraping = Scraping(shell, ward, self._client, self._recording.record, self._worked)
+        self._links = Links(settings.host, shell, ward, self._client)
+        self._targets = TargetsFile(folder / TARGETS)
+        self._registry = WatchedRegistry(HOME_OF_AGENTS, shell, ward, self._client, self._perform)
+        self._hosts = [WatchedHost(host, shell, ward, self._client, self._perform, self._vitals) for host in hosts]
+        shell.breakers = self._client.breakers
+        self._add_routes()
+        self._show_metrics()
+
+    async def open(self) -> None:
+        """Serve, and begin to watch; Conflict when a port is taken."""
+        try:
+            await self.shell.open(ready=False)
+        except TandemError:
+            await self._client.close()
+            await self.shell.close(drain_s=0)
+            raise
+        await self._recording.open()
+        shell = self.shell
+        shell.set_ready()
+        self._registry.begin()
+        for host in self._hosts:
+            host.begin()
+        self._probing.tidy()
+        self._probing.begin()
+        shell.every(TICK_S, self._tick)
+        shell.every(TIDY_S, self._tidy)
+        shell.every(SCRAPE_TURN_S, self._scraping.turn)
+        shell.spawn(self._recording.keep_writing(), "writing the history of metrics")
+        shell.spawn(self._ask_around(), "asking about links")
+
+    async def close(self) -> None:
+        """Take no new work, keep what was taken, and stop."""
+        await self.shell.drain()
+        self._probing.close()
+        await self._recording.close()
+        await self._client.close()
+        await self.shell.close()
+
+    def _add_routes(self) -> None:
+        self.shell.handle(api.GET_HEALTH, self._get_health)
+        self.shell.handle(api.GET_FIGURES, lambda asked, _: api.Figures(processes=self._scraping.figures(asked)))
+        self._recording.add_routes()
+
+    def _show_metrics(self) -> None:
+        metrics, probing, recording = self.shell.metrics, self._probing, self._recording
+        Exposition(self._ward, self._links.show).show(metrics)
+        metrics.read_counter("tandem_hub_probes_total", "Probes that ended.", lambda: probing.done)
+        metrics.read_gauge("tandem_hub_probes_in_flight", "Probes under way.", lambda: probing.under_way)
+        metrics.read_counter("tandem_hub_scrapes_total", "Figures taken in.", lambda: self._scraping.done)
+        metrics.read_counter("tandem_hub_doubts_total", "Times it doubted itself.", lambda: self._ward.doubt.times)
+        metrics.read_gauge("tandem_hub_series", "Series of metrics in memory.", lambda: len(recording.table))
+        metrics.read_counter("tandem_hub_points_total", "Points of metrics taken.", lambda: recording.table.taken)
+        metrics.read_counter(
+            "tandem_hub_points_dropped_total",
+            "Points of metrics that were not taken, by reason.",
+            lambda: {(why,): float(count) for why, count in list(recording.table.dropped.items())},
+            labels=("reason",),
+        )
+        metrics.read_counter("tandem_hub_writes_failed_total", "Failed writes of history.", lambda: recording.failures)
+
+    # what was seen and told
+
+    def _probed(self, key: str, life: int, outcome: Outcome, at: float) -> None:
+        now, wall = self._clock.monotonic(), self._clock.wall()
+        self._perform(self._ward.probed(key, life, outcome, at, now, wall))
+
+    def _late(self, by_s: float) -> None:
+        self._ward.doubt.late(by_s, self._clock.monotonic())
+
+    def _worked(self, key: str, problem: str) -> None:
+        self._perform(self._ward.worked(key, problem, self._clock.monotonic(), self._clock.wall()))
+
+    def _vitals(self, vitals: Vitals) -> None:
+        self._perform(self._ward.vitals(vitals, self._clock.monotonic(), self._clock.wall()))
+        for name, value in vitals_values(vitals).items():
+            self._recording.record("supervisor", name, value, {"host": vitals.host}, "gauge")
+
+    def _tick(self) -> None:
+        now = self._clock.monotonic()
+        self._perform(self._ward.tick(now, self._clock.wall()))
+        doubt = self._ward.doubt.now(now)
+        if doubt:
+            self.shell.problems[DOUBT] = f"verdicts are frozen: {doubt}"
+        else:
+            self.shell.problems.pop(DOUBT, None)
+        for event in self._links.judge():
+            self.shell.publisher.publish(api.HEALTH_CHANGED, f"{event.host}-{event.name}", event)
+
+    def _tidy(self) -> None:
+        self._probing.tidy()
+        self._targets.keep(self._ward)
+
+    async def _ask_around(self) -> None:
+        while True:
+            await self._links.ask()
+            await self._registry.find_ways()
+            await asyncio.sleep(LINKS_S)
+
+    def _perform(self, instructions: Iterable[Instruction]) -> None:
+        for instruction in instructions:
+            match instruction:
+                case Look(key):
+                    self._probing.look(key)
+                case Changed():
+                    self._tell(instruction)
+
+    def _tell(self, changed: Changed) -> None:
+        """A verdict outlives the hub where the store takes it; it is told in any case, for it is no promise to anyone."""
+        event = changed.event
+        level = self.shell.log.warning if event.verdict in ("unhealthy", "unreachable") else self.shell.log.info
+        level("%s is %s, was %s: %s", changed.key, event.verdict, event.was, event.reason)
+        with suppress(TandemError):
+            self.shell.journal.begin()
+            self.shell.journal.write([HEALTH.put(changed.key, changed.stood)])
+        self.shell.publisher.publish(api.HEALTH_CHANGED, changed.key, event)
+
+    # what is asked
+
+    def _get_health(self, asked: api.GetHealth, _call: Call) -> api.FabricHealth:
+        now = self._clock.monotonic()
+        hosts = [host for host in self._ward.hosts.values() if asked.host in ("", host.name)]
+        shown = [subject for subject in self._ward if asked.host in ("", subject.host)]
+        return api.FabricHealth(
+            hosts=[_host(host, now) for host in hosts],
+            services=[_process(subject) for subject in shown if subject.what != "agent"],
+            agents=[_process(subject) for subject in shown if subject.what == "agent"],
+            links=[link for link in self._links.show() if asked.host in ("", link.host, link.peer)],
+            as_of=self.shell.publisher.cursor(api.HEALTH_CHANGED.name),
+            doubt=self._ward.doubt.now(now),
+        )
+
+
+def _process(subject: Subject) -> ProcessHealth:
+    steady = subject.steady
+    return ProcessHealth(
+        name=subject.name,
+        host=subject.host,
+        what=subject.what,
+        verdict=steady.opinion.verdict,
+        reason=steady.opinion.reason,
+        because=steady.opinion.because,
+        since=timestamp(steady.since_wall),
+        latency_ms=subject.evidence.latency_s * 1000,
+        probed=subject.way is not None,
+        phase=subject.told.phase if subject.told is not None else "",
+        restarts=subject.told.restarts if subject.told is not None else 0,
+    )
+
+
+def _host(host: Host, now: float) -> HostHealth:
+    steady = host.steady
+    return HostHealth(
+        host=host.name,
+        verdict=steady.opinion.verdict,
+        reason=steady.opinion.reason,
+        since=timestamp(steady.since_wall),
+        latency_ms=host.supervisor.evidence.latency_s * 1000,
+        vitals=host.vitals,
+        vitals_age_s=max(0.0, now - host.vitals_at) if host.vitals is not None else 0.0,
+    )
+
+
+def _is_near(directory: Directory, host: str) -> bool:
+    """Whether a host is on this machine: its supervisor is on loopback."""
+    place = directory.place(f"{SUPERVISOR}{host}")
+    return place is not None and place.requests.address.startswith((f"tcp://{LOOPBACK}:", "tcp://localhost:"))
+
+
+def _room_for_many() -> None:
+    """As many descriptors as this process may have: each agent that is watched takes a few."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def main() -> int:
+    """The process; its exit status."""
+    _room_for_many()
+    environment = AgentEnvironment.read()
+    folder = environment.home / (environment.host or HOST)
+    return run_service(
+        OBSERVABILITY_HUB,
+        HOST,
+        STORE,
+        lambda settings, directory, store: ObservabilityHub(settings, directory, store, folder),
+    )
