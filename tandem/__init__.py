@@ -2,6 +2,7 @@
 
 from tandem import Agent, verb        an agent in ten lines
 from tandem import open_client        calls, requests, leases and events from any program
+from tandem import TandemHandler      errors that any program logs, reported
 """
 
 from __future__ import annotations
@@ -15,16 +16,31 @@ if TYPE_CHECKING:
     from common.client.opening import open_async_client, open_client
     from common.client.sync import Client
     from common.errors import TandemError
+    from common.reporting.handler import TandemHandler
+    from common.reporting.reporter import ErrorReporter
     from common.service.call import Call
 
-__all__ = ["Agent", "AsyncClient", "Call", "Client", "TandemError", "open_async_client", "open_client", "verb"]
+__all__ = [
+    "Agent",
+    "AsyncClient",
+    "Call",
+    "Client",
+    "ErrorReporter",
+    "TandemError",
+    "TandemHandler",
+    "open_async_client",
+    "open_client",
+    "verb",
+]
 
 _HOMES = {
     "Agent": "common.agent.agent",
     "AsyncClient": "common.client.aio",
     "Call": "common.service.call",
     "Client": "common.client.sync",
+    "ErrorReporter": "common.reporting.reporter",
     "TandemError": "common.errors",
+    "TandemHandler": "common.reporting.handler",
     "open_async_client": "common.client.opening",
     "open_client": "common.client.opening",
     "verb": "common.agent.verb",

@@ -12,9 +12,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
-from collections.abc import AsyncGenerator, Callable, Generator
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from typing import Any, ClassVar
@@ -27,16 +28,21 @@ from common.agent.verb import Item, Items, Method, methods_of
 from common.api import core_orchestrator as core
 from common.api import leases
 from common.api.agent import ERROR_REPORTED, TOPICS, ErrorReported
+from common.api.error_bus import Severity
+from common.api.observability_hub import MetricKind
 from common.api.words import Topic
 from common.client.aio import AsyncClient
 from common.client.opening import open_async_client
 from common.config.settings import AgentEnvironment
 from common.errors import DeadlineExceeded, TandemError
 from common.ids import new_id
+from common.reporting.handler import REPORTED, report_everything, report_from_loop
+from common.reporting.reporter import ErrorReporter
 from common.service.call import Call
 from common.service.loop import on_stop_signal, run
 from common.service.shell import Shell, ShellSettings
 from common.telemetry.logs import configure
+from common.telemetry.showing import spelt
 
 
 class Agent:
@@ -69,6 +75,7 @@ class Agent:
             metadata=metadata or {},
         )
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="worker")
+        self.reporter = ErrorReporter(self.name, host=self.host)
         self.log = logging.getLogger(f"tandem.agent.{self.name}")
         self.shell: Shell
         self.client: AsyncClient
@@ -80,9 +87,14 @@ class Agent:
         """Called when no call is under way any more, before the process ends."""
 
     def run(self) -> None:
-        """Serve until told to stop (SIGTERM, SIGINT)."""
+        """Serve until told to stop (SIGTERM, SIGINT); what is logged as an error, or caught by nobody, is reported."""
         configure(self.name, self.host)
-        run(self.serve())
+        report_everything(self.reporter)
+        run(self._run())
+
+    async def _run(self) -> None:
+        report_from_loop(self.reporter, asyncio.get_running_loop())
+        await self.serve()
 
     async def serve(self, ready: Callable[[], None] = lambda: None) -> None:
         """Serve on the running loop until told to stop; `ready` is called when the ports are open."""
@@ -101,6 +113,7 @@ class Agent:
             self._worker.shutdown(wait=False, cancel_futures=True)
             await self.client.close()
             await self.shell.close()
+            await asyncio.to_thread(self.reporter.close)
 
     async def _serve(self, methods: list[Method], ready: Callable[[], None]) -> None:
         self.shell.set_ready()
@@ -143,7 +156,7 @@ class Agent:
             except TandemError:
                 raise
             except Exception as error:
-                self.report_error(error, verb=method.verb.name)
+                self.report_error(error, details={"verb": method.verb.name})
                 raise
 
         return handle
@@ -204,16 +217,42 @@ class Agent:
         )
         return HeldLease(self.client, self.host, request)
 
-    def report_error(self, error: BaseException, **details: Any) -> None:
-        """Tell the fabric of an error that was not expected: an event, a log line, never an exception."""
-        message = str(error)[:2_000].encode(errors="replace").decode()
-        report = ErrorReported(agent=self.name, error_type=type(error).__name__, message=message, details=details)
+    def report_error(
+        self,
+        error: BaseException | str,
+        message: str = "",
+        *,
+        severity: Severity = "error",
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Tell the fabric of an error that was not expected: a report for ErrorBus, an event, a log line, never an exception.
+
+        `error` is an exception, or the type of an error as a name; `message` defaults to the exception's own. It waits for one
+        write to the disk at most. Equal errors within a second are one report with a count, one event and one line.
+        """
+        if not self.reporter.report_error(error, message, severity=severity, details=details):
+            return
+        kind = error if isinstance(error, str) else type(error).__name__
+        said = (message or ("" if isinstance(error, str) else spelt(error)))[:2_000].encode(errors="replace").decode()
+        told = ErrorReported(
+            agent=self.name, error_type=kind, message=said, severity=severity, details=dict(details or {})
+        )
         try:
-            self.shell.publisher.publish(ERROR_REPORTED, self.name, report)
-        except (TypeError, ValueError, OverflowError, RecursionError):
-            told = msgspec.structs.replace(report, details={"unsayable": repr(details)[:2_000]})
             self.shell.publisher.publish(ERROR_REPORTED, self.name, told)
-        self.log.error("%s: %s", report.error_type, report.message, exc_info=error)
+        except (TypeError, ValueError, OverflowError, RecursionError):
+            told = msgspec.structs.replace(told, details={"unsayable": repr(details)[:2_000]})
+            self.shell.publisher.publish(ERROR_REPORTED, self.name, told)
+        raised = None if isinstance(error, str) else error
+        self.log.error("%s: %s", kind, said, exc_info=raised, extra={REPORTED: True})
+
+    def metric(
+        self, name: str, value: float, labels: Mapping[str, object] | None = None, *, kind: MetricKind = "gauge"
+    ) -> None:
+        """Hand ObservabilityHub a point of a metric, as of now; a counter is told by its total since the agent began.
+
+        It waits for one write to the disk at most; while the hub is away the points wait there too, the oldest going first.
+        """
+        self.reporter.metric(name, value, labels, kind=kind)
 
 
 async def _streamed(items: AsyncGenerator[Any, None], call: Call) -> Items:

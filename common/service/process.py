@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Callable
 from typing import Protocol
@@ -11,6 +12,8 @@ from common.client.directory import Directory
 from common.client.opening import directory_of_environment
 from common.config.settings import AgentEnvironment
 from common.errors import TandemError
+from common.reporting.handler import report_everything, report_from_loop
+from common.reporting.reporter import ErrorReporter
 from common.service.loop import on_stop_signal, run
 from common.service.settings import ShellSettings
 from common.service.shell import Shell
@@ -42,7 +45,8 @@ def run_service(
     """Run a service to its end (SIGTERM, SIGINT); the process's exit status, 1 when it could not begin.
 
     `home_host` is where it belongs when no supervisor says; ports that none says are the well-known ones, and records that
-    nobody wants elsewhere (TANDEM_STORE) lie in the host's home. `durability` is the strongest that it asks of its store.
+    nobody wants elsewhere (TANDEM_STORE) lie in the host's home. What it logs as an error is reported. `durability` is the
+    strongest that it asks of its store.
     """
     environment = AgentEnvironment.read()
     host = environment.host or home_host
@@ -57,16 +61,19 @@ def run_service(
         lone=not environment.supervised,
     )
     configure(spec.name, host)
+    reporter = ErrorReporter(store_name, host=host)
+    report_everything(reporter)
     try:
         store = open_store(environment.store or environment.home / host, store_name, durability)
-        run(_serve(lambda: make(settings, directory_of_environment(), store)))
+        run(_serve(lambda: make(settings, directory_of_environment(), store), reporter))
     except TandemError as error:
         print(f"{spec.name} cannot start: {error.message}", file=sys.stderr)
         return 1
     return 0
 
 
-async def _serve(make: Callable[[], Service]) -> None:
+async def _serve(make: Callable[[], Service], reporter: ErrorReporter) -> None:
+    report_from_loop(reporter, asyncio.get_running_loop())
     service = make()
     await service.open()
     on_stop_signal(service.shell.stop)

@@ -192,7 +192,7 @@ async def test_an_unexpected_error_is_internal_to_the_caller_and_an_event_to_the
     async with fabric(monkeypatch), serving(Lab("lab")) as agent, peer(agent.shell.port) as caller:
         with monkeypatch.context() as quiet:
             quiet.setattr(agent.log, "disabled", True)  # what is not UTF-8 is for the log's own tests
-            agent.report_error(RuntimeError(text), verb="broken", odd=object())
+            agent.report_error(RuntimeError(text), details={"verb": "broken", "odd": object()})
         assert raises(Internal, await caller.plain("broken", text="as asked"))
         since = basic.EventsSince(topic=agent_api.ERROR_REPORTED.name, epoch=agent.shell.publisher._epoch, seq=0)
         odd, plain = (
