@@ -9,6 +9,7 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any, Final, Literal, TextIO
 
 import msgspec
@@ -32,6 +33,13 @@ def size(count: int) -> str:
 def age(seconds: float) -> str:
     """Seconds as people read them; whole ones up to a minute."""
     return f"{seconds:.0f} s" if 1 <= seconds < 59.5 else format_seconds(seconds)
+
+
+def ago(at: str) -> str:
+    """How long ago an RFC 3339 time was, by this machine's clock; empty for none."""
+    if not at:
+        return ""
+    return age(max(0.0, (datetime.now(UTC) - datetime.fromisoformat(at)).total_seconds()))
 
 
 def shortfall(need: int, free: int, reason: str) -> str:

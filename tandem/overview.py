@@ -9,7 +9,8 @@ from collections.abc import Mapping
 
 import msgspec
 
-from common.api import core_orchestrator, leases, supervisor
+from common.api import core_orchestrator, error_bus, leases, links, supervisor
+from common.api import tasks as tasks_api
 from common.api.basic import Health, Stats
 from common.errors import TandemError
 
@@ -58,6 +59,34 @@ class Requests(msgspec.Struct, kw_only=True):
     running: int = 0
 
 
+class Tasks(msgspec.Struct, kw_only=True):
+    """ResourceManager's durable tasks: those that wait or run, and those given up that nobody replayed."""
+
+    queued: int = 0
+    running: int = 0
+    dead: int = 0
+
+
+class Errors(msgspec.Struct, kw_only=True):
+    """ErrorBus's groups by state; the resolved ones are nobody's worry."""
+
+    new: int = 0
+    ongoing: int = 0
+    regressed: int = 0
+
+
+class LinkSeen(msgspec.Struct, kw_only=True):
+    """The link to a peer on another machine, as `host` sees it; `round_trip_ms` None where it was not measured."""
+
+    host: str
+    peer: str
+    joined: bool
+    up: bool
+    since_s: float
+    round_trip_ms: float | None = None
+    why: str = ""
+
+
 class LeaseCount(msgspec.Struct, kw_only=True):
     """How many leases there are, and of how many bytes."""
 
@@ -85,6 +114,9 @@ class Survey(msgspec.Struct, kw_only=True):
     cards: list[leases.Card] = []
     leases: LeaseCount = msgspec.field(default_factory=LeaseCount)
     requests: Requests = msgspec.field(default_factory=Requests)
+    tasks: Tasks = msgspec.field(default_factory=Tasks)
+    errors: Errors = msgspec.field(default_factory=Errors)
+    links: list[LinkSeen] = []
     breakers: list[BreakerSeen] = []
 
 
@@ -171,6 +203,38 @@ def requests(facts: Facts) -> Requests:
     return Requests(queued=states.count("queued"), running=states.count("running"))
 
 
+def tasks(answer: tasks_api.Tasks | TandemError) -> Tasks:
+    """The durable tasks, as ResourceManager counts them."""
+    counts = {} if isinstance(answer, TandemError) else answer.counts
+    return Tasks(**{state: counts.get(state, 0) for state in Tasks.__struct_fields__})
+
+
+def errors(answers: Mapping[str, error_bus.ErrorGroups | TandemError]) -> Errors:
+    """The groups of each state that worries, as ErrorBus counts them."""
+    return Errors(
+        **{state: answer.total for state, answer in answers.items() if isinstance(answer, error_bus.ErrorGroups)}
+    )
+
+
+def links_seen(answers: Mapping[str, links.Links | TandemError]) -> list[LinkSeen]:
+    """The links between machines, from both ends; neighbours on one machine have none."""
+    return [
+        LinkSeen(
+            host=host,
+            peer=link.host,
+            joined=link.joined,
+            up=link.up,
+            since_s=link.since_s,
+            round_trip_ms=link.round_trip_ms,
+            why=link.why,
+        )
+        for host, answer in answers.items()
+        if isinstance(answer, links.Links)
+        for link in answer.links
+        if not link.neighbour
+    ]
+
+
 def breakers(stats: dict[str, Stats | TandemError]) -> list[BreakerSeen]:
     """The breakers that are not closed."""
     return [
@@ -208,8 +272,13 @@ def problems(found: Survey, cards: dict[str, leases.Gpus | TandemError]) -> list
         for why in answer.missing.values()
     ]
     closed = [f"card {each.host}:{each.card}: {each.reason}" for each in found.cards if not each.schedulable]
+    cut = [
+        f"link {each.host} to {each.peer} is down: {each.why or 'it gives no reason'}"
+        for each in found.links
+        if not each.up
+    ]
     broken = [f"{each.service}'s breaker of {each.endpoint} is {each.state}" for each in found.breakers]
-    return [*hosts, *services, *agents, *silent, *unlit, *closed, *broken]
+    return [*hosts, *cut, *services, *agents, *silent, *unlit, *closed, *broken]
 
 
 def _state(seen: ServiceSeen) -> str:

@@ -6,9 +6,9 @@ It asks; what the answers come to is put together in overview.
 from __future__ import annotations
 
 import asyncio
-from typing import Final, TypeVar
+from typing import Final, Literal, TypeVar, get_args
 
-from common.api import basic, core_orchestrator, leases, supervisor
+from common.api import basic, core_orchestrator, error_bus, leases, links, resource_manager, supervisor, tasks
 from common.api.basic import Health
 from common.api.words import Empty, Message, Verb
 from common.client.aio import AsyncClient
@@ -20,6 +20,9 @@ from tandem.overview import ServiceSeen, Survey
 
 Req = TypeVar("Req", bound=Message)
 Rep = TypeVar("Rep", bound=Message)
+
+Worrying = Literal["new", "ongoing", "regressed"]
+WORRYING: Final[tuple[Worrying, ...]] = get_args(Worrying)
 
 TIMEOUT_S: Final = 1.5
 """How long the slowest may take; an absent one refuses at once."""
@@ -55,6 +58,9 @@ class _Surveyor:
             twin = asked.create_task(self.ask(core, core_orchestrator.GET_TWIN, core_orchestrator.GetTwin()))
             cards = asked.create_task(self._each_host(leases.GET_GPUS, leases.GetGpus()))
             held = asked.create_task(self._each_host(leases.LIST_LEASES, leases.ListLeases()))
+            queue = asked.create_task(self.ask(resource_manager.SERVICE, tasks.LIST_TASKS, tasks.ListTasks(limit=1)))
+            errors = {state: asked.create_task(self._errors(state)) for state in WORRYING}
+            linked = asked.create_task(self._each_host(links.LIST_LINKS, links.ListLinks()))
         known = twin.result()
         facts = {} if isinstance(known, TandemError) else known.parts
         running = processes.result()
@@ -65,11 +71,18 @@ class _Surveyor:
             cards=[card for gpus in cards.result().values() if isinstance(gpus, leases.Gpus) for card in gpus.cards],
             leases=overview.lease_count(held.result()),
             requests=overview.requests(facts),
+            tasks=overview.tasks(queue.result()),
+            errors=overview.errors({state: counted.result() for state, counted in errors.items()}),
+            links=overview.links_seen(linked.result()),
             breakers=overview.breakers(stats.result()),
         )
         found.problems = overview.problems(found, cards.result())
         found.ok = not found.problems
         return found
+
+    async def _errors(self, state: Worrying) -> error_bus.ErrorGroups | TandemError:
+        asked = error_bus.ListErrorGroups(state=state, limit=1)
+        return await self.ask(error_bus.SERVICE, error_bus.LIST_ERROR_GROUPS, asked)
 
     async def _each_host(self, verb: Verb[Req, Rep], request: Req) -> dict[str, Rep | TandemError]:
         answers = await self._each([f"{SUPERVISOR}{host}" for host in self._hosts], verb, request)

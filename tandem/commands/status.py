@@ -12,7 +12,7 @@ from tandem import asking, output
 from tandem.commands.gpus import remark
 from tandem.exits import Exit
 from tandem.options import with_json
-from tandem.overview import AgentSeen, HostSeen, ServiceSeen, Survey
+from tandem.overview import AgentSeen, HostSeen, LinkSeen, ServiceSeen, Survey
 from tandem.survey import survey
 
 
@@ -23,7 +23,8 @@ def command(as_json: bool) -> Exit:
 
     Exits 1 when something configured is not ready.
     JSON: {"ok", "problems", "hosts", "services", "agents", "cards", "leases": {"count", "bytes"},
-    "requests": {"queued", "running"}, "breakers"}.
+    "requests": {"queued", "running"}, "tasks": {"queued", "running", "dead"}, "errors": {"new", "ongoing", "regressed"},
+    "links", "breakers"}.
     """
     found = asyncio.run(_look(directory_of_environment()))
     if as_json:
@@ -56,8 +57,15 @@ def show(found: Survey) -> None:
     output.say(
         f"leases {found.leases.count} ({output.size(found.leases.bytes)})   "
         f"requests {found.requests.queued} queued, {found.requests.running} running   "
+        f"tasks {found.tasks.queued} queued, {found.tasks.running} running, {found.tasks.dead} dead"
+    )
+    errors = found.errors
+    output.say(
+        f"errors {errors.new} new, {errors.ongoing} ongoing, {errors.regressed} regressed   "
         f"open breakers {len(found.breakers)}"
     )
+    for link in found.links:
+        output.say(output.clean(_link(link)))
     for problem in found.problems:
         output.say(output.paint(output.clean(f"not ok: {problem}"), "bad"))
     if found.ok:
@@ -74,6 +82,13 @@ def _host(seen: HostSeen) -> tuple[object, ...]:
     memory = f"{output.size(vitals.memory_used_bytes)} of {output.size(vitals.memory_total_bytes)}"
     load = f"{vitals.load_1m:.1f} on {vitals.cores} cores"
     return seen.host, "reachable", load, memory, output.size(vitals.disk_free_bytes)
+
+
+def _link(seen: LinkSeen) -> str:
+    if not seen.joined:
+        return f"link {seen.host} to {seen.peer}: not joined"
+    trip = f", {seen.round_trip_ms:.1f} ms there and back" if seen.up and seen.round_trip_ms is not None else ""
+    return f"link {seen.host} to {seen.peer}: {'up' if seen.up else 'down'} for {output.age(seen.since_s)}{trip}"
 
 
 def _service(seen: ServiceSeen) -> tuple[object, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +13,18 @@ from typing import Any
 
 import msgspec
 
-from common.api import basic, core_orchestrator, leases, resource_manager, supervisor
+from common.api import (
+    basic,
+    core_orchestrator,
+    error_bus,
+    leases,
+    links,
+    resource_manager,
+    security_gateway,
+    supervisor,
+    tasks,
+)
+from common.api import observability_hub as hub
 from common.api.words import Cursor, Empty
 from common.client.directory import SERVICES_VARIABLE
 from common.errors import Cancelled, NoCapacity, NotFound, StaleFence, TandemError, TooLarge, Unavailable
@@ -100,6 +111,11 @@ class Fabric:
     simulated: bool = True
     hidden: bool = False
     log_is_away: bool = False
+    tasks: dict[str, tasks.TaskStatus] = field(default_factory=dict)
+    submitted: list[tasks.SubmitTask] = field(default_factory=list)
+    groups: dict[str, error_bus.ErrorGroupDetail] = field(default_factory=dict)
+    health: hub.FabricHealth | None = None
+    links: dict[str, list[links.Link]] = field(default_factory=dict)
 
     def environ(self) -> dict[str, str]:
         """The environment in which the command finds this fabric."""
@@ -115,10 +131,8 @@ class Fabric:
         if name.startswith("Supervisor/"):
             _serve_host(shell, self, host)
             ensure_cards(cards_folder(Path(self.home), host), host, (TOTALS[host],))
-        elif name == core_orchestrator.SERVICE:
-            _serve_core(shell, self)
         else:
-            _serve_leases(shell, self)
+            SERVE[name](shell, self)
         await shell.open()
 
     async def stop(self, name: str) -> None:
@@ -334,6 +348,10 @@ def _serve_host(shell: Shell, fabric: Fabric, host: str) -> None:
         supervisor.LIST_PROCESSES,
         lambda _asked, _call: supervisor.Processes(host=host, processes=fabric.processes.get(host, []), as_of=AS_OF),
     )
+    shell.handle(
+        links.LIST_LINKS,
+        lambda _asked, _call: links.Links(host=host, links=fabric.links.get(host, []), as_of=AS_OF),
+    )
     shell.handle(supervisor.GET_VITALS, lambda _asked, _call: vitals(host))
     shell.handle(supervisor.READ_LOG, fabric.read_log)
     shell.handle(supervisor.START_AGENT, lambda asked, _call: fabric.operate(host, "start", asked.agent_name))
@@ -367,15 +385,129 @@ def _serve_core(shell: Shell, fabric: Fabric) -> None:
     shell.breakers = lambda: fabric.breakers
 
 
+def _serve_manager(shell: Shell, fabric: Fabric) -> None:
+    _serve_leases(shell, fabric)
+
+    def submit(asked: tasks.SubmitTask, _call: Call) -> tasks.TaskSubmitted:
+        fabric.submitted.append(asked)
+        return tasks.TaskSubmitted(task_id=next(iter(fabric.tasks), "task-0"))
+
+    def found(asked: tasks.TaskId | tasks.GetTask, _call: Call) -> tasks.TaskStatus:
+        if asked.task_id not in fabric.tasks:
+            raise NotFound(f"no task {asked.task_id}")
+        return fabric.tasks[asked.task_id]
+
+    def cancel(asked: tasks.TaskId, call: Call) -> tasks.TaskStatus:
+        fabric.tasks[asked.task_id] = msgspec.structs.replace(found(asked, call), state="cancelled")
+        return fabric.tasks[asked.task_id]
+
+    def listed(asked: tasks.ListTasks, _call: Call) -> tasks.Tasks:
+        chosen = [each for each in fabric.tasks.values() if asked.state in (None, each.state)]
+        counts = {each.state: 1 for each in chosen}
+        return tasks.Tasks(tasks=chosen[: asked.limit], counts=counts, as_of=AS_OF)
+
+    def queues(_asked: Empty, _call: Call) -> tasks.TaskQueues:
+        waiting = {each.capability for each in fabric.tasks.values() if each.state == "queued"}
+        return tasks.TaskQueues(queues=[task_queue(capability) for capability in sorted(waiting)])
+
+    shell.handle(tasks.SUBMIT_TASK, submit)
+    shell.handle(tasks.GET_TASK, found)
+    shell.handle(tasks.CANCEL_TASK, cancel)
+    shell.handle(tasks.REPLAY_TASK, found)
+    shell.handle(tasks.LIST_TASKS, listed)
+    shell.handle(tasks.LIST_TASK_QUEUES, queues)
+
+
+def task_queue(capability: str) -> tasks.TaskQueue:
+    """A line of one task that nobody can do, and that may not run."""
+    return tasks.TaskQueue(
+        capability=capability,
+        queued=1,
+        delayed=0,
+        running=0,
+        agents=0,
+        oldest_s=61.0,
+        limit=0,
+        reason="no agent offers it",
+    )
+
+
+def task(task_id: str, **changes: Any) -> tasks.TaskStatus:
+    """A task that waits."""
+    plain = tasks.TaskStatus(task_id=task_id, state="queued", capability="echo", max_attempts=3, queued_at=AT)
+    return msgspec.structs.replace(plain, **changes)
+
+
+def group(group_id: str, **changes: Any) -> error_bus.ErrorGroupDetail:
+    """A group of one error of one agent."""
+    plain = error_bus.ErrorGroupDetail(
+        group_id=group_id,
+        state="new",
+        error_type="ValueError",
+        message="no <number>",
+        severity="error",
+        grouped_by="message",
+        count=1,
+        first_seen=AT,
+        last_seen=AT,
+        agents=["whisper"],
+        hosts=["pc2"],
+        by_agent={"whisper": 1},
+        by_host={"pc2": 1},
+        other_agents=0,
+        other_hosts=0,
+        samples=[],
+    )
+    return msgspec.structs.replace(plain, **changes)
+
+
+def _serve_errors(shell: Shell, fabric: Fabric) -> None:
+    def listed(asked: error_bus.ListErrorGroups, _call: Call) -> error_bus.ErrorGroups:
+        every = asked.state in ("", "unresolved")
+        chosen = [each for each in fabric.groups.values() if every or each.state == asked.state]
+        plain = [msgspec.convert(msgspec.to_builtins(each), error_bus.ErrorGroup) for each in chosen]
+        return error_bus.ErrorGroups(groups=plain[: asked.limit], total=len(plain), as_of=AS_OF)
+
+    def found(asked: error_bus.GroupId, _call: Call) -> error_bus.ErrorGroupDetail:
+        if asked.group_id not in fabric.groups:
+            raise NotFound(f"no group {asked.group_id}")
+        return fabric.groups[asked.group_id]
+
+    def resolve(asked: error_bus.ResolveErrorGroup, _call: Call) -> error_bus.ErrorGroup:
+        resolved = msgspec.structs.replace(
+            fabric.groups[asked.group_id], state="resolved", note=asked.note, resolved_at=AT, resolved_by="operator"
+        )
+        fabric.groups[asked.group_id] = resolved
+        return msgspec.convert(msgspec.to_builtins(resolved), error_bus.ErrorGroup)
+
+    shell.handle(error_bus.LIST_ERROR_GROUPS, listed)
+    shell.handle(error_bus.GET_ERROR_GROUP, found)
+    shell.handle(error_bus.RESOLVE_ERROR_GROUP, resolve)
+
+
+def _serve_hub(shell: Shell, fabric: Fabric) -> None:
+    nothing = hub.FabricHealth(hosts=[], services=[], agents=[], links=[], as_of=AS_OF)
+    shell.handle(hub.GET_HEALTH, lambda _asked, _call: fabric.health or nothing)
+
+
+SERVE: dict[str, Callable[[Shell, Fabric], None]] = {
+    core_orchestrator.SERVICE: _serve_core,
+    resource_manager.SERVICE: _serve_manager,
+    hub.SERVICE: _serve_hub,
+    error_bus.SERVICE: _serve_errors,
+    security_gateway.SERVICE: lambda _shell, _fabric: None,
+}
+
+
 @asynccontextmanager
 async def small_fabric(home: str) -> AsyncIterator[Fabric]:
-    """CoreOrchestrator, ResourceManager and two supervisors on ports of the system's choosing."""
+    """The five services and two supervisors on ports of the system's choosing."""
     fabric = Fabric(home)
     fabric.processes["mainpc"] = [process("whisper"), process("core_orchestrator", kind="service")]
     fabric.agents = [agent("whisper")]
     places = {
         core_orchestrator.SERVICE: "mainpc",
-        resource_manager.SERVICE: "pc2",
+        **dict.fromkeys((resource_manager.SERVICE, hub.SERVICE, error_bus.SERVICE, security_gateway.SERVICE), "pc2"),
         "Supervisor/mainpc": "mainpc",
         "Supervisor/pc2": "pc2",
     }
