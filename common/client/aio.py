@@ -189,6 +189,10 @@ class AsyncClient:
             raise Interrupted("the client was closed")
         await asyncio.sleep(seconds)
 
+    async def locate(self, agent_name: str, *, timeout_s: float) -> Found:
+        """Where the registry says now that an agent answers, for `call_at`; raises the TandemError that ended the asking."""
+        return await self._ask_registry(agent_name, self._now() + timeout_s)
+
     async def _find(self, target: str, deadline: float) -> Found:
         return self._at_hand(target) or await self._ask_registry(target, deadline)
 

@@ -17,11 +17,11 @@ from common.api.core_orchestrator import (
     RequestStatus,
     SubmitRequest,
 )
+from common.client import agent_calls
 from common.client.opening import open_async_client
 from common.errors import IdempotencyMismatch, NoProvider, StorageUnavailable
 from common.service.call import Call
 from common.store.memory import MemoryStore
-from main_pc.core_orchestrator import calling
 from main_pc.core_orchestrator.request_limits import Limits as RequestLimits
 from main_pc.core_orchestrator.service import Limits
 from tests.main_pc.core_orchestrator.fabric import Dict, PlainAgent, ask, core, directory, native_agent
@@ -106,7 +106,7 @@ async def test_a_native_caller_who_stays_sees_states_and_parts_and_a_plain_one_g
 
 
 async def test_an_agent_that_streams_more_than_a_result_may_be_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calling, "MAX_MESSAGE_BYTES", 10_000)
+    monkeypatch.setattr(agent_calls, "MAX_MESSAGE_BYTES", 10_000)
     stopped = asyncio.Event()
 
     async def flood(request: Dict, call: Call) -> Dict:
