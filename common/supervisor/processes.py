@@ -29,6 +29,7 @@ from common.supervisor.instructions import Exited, Launched
 from common.supervisor.launching import Preparation, prepare
 from common.supervisor.logs import LogWriter, tail_lines
 from common.supervisor.sessions import Session
+from common.supervisor.witness import Witness
 
 CHUNK: Final = 65_536
 TAIL_LINES: Final = 20
@@ -55,12 +56,15 @@ class _Child:
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)
         self.partial = b""
         self.asked = False
+        self.wanted = False
         self.killed_at: float | None = None
 
-    def take_error(self, chunk: bytes) -> None:
+    def take_error(self, chunk: bytes) -> list[str]:
         *lines, self.partial = (self.partial + chunk).split(b"\n")
-        self.tail.extend(line[:TAIL_LINE_BYTES].decode(errors="replace") for line in lines)
+        texts = [line[:TAIL_LINE_BYTES].decode(errors="replace") for line in lines]
+        self.tail.extend(texts)
         self.partial = self.partial[:TAIL_LINE_BYTES]
+        return texts
 
     def last_lines(self) -> tuple[str, ...]:
         if self.entry.survive_supervisor:
@@ -74,8 +78,9 @@ class _Child:
 class Processes:
     """All processes of one host; `on_exited` hears of each end, from the loop.
 
-    `boot` is the supervisor's life; `home` is claimed already, and `root` is the TANDEM_HOME around it. To be used from the main
-    thread's loop alone: Linux ends a child with the *thread* that started it.
+    `boot` is the supervisor's life; `home` is claimed already, and `root` is the TANDEM_HOME around it. `witness` hears what they
+    write to their standard error, and how they end. To be used from the main thread's loop alone: Linux ends a child with the
+    *thread* that started it.
     """
 
     def __init__(
@@ -86,6 +91,7 @@ class Processes:
         clock: Clock,
         on_exited: Callable[[Exited], None],
         environ: Mapping[str, str] = os.environ,
+        witness: Witness | None = None,
     ) -> None:
         self._startup = startup
         self._home = home
@@ -93,6 +99,7 @@ class Processes:
         self._clock = clock
         self._on_exited = on_exited
         self._environ = environ
+        self._witness = witness
         self._children: dict[str, _Child] = {}
         self._ending: set[asyncio.Task[None]] = set()
         self._guard = Guard(f"{boot}/")
@@ -112,6 +119,12 @@ class Processes:
 
     def launch(self, name: str, life: int) -> Launched | Exited:
         """Starts `name`; where that fails, the reason as the end of a life that never began."""
+        outcome = self._launch(name, life)
+        if isinstance(outcome, Exited) and self._witness is not None:
+            self._witness.ended(name, None, (), wanted=False, reason=outcome.reason)
+        return outcome
+
+    def _launch(self, name: str, life: int) -> Launched | Exited:
         entry = next(entry for entry in self._startup.entries if entry.name == name)
         log = LogWriter(self._home.log_file(name), entry.logs.max_bytes, entry.logs.keep)
         mark = f"{'survivor/' if entry.survive_supervisor else ''}{self._boot}/{name}"
@@ -143,7 +156,7 @@ class Processes:
     def terminate(self, name: str) -> None:
         """Sends the entry's stop signal to every process of its session; harmless where there is none."""
         if child := self._children.get(name):
-            child.asked = True
+            child.asked = child.wanted = True
             number = signal.Signals[f"SIG{child.entry.stop.signal}"]
             for process in child.session.members():
                 watchdog.send(process, number)
@@ -151,6 +164,7 @@ class Processes:
     def kill(self, name: str) -> None:
         """KILL to every process of its session; harmless where there is none."""
         if child := self._children.get(name):
+            child.wanted = True
             self._kill(child)
 
     def session(self, name: str) -> Session | None:
@@ -171,6 +185,7 @@ class Processes:
         """Kills whatever still runs, waits for it, and lets the watchdog go."""
         while self._children:
             for child in list(self._children.values()):
+                child.wanted = True
                 self._kill(child)
             await asyncio.sleep(FIRST_LOOK_S)
         await asyncio.gather(*self._ending)
@@ -233,7 +248,9 @@ class Processes:
             return 0
         child.log.write(chunk)
         if child.popen and child.popen.stderr and pipe == child.popen.stderr.fileno():
-            child.take_error(chunk)
+            lines = child.take_error(chunk)
+            if self._witness is not None:
+                self._witness.heard(child.entry.name, lines)
         return len(chunk)
 
     def _drain(self, child: _Child, pipe: int) -> None:
@@ -281,6 +298,10 @@ class Processes:
         self._forget(child)
         reason = f"{len(left)} of its processes cannot be killed" if left else ""
         tail = child.last_lines()
+        if self._witness is not None:
+            partial = [child.partial.decode(errors="replace")] if child.partial else []
+            self._witness.heard(child.entry.name, partial)
+            self._witness.ended(child.entry.name, code, tail, wanted=child.wanted, reason=reason)
         self._on_exited(Exited(child.entry.name, child.life, self._clock.monotonic(), code, reason, tail))
 
     def _forget(self, child: _Child) -> None:
