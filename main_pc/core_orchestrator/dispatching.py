@@ -17,12 +17,12 @@ from common.client.aio import AsyncClient
 from common.dispatch.provider import Offer
 from common.errors import NotFound, StorageUnavailable, TandemError
 from common.ids import new_id
+from common.registry.location import Routes
 from common.service.call import Call
 from common.service.shell import Shell
 from main_pc.core_orchestrator.calling import Calling, Key
 from main_pc.core_orchestrator.capabilities import providers_of
 from main_pc.core_orchestrator.instructions import Decision, Send
-from main_pc.core_orchestrator.location import Routes
 from main_pc.core_orchestrator.registry import Registry
 from main_pc.core_orchestrator.request_book import RequestBook
 from main_pc.core_orchestrator.request_facts import rows

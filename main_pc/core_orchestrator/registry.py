@@ -22,8 +22,8 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta, Struct, msgpack, structs
 
 from common.api.core_orchestrator import Agent, AgentChanged, Heartbeat, Liveness, RegisterAgent
-from common.dispatch.rule import LIVENESS_ORDER
 from common.errors import BadRequest, NotFound, Overloaded, TooLarge
+from common.registry.ranking import Rank, rank
 from common.store.protocol import Change
 from common.store.records import Records
 from main_pc.core_orchestrator import liveness
@@ -246,9 +246,9 @@ class Registry:
             return ()
         return (self._event("suspect" if entry.liveness == "suspect" else "expired", agent_name, now),)
 
-    def _order(self, entry: Entry) -> tuple[int, int, str]:
+    def _order(self, entry: Entry) -> Rank:
         name = entry.asked.agent_name
-        return LIVENESS_ORDER.index(entry.liveness), self._in_flight(name), name
+        return rank(entry.liveness, self._in_flight(name), name)
 
     def _event(self, change: ChangeName, agent_name: str, now: float) -> AgentChanged:
         return AgentChanged(change=change, agent=self._view(self._entries[agent_name], now))

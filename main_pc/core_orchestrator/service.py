@@ -19,6 +19,7 @@ from common.client.directory import Directory
 from common.client.opening import open_async_client
 from common.client.settings import ClientSettings
 from common.errors import NotFound, TandemError
+from common.registry.location import Asker, Routes, endpoint_for
 from common.resilience.breaker import BreakerSettings
 from common.service.call import Call
 from common.service.process import run_service
@@ -27,7 +28,6 @@ from common.store.protocol import RecordStore
 from main_pc.core_orchestrator import registry as registrations
 from main_pc.core_orchestrator import request_facts, request_limits
 from main_pc.core_orchestrator.dispatching import Dispatching
-from main_pc.core_orchestrator.location import Asker, Routes, endpoint_for
 from main_pc.core_orchestrator.registry import AGENTS, LOST, Registry
 from main_pc.core_orchestrator.request_book import RequestBook
 from main_pc.core_orchestrator.turns import Turns

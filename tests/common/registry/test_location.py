@@ -4,7 +4,7 @@ import pytest
 
 from common.api.core_orchestrator import RegisterAgent
 from common.errors import Unavailable
-from main_pc.core_orchestrator.location import Asker, Relayed, Routes, endpoint_for, is_own_host
+from common.registry.location import Asker, Relayed, Routes, endpoint_for, is_own_host
 from main_pc.core_orchestrator.registry import Entry
 
 LAN = Routes(addresses={"mainpc": "10.0.0.1", "pc2": "10.0.0.2"})

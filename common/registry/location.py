@@ -13,17 +13,30 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import ip_address
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from msgspec import structs
 
-from common.api.core_orchestrator import Endpoint
+from common.api.core_orchestrator import Agent, Endpoint, Liveness, RegisterAgent
 from common.errors import Unavailable
-from main_pc.core_orchestrator.registry import Entry
 
 LOOPBACK: Final = "127.0.0.1"
 OWN_HOST: Final = frozenset({"localhost", "*", "0.0.0.0", "::"})
 """Names of the registrant's own host beside the loopback addresses; a wildcard says no more than that."""
+
+
+class Located(Protocol):
+    """An agent as whoever keeps it knows it: what it registered with, and its liveness."""
+
+    @property
+    def asked(self) -> RegisterAgent | Agent:
+        """Its registration."""
+        ...
+
+    @property
+    def liveness(self) -> Liveness:
+        """Whether it is alive."""
+        ...
 
 
 class Relayed(NamedTuple):
@@ -54,7 +67,7 @@ class Routes:
         return here in self.addresses and self.addresses[here] == self.addresses.get(there)
 
 
-def endpoint_for(entry: Entry, asker: Asker, routes: Routes) -> Endpoint:
+def endpoint_for(entry: Located, asker: Asker, routes: Routes) -> Endpoint:
     """Where `asker` finds the agent; Unavailable when no way leads from its host to the agent's."""
     asked = entry.asked
     near = Endpoint(

@@ -1,0 +1,1 @@
+"""What CoreOrchestrator, which keeps the registry, and each supervisor, which keeps a copy, answer look-ups by."""
