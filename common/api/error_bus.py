@@ -21,6 +21,7 @@ PORT, EVENTS_PORT, HEALTH_PORT = 7003, 7503, 8003
 
 Severity = Literal["debug", "info", "warning", "error", "critical"]
 GroupState = Literal["new", "ongoing", "resolved", "regressed"]
+GroupChange = Literal["new", "ongoing", "resolved", "regressed", "forgotten"]
 GroupedBy = Literal["explicit", "stack", "message"]
 Times = Annotated[int, Meta(ge=1, le=MAX_WIRE_INT)]
 Filter = Annotated[str, Meta(max_length=253)]
@@ -64,7 +65,7 @@ class ErrorReported(Message, frozen=True):
     """The error is counted and durable; `repeated`: it had been before, by its `report_id`."""
 
     group_id: Id
-    state: GroupState
+    state: GroupChange
     repeated: bool = False
 
 
@@ -178,7 +179,7 @@ class ResolveErrorGroup(Message, frozen=True):
 class ErrorGroupChanged(Message, frozen=True):
     """A group is in another state than before, or was forgotten to make room; the entity in the header is its id."""
 
-    change: Literal["new", "ongoing", "resolved", "regressed", "forgotten"]
+    change: GroupChange
     group: ErrorGroup
 
 
