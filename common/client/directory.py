@@ -14,19 +14,25 @@ from common.errors import BadRequest
 from common.transport.sockets import Endpoint
 
 SERVICES_VARIABLE: Final = "TANDEM_SERVICES"
-"""`Name=request_port[:events_port]@host`, separated by commas; overrides the defaults one by one."""
+"""`Name=request_port[:events_port]@address`, separated by commas; overrides the defaults one by one.
+
+A piece that ends in `#host/process` is reached over CURVE, by the key that the keyring has for that process of that host.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A service's request endpoint, and its events endpoint where it has one."""
+    """A service's request endpoint, and its events endpoint where it has one; `host` and `process` say whose key it must hold."""
 
     requests: Endpoint
     events: Endpoint | None = None
+    host: str = ""
+    process: str = ""
 
 
-def _place(host: str, port: int, events_port: int) -> Place:
-    return Place(Endpoint.tcp(host, port), Endpoint.tcp(host, events_port) if events_port else None)
+def _place(address: str, port: int, events_port: int, host: str = "", process: str = "") -> Place:
+    events = Endpoint.tcp(address, events_port) if events_port else None
+    return Place(Endpoint.tcp(address, port), events, host, process)
 
 
 DEFAULTS: Final[Mapping[str, Place]] = {
@@ -66,11 +72,14 @@ class Directory:
 
 def _entry(piece: str) -> tuple[str, Place]:
     name, _, rest = piece.partition("=")
-    ports, _, host = rest.partition("@")
+    ports, _, where = rest.partition("@")
+    address, mark, whose = where.partition("#")
+    host, _, process = whose.partition("/")
     port, _, events_port = ports.partition(":")
-    if not (name and host and _is_port(port) and _is_port(events_port or "0")):
-        raise BadRequest(f"{SERVICES_VARIABLE}: {piece!r} is not Name=port[:events_port]@host")
-    return name, _place(host, int(port), int(events_port or 0))
+    is_whole = bool(name and address) and bool(mark) == bool(host and process)
+    if not (is_whole and _is_port(port) and _is_port(events_port or "0")):
+        raise BadRequest(f"{SERVICES_VARIABLE}: {piece!r} is not Name=port[:events_port]@address[#host/process]")
+    return name, _place(address, int(port), int(events_port or 0), host, process)
 
 
 def _is_port(text: str) -> bool:
@@ -78,6 +87,7 @@ def _is_port(text: str) -> bool:
 
 
 def _render(name: str, place: Place) -> str:
-    host, _, port = place.requests.address.removeprefix("tcp://").rpartition(":")
+    address, _, port = place.requests.address.removeprefix("tcp://").rpartition(":")
     events = f":{place.events.address.rpartition(':')[2]}" if place.events is not None else ""
-    return f"{name}={port}{events}@{host}"
+    whose = f"#{place.host}/{place.process}" if place.process else ""
+    return f"{name}={port}{events}@{address}{whose}"

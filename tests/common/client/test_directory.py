@@ -10,10 +10,10 @@ from common.transport.sockets import Endpoint
 
 ports = st.integers(1, 65_535)
 names = st.from_regex(r"[A-Z][A-Za-z]{0,8}(/[a-z0-9]{1,6})?", fullmatch=True)
-places = st.builds(
-    Place,
-    ports.map(lambda port: Endpoint.tcp("127.0.0.1", port)),
-    st.none() | ports.map(lambda port: Endpoint.tcp("127.0.0.1", port)),
+endpoints = ports.map(lambda port: Endpoint.tcp("127.0.0.1", port))
+words = st.from_regex(r"[a-z][a-z0-9_]{0,8}", fullmatch=True)
+places = st.builds(Place, endpoints, st.none() | endpoints) | st.builds(
+    Place, endpoints, st.none() | endpoints, words, words
 )
 
 
@@ -38,6 +38,10 @@ def test_the_environment_overrides_one_by_one() -> None:
     assert directory.place("CoreOrchestrator") == Place(
         Endpoint("tcp://10.0.0.1:17000"), Endpoint("tcp://10.0.0.1:17500")
     )
+    far = Directory.parse("ResourceManager=7001:7501@10.0.0.2#pc2/resource_manager").place("ResourceManager")
+    assert far == Place(
+        Endpoint("tcp://10.0.0.2:7001"), Endpoint("tcp://10.0.0.2:7501"), host="pc2", process="resource_manager"
+    )
     assert directory.place("Third") == Place(Endpoint("tcp://h:5"))
     assert directory.place("ResourceManager") == DEFAULTS["ResourceManager"]
 
@@ -51,7 +55,23 @@ def test_what_is_rendered_for_a_child_is_what_the_child_reads(some: dict[str, Pl
 
 
 @pytest.mark.parametrize(
-    "piece", ["x", "x=1", "=1@h", "x=@h", "x=a@h", "x=1:b@h", "x=1@", "x=70000@h", "x=²@h", "x=1:99999@h"]
+    "piece",
+    [
+        "x",
+        "x=1",
+        "=1@h",
+        "x=@h",
+        "x=a@h",
+        "x=1:b@h",
+        "x=1@",
+        "x=70000@h",
+        "x=²@h",
+        "x=1:99999@h",
+        "x=1@h#",
+        "x=1@h#pc2",
+        "x=1@h#/p",
+        "x=1@#a/b",
+    ],
 )
 def test_a_piece_that_is_wrong_is_named(piece: str) -> None:
     with pytest.raises(BadRequest) as caught:
