@@ -23,6 +23,7 @@ from common.config.schema import Startup
 from common.config.settings import Settings
 from common.config.units import format_seconds
 from common.errors import TandemError
+from common.reporting.handler import report_everything, report_from_loop
 from common.service.loop import on_stop_signal, run
 from common.supervisor.board import Board, open_board
 from common.supervisor.home import HostHome
@@ -67,6 +68,8 @@ async def _supervise(startup: Startup, home: HostHome, settings: Settings, optio
     except TandemError as error:
         home.release()
         return _refuse(f"nothing was started: {error.message}")
+    report_everything(supervisor.reporter)
+    report_from_loop(supervisor.reporter, supervisor.shell.loop)
     on_stop_signal(supervisor.stop)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup leaves it
         supervisor.shell.loop.add_signal_handler(signal.SIGHUP, supervisor.stop)
@@ -86,6 +89,8 @@ async def _serve(startup: Startup, supervisor: Supervisor, board: Board, *, keep
         board.say(f"{startup.host}: ready in {format_seconds(supervisor.elapsed_s())}")
         if why := supervisor.no_cards():
             board.say(f"{startup.host}: no cards to lease: {why}")
+        for why in supervisor.links.unjoined():
+            board.say(f"{startup.host}: {why}")
     failed = verdict == "failed"
     if failed:
         print(told(startup.host, supervisor.missing(), supervisor.elapsed_s()), file=sys.stderr, flush=True)

@@ -18,6 +18,8 @@ from pathlib import Path
 from common.config.schema import Entry, Limits, Ports, Startup, fill
 from common.config.settings import MARK, AgentEnvironment
 from common.errors import NotFound
+from common.security.keyfiles import keys_folder
+from common.supervisor.whereabouts import outward
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,8 @@ def prepare(startup: Startup, entry: Entry, home: Path, mark: str, inherited: Ma
         port=ports.port,
         events_port=ports.events_port,
         health_port=ports.health_check_port,
+        listen=outward(startup),
+        keys=str(keys_folder(home, startup.host) / f"{entry.name}.json"),
     )
 
     def filled(text: str) -> str:

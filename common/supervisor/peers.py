@@ -23,7 +23,10 @@ ASK_TIMEOUT_S: Final = 2.0
 
 
 class Peer:
-    """One peer; `tell` hears of its processes, `lacks` has it, with the reason, while it is not heard."""
+    """One peer; `tell` hears of its processes, `lacks` has it, with the reason, while it is not heard.
+
+    `unjoined` says what is to be done where its keys are not known yet, and nothing where they are.
+    """
 
     def __init__(
         self,
@@ -32,6 +35,7 @@ class Peer:
         clock: Clock,
         tell: Callable[[PeerHeard | PeerLost], None],
         lacks: dict[str, str],
+        unjoined: Callable[[], list[str]] = list,
     ) -> None:
         self._host = host
         self._target = f"Supervisor/{host}"
@@ -39,6 +43,7 @@ class Peer:
         self._now = clock.monotonic
         self._tell = tell
         self._lacks = lacks
+        self._unjoined = unjoined
         self._known = False
 
     async def follow(self) -> NoReturn:
@@ -63,7 +68,8 @@ class Peer:
 
     def away(self, reason: str) -> None:
         """It is lacked; and lost, if it was heard since it was last lost."""
-        self._lacks[f"peer {self._host}"] = f"{self._host}'s supervisor is not heard: {reason}"
+        told = self._unjoined() or [f"{self._host}'s supervisor is not heard: {reason}"]
+        self._lacks[f"peer {self._host}"] = "; ".join(told)
         if self._known:
             self._tell(PeerLost(self._host, self._now()))
         self._known = False

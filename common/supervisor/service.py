@@ -10,6 +10,7 @@ import asyncio
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -17,12 +18,17 @@ from common.api import supervisor as api
 from common.api.basic import Phase
 from common.client.aio import AsyncClient
 from common.client.directory import SERVICES_VARIABLE, Directory
+from common.client.opening import open_client
 from common.client.settings import at_own_pace
+from common.client.sync import Client
 from common.config.schema import Ports, Startup
 from common.config.settings import Settings
 from common.errors import NotFound, TandemError, Unavailable
 from common.gpu.simulated import SIMULATED_CARDS_VARIABLE
 from common.ids import new_id
+from common.reporting.handler import REPORTED
+from common.reporting.receivers import TIMEOUT_S
+from common.reporting.reporter import ErrorReporter
 from common.service.shell import Shell, ShellSettings
 from common.store.open import open_store
 from common.store.protocol import Durability
@@ -49,19 +55,25 @@ from common.supervisor.instructions import (
     Tick,
 )
 from common.supervisor.leasing.card_leases import CardLeases
+from common.supervisor.links.keeper import Keeper
+from common.supervisor.links.links import Links
 from common.supervisor.listing import process_of
 from common.supervisor.peers import Peer
 from common.supervisor.probing import Prober
 from common.supervisor.processes import Processes
 from common.supervisor.verbs import Verbs
 from common.supervisor.vitals import ProcessUses, busy_pct, host_vitals
-from common.supervisor.whereabouts import LOOPBACK, neighbours, services_text
+from common.supervisor.whereabouts import LOOPBACK, neighbours, outward, services_text
+from common.supervisor.witness import Witness
+from common.telemetry.system_clock import SystemClock
 
 SERVICE: Final = "Supervisor"
 OWN_LOG: Final = "supervisor"
 LOOK_S: Final = 0.25
 """How often the first start is judged by the clock alone."""
 TELL_S: Final = 0.1
+ADOPT_S: Final = 5.0
+"""How often the spools of processes that have ended are looked at."""
 
 
 class Supervisor:
@@ -81,11 +93,25 @@ class Supervisor:
         self._show = show
         self._environ = dict(environ)
         ports = startup.supervisor
-        addresses = (LOOPBACK, *(address for address in startup.listen if address != LOOPBACK))
-        stands = ShellSettings(SERVICE, startup.host, ports.port, ports.events_port, ports.health_check_port, addresses)
+        keeper = Keeper(home.root.parent, startup, SystemClock())
+        stands = ShellSettings(
+            SERVICE,
+            startup.host,
+            ports.port,
+            ports.events_port,
+            ports.health_check_port,
+            (LOOPBACK, *outward(startup)),
+            keeper.process_file(OWN_LOG),
+            lone=False,
+        )
         self.shell = Shell(stands, api.TOPICS, open_store(home.root, OWN_LOG, Durability.NORMAL))
+        self._keeper = keeper
+        self.links = Links(self.shell, startup, keeper)
         self._now = self.shell.clock.monotonic
         self._begun_at = self._now()
+        self.reporter = ErrorReporter(
+            OWN_LOG, host=startup.host, home=home.root.parent, connect=self._reporting_client, environ={}
+        )
         self._desk = Desk(startup, self.shell.rng, self._begun_at)
         self._first_start = FirstStart()
         self._start_over: asyncio.Future[Verdict] = self.shell.loop.create_future()
@@ -109,11 +135,14 @@ class Supervisor:
         """
         await self._open_leases()
         Verbs(self.shell, self.ask, self._list, self._vitals, self._log_file).add_routes()
+        self.links.add_routes()
         await self.shell.open(ready=False)
+        self._keeper.listen_on(self.shell.port, self.shell.events_port)
         directory = self._directory()
         processes = Processes(
-            self._startup, self._home, self.shell.boot, self.shell.clock, self._feed, self._surroundings(directory)
-        )
+            self._startup, self._home, self.shell.boot, self.shell.clock, self._feed, self._surroundings(directory),
+            Witness(self.reporter, self._startup.host, self.shell.clock),
+        )  # fmt: skip
         self._events.extend(Adopted(launched) for launched in await processes.open())
         self._processes = processes
         if self._stop_asked:
@@ -125,6 +154,7 @@ class Supervisor:
         self._follow_peers(directory)
         self.shell.every(self._startup.vitals_interval_s, self._sample)
         self.shell.every(LOOK_S, self._judge_start)
+        self.shell.every(ADOPT_S, self.reporter.adopt_left_behind)
 
     async def started(self) -> Verdict:
         """Waits until the first start is over; `starting` where it was stopped before."""
@@ -170,6 +200,7 @@ class Supervisor:
         await self.shell.close(drain_s=0.5)
         if self._client is not None:
             await self._client.close()
+        await asyncio.to_thread(self.reporter.close)
         self._home.release()
 
     def ask(self, name: str, doing: Doing) -> tuple[str, Phase]:
@@ -195,6 +226,9 @@ class Supervisor:
         ports = Ports(self.shell.port, self.shell.events_port, self.shell.health_port)
         return Directory.parse(f"{self._environ.get(SERVICES_VARIABLE, '')},{services_text(self._startup, ports)}")
 
+    def _reporting_client(self) -> Client:
+        return open_client(at_own_pace(TIMEOUT_S), self._directory())
+
     def _surroundings(self, directory: Directory) -> dict[str, str]:
         """What children inherit: compiled bytecode is used (without it a start takes five times longer)."""
         inherited = {key: value for key, value in self._environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
@@ -202,8 +236,10 @@ class Supervisor:
 
     def _follow_peers(self, directory: Directory) -> None:
         self._client = AsyncClient(directory, self.shell.clock, self.shell.rng, at_own_pace())
+        self.links.follow(self._client)
         for host in self._startup.peers:
-            peer = Peer(host, self._client, self.shell.clock, self._feed, self.shell.lacks)
+            unjoined = partial(self.links.unjoined, host)
+            peer = Peer(host, self._client, self.shell.clock, self._feed, self.shell.lacks, unjoined)
             self.shell.spawn(peer.follow(), f"following {host}")
 
     def _feed(self, event: Event) -> None:
@@ -271,7 +307,8 @@ class Supervisor:
         self.shell.problems.pop(f"process {name}", None)
         if now == "crash-looping":
             problem = self.shell.problems[f"process {name}"] = f"{name} is crash-looping: {standing.last_exit}"
-            self.shell.log.error("%s", problem, extra={"stderr_tail": list(standing.stderr_tail)})
+            extra = {"stderr_tail": list(standing.stderr_tail), REPORTED: True}  # each of its ends was
+            self.shell.log.error("%s", problem, extra=extra)
         else:
             self.shell.log.info("%s went from %s to %s %s", name, was, now, standing.waiting_for or standing.last_exit)
         self._judge_start()

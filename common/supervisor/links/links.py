@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
 from typing import Final
 
 from common.api import links as api
@@ -23,6 +23,9 @@ from common.supervisor.whereabouts import neighbours, outward
 from common.transport.sockets import Endpoint, Keys
 
 JOIN_WITHIN_S: Final = 15.0
+TRIED_S: Final = 2.0
+"""So long an inviter that does not let the one-time key in is asked again: it may not have looked at its keyring yet."""
+AGAIN_S: Final = 0.1
 FORGET_S: Final = 60.0
 
 
@@ -57,13 +60,10 @@ class Links:
         self._shell.spawn(Revocations(self._keeper, client, self._shell.lacks).follow(), "following revocations")
         self._shell.every(FORGET_S, self._keeper.forget_old)
 
-    def unjoined(self, host: str) -> str:
-        """Why the keys of a peer elsewhere are not known here and what to do; empty where they are, and for neighbours."""
-        return "" if host in self._near else self._links[host].unjoined()
-
-    def unjoined_hosts(self) -> Iterator[str]:
-        """That, for each peer for which there is something to do."""
-        return (why for host in self._links if (why := self.unjoined(host)))
+    def unjoined(self, *hosts: str) -> list[str]:
+        """What is to be done about these peers (all) where their keys are not known here; nothing about neighbours."""
+        far = [link for host, link in self._links.items() if host not in self._near and (not hosts or host in hosts)]
+        return [why for link in far if (why := link.unjoined())]
 
     def _exchange(self, asked: api.ExchangeKeys, _call: Call) -> api.ExchangedKeys:
         verdicts = self._keeper.take(asked.lists)
@@ -111,15 +111,21 @@ class Links:
         own = self._keeper.lists[0]
         request = api.AdmitHost(secret=shown.secret, host_key=self._keeper.host_key, keys=own)
         clock, rng = self._shell.clock, self._shell.rng
+        begun = clock.monotonic()
         async with AsyncClient(Directory(), clock, rng, at_own_pace()) as client:
-            try:
-                answer: api.Admitted = await client.call_at(
-                    Found(endpoint), api.ADMIT_HOST, request, timeout_s=timeout_s
-                )
-            except Unavailable as error:
-                mend = f"{invites.again(self._startup.host)} if it is up: its keys may have changed since"
-                raise Unavailable(f"{shown.inviter} cannot be asked: {error.message}", mend=mend) from error
-        return answer
+            while True:
+                left_s = begun + timeout_s - clock.monotonic()
+                try:
+                    answer: api.Admitted = await client.call_at(
+                        Found(endpoint), api.ADMIT_HOST, request, timeout_s=left_s
+                    )
+                except Unavailable as error:
+                    if clock.monotonic() - begun > TRIED_S or left_s < 2 * AGAIN_S:
+                        mend = f"{invites.again(self._startup.host)} if it is up: its keys may have changed since"
+                        raise Unavailable(f"{shown.inviter} cannot be asked: {error.message}", mend=mend) from error
+                    await asyncio.sleep(AGAIN_S)
+                else:
+                    return answer
 
     def _admit(self, asked: api.AdmitHost, _call: Call) -> api.Admitted:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -17,6 +18,8 @@ from common.api.supervisor import Process
 from common.config.schema import Agent, HealthProbe, Peer, Ports, Restart, Startup, Stop
 from common.config.settings import Settings
 from common.config.units import Duration
+from common.security import keyfiles
+from common.security.tokens import Minter
 from common.supervisor.board import Progress
 from common.supervisor.home import HostHome
 from common.supervisor.launching import choose_ports
@@ -77,6 +80,7 @@ class Host:
     def __init__(self, startup: Startup, home: Path, environ: dict[str, str] | None = None) -> None:
         self.startup = startup
         self.shown: list[Progress] = []
+        self.keys = keyfiles.keys_folder(home, startup.host)
         claimed = HostHome(home, startup.host)
         claimed.claim(SystemClock())
         surroundings = environ or {"PATH": os.environ["PATH"]}
@@ -92,8 +96,15 @@ class Host:
     def phases(self) -> dict[str, str]:
         return {process.name: process.phase for process in self.supervisor._list()}
 
+    @property
+    def token(self) -> str:
+        """What the operator of this host shows."""
+        keys = keyfiles.read(self.keys / keyfiles.OPERATOR_FILE, keyfiles.SigningKeys)
+        operator = Minter(keys.name, keys.seed)
+        return operator.mint(keys.name, ["control"], f"local@{self.startup.host}", now=time.time(), ttl_s=60).token
+
     async def ask(self, action: str, **fields: Any) -> dict[str, Any]:
-        return await ask(self.supervisor.shell.port, action, **fields)
+        return await ask(self.supervisor.shell.port, action, **{"_token": self.token, **fields})
 
     async def stop(self) -> None:
         self.supervisor.stop()
