@@ -1,0 +1,1 @@
+"""ErrorBus: what goes wrong anywhere, counted in groups that are the same after every restart."""
