@@ -137,17 +137,19 @@ def read(path: Path, type: type[T]) -> T:
 def read_private(path: Path) -> bytes:
     """The bytes of a file that its user alone may read; KeyfileMissing, KeyfileRefused."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe in its place is not waited for
     except FileNotFoundError:
         raise KeyfileMissing(f"{path} is not there") from None
     except OSError as error:
         raise KeyfileRefused(f"{path} cannot be read: {error.strerror}") from None
-    with open(fd, "rb") as file:
+    try:
         _check_private(path, os.fstat(fd))
-        try:
+        with open(fd, "rb", closefd=False) as file:
             return file.read()
-        except OSError as error:
-            raise KeyfileRefused(f"{path} cannot be read: {error.strerror}") from None
+    except OSError as error:
+        raise KeyfileRefused(f"{path} cannot be read: {error.strerror}") from None
+    finally:
+        os.close(fd)
 
 
 def _check_private(path: Path, found: os.stat_result) -> None:
@@ -181,16 +183,18 @@ class KeyringFile:
         seen = self._look()
         if seen == self._seen and not self.problem:
             return False
-        before = self.current
         try:
-            self.current = Keyring(own_host=self._own_host) if seen is None else read(self._path, Keyring)
+            found = Keyring(own_host=self._own_host) if seen is None else read(self._path, Keyring)
         except KeyfileMissing:
             return False
         except KeyfileRefused as error:
             self.problem = error.message
             return False
         self._seen, self.problem = seen, ""
-        return self.current != before
+        changed = found != self.current
+        if changed:  # else the very same stays, for those who keep things by it
+            self.current = found
+        return changed
 
     def _look(self) -> tuple[int, int, int] | None:
         try:

@@ -57,12 +57,10 @@ class Passwords:
         if self._waiting >= self._most_waiting:
             raise Overloaded(f"{self._waiting} passwords wait to be checked", retry_after_ms=RETRY_AFTER_MS)
         self._waiting += 1
-        future = self._thread.submit(work)
-        future.add_done_callback(lambda _: self._done())
-        return await asyncio.wrap_future(future)
-
-    def _done(self) -> None:
-        self._waiting -= 1
+        try:
+            return await asyncio.wrap_future(self._thread.submit(work))
+        finally:
+            self._waiting -= 1
 
     @cached_property
     def _hasher(self) -> PasswordHasher:

@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.errors import Unauthenticated
+from common.security import ed25519
+
+SEED = ed25519.encoded(bytes.fromhex("9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60"))
+PUBLIC = ed25519.encoded(bytes.fromhex("d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a"))
+SIGNATURE = bytes.fromhex(
+    "e5564300c360ac729086e2cc806e828a84877f1eb8e5d974d873e065224901555fb8821590a33bacc61e39701cf9b46bd25bf5f0595bbe24655141438e7a100b"
+)
+
+
+def test_keys_and_signatures_are_those_of_rfc_8032_section_7_1() -> None:
+    assert ed25519.public_of(SEED) == PUBLIC
+    assert ed25519.sign(SEED, b"") == SIGNATURE
+    assert ed25519.verifier(PUBLIC)(SIGNATURE, b"")
+
+
+@given(st.binary(max_size=200), st.integers(0, 511))
+def test_a_signature_with_one_bit_changed_is_none(message: bytes, bit: int) -> None:
+    signature = bytearray(ed25519.sign(SEED, message))
+    assert ed25519.verifier(PUBLIC)(bytes(signature), message)
+    signature[bit // 8] ^= 1 << bit % 8
+    assert not ed25519.verifier(PUBLIC)(bytes(signature), message)
+
+
+def test_a_signature_of_another_key_or_of_another_length_is_none() -> None:
+    check = ed25519.verifier(PUBLIC)
+    assert not check(Ed25519PrivateKey.generate().sign(b"x"), b"x")
+    assert not check(SIGNATURE[:-1], b"")
+    assert not check(SIGNATURE + b"x", b"")
+    assert not check(b"", b"")
+
+
+@pytest.mark.parametrize("public", ["", "short", "!" * 43, PUBLIC + "A", PUBLIC + "=", "\u00e9" * 43])
+def test_what_is_no_key_is_told_to_be_none(public: str) -> None:
+    with pytest.raises(Unauthenticated, match="not an Ed25519 public key"):
+        ed25519.verifier(public)
+
+
+def test_two_seeds_are_two_keys() -> None:
+    assert ed25519.public_of(ed25519.new_seed()) != ed25519.public_of(ed25519.new_seed())
+
+
+@given(st.binary(max_size=70))
+def test_base64url_goes_there_and_back(raw: bytes) -> None:
+    assert ed25519.decoded(ed25519.encoded(raw)) == raw
+
+
+@given(st.text("AQgwZ09-_=+/ \n", max_size=12))
+def test_there_is_one_spelling_of_any_bytes(text: str) -> None:
+    try:
+        raw = ed25519.decoded(text)
+    except ValueError:
+        return
+    assert ed25519.encoded(raw) == text
