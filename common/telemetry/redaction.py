@@ -34,7 +34,7 @@ _PEM: Final = re.compile(r"-----BEGIN [A-Z0-9 ]{1,64}-----.*?(?:-----END [A-Z0-9
 _SHAPED: Final = re.compile(
     r"(?<![\w-])(?:eyJ[\w-]{5,}\.[\w-]{5,}(?:\.[\w-]*)?"
     r"|sk-[\w-]{16,}|[sr]k_(?:live|test)_\w{8,}|gh[pousr]_\w{20,}|github_pat_\w{20,}|glpat-[\w-]{16,}|xox[abeprs]-[\w-]{10,}"
-    r"|hf_\w{20,}|npm_\w{30,}|pypi-[\w-]{16,}|(?:AKIA|ASIA)[0-9A-Z]{16}|AIza[\w-]{30,})"
+    r"|tandem_[0-9a-f]{12}_[\w-]{43}|hf_\w{20,}|npm_\w{30,}|pypi-[\w-]{16,}|(?:AKIA|ASIA)[0-9A-Z]{16}|AIza[\w-]{30,})"
 )
 _Z85: Final = re.compile(
     r"(?<![^\s\"'=:,;(\[{<])[0-9A-Za-z.:+=^!/*?&<>()\[\]{}@%$#-]{40}(?=[\s\"',;)\]}>]|\Z)"  # ZeroMQ RFC 32

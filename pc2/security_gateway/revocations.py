@@ -1,7 +1,8 @@
 """Revocations: tokens and identities whose tokens are good no more, each kept for as long as one of those could be shown.
 
 A token's revocation is kept until the token has expired, an identity's until every token issued before it has. Both the wall
-clock and the time that was waited must say so, as the wall clock may step; the waiting begins anew with each life of the service.
+clock and the time that was waited must say so, as the wall clock may step: as long as a token may live has been waited, by a
+clock that does not, and begins anew with each life of the service.
 Decisions are facts that the shell stores and applies; nothing here reads a clock: `wall` is seconds since 1970, `now` monotonic.
 """
 
@@ -76,8 +77,9 @@ class RevocationBook:
         return len(self._good_until)
 
     def revoke_token(self, jti: str, exp: float, wall: float) -> TokenRevoked | None:
-        """The fact of a token's end; None: it is over already."""
-        return None if exp <= wall or jti in self.tokens else TokenRevoked(jti=jti, exp=exp, at=wall)
+        """The fact of a token's end; None: it was revoked before, or is over by any clock."""
+        over = exp + MAX_TTL_S <= wall or jti in self.tokens
+        return None if over else TokenRevoked(jti=jti, exp=exp, at=wall)
 
     def revoke_identity(self, name: str, wall: float) -> IdentityRevoked:
         """The fact of the end of all tokens of an identity; `wall` is no earlier than the last of them was issued."""
@@ -96,11 +98,11 @@ class RevocationBook:
         match fact:
             case TokenRevoked():
                 self.tokens[fact.jti] = fact.exp
-                self._keep((TOKENS.table, fact.jti), fact.at, max(0.0, fact.exp - fact.at), now)
+                self._keep((TOKENS.table, fact.jti), fact.exp, max(MAX_TTL_S, fact.exp - fact.at), now)
                 return RevocationsChanged(change="revoked", tokens={fact.jti: fact.exp})
             case IdentityRevoked():
                 self.identities[fact.name] = fact.at
-                self._keep((IDENTITIES.table, fact.name), fact.at, MAX_TTL_S, now)
+                self._keep((IDENTITIES.table, fact.name), fact.at + MAX_TTL_S, MAX_TTL_S, now)
                 return RevocationsChanged(change="revoked", identities={fact.name: fact.at})
             case _:
                 return self._drop(fact)
@@ -113,8 +115,8 @@ class RevocationBook:
         for fact in known:
             self.apply(fact, now)
 
-    def _keep(self, key: tuple[str, str], at: float, for_s: float, now: float) -> None:
-        self._good_until[key] = (at + for_s + SLACK_S, now + for_s + SLACK_S)
+    def _keep(self, key: tuple[str, str], until_wall: float, for_s: float, now: float) -> None:
+        self._good_until[key] = (until_wall + SLACK_S, now + for_s + SLACK_S)
 
     def _drop(self, fact: Dropped) -> RevocationsChanged:
         for jti in fact.tokens:
