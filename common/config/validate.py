@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -42,6 +43,11 @@ RESERVED: Final = {
 
 OWN_NAME: Final = "supervisor"
 """The supervisor's own name, in ports and logs."""
+
+KEY_NAMES: Final = frozenset({"relay", "host", "operator", "keyring", "trust"})
+"""A process's key lies in a file of its name; these are the host's own files beside it."""
+
+HOST_NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*")
 
 ENTRY_MINIMA: Final[tuple[tuple[tuple[str, str], float, str], ...]] = (
     (("health", "timeout_s"), 0.01, "10ms"),
@@ -104,6 +110,9 @@ def _names(candidate: Candidate) -> Iterator[Problem]:
             yield candidate.document.problem(
                 (*place, "name"), f"{OWN_NAME} is the supervisor's own name", "choose another"
             )
+        if entry.name in KEY_NAMES:
+            message = f"{entry.name} is the name of one of the host's own key files"
+            yield candidate.document.problem((*place, "name"), message, "choose another")
         if entry.name and first.setdefault(entry.name, place) != place:
             line = candidate.document.line((*first[entry.name], "name"))
             message = f"{entry.name} is already the name of line {line}'s process"
@@ -116,27 +125,54 @@ def _addresses(candidate: Candidate) -> Iterator[Problem]:
         yield document.problem(("listen",), "no address to listen on", "write [127.0.0.1], or leave it out")
     for index, address in enumerate(startup.listen):
         yield from _address(document, ("listen", index), address)
-    for name in startup.peers:
+    for name, peer in startup.peers.items():
         if name == startup.host:
             yield document.problem(("peers", name), f"{name} is this host itself", "list only the others")
-        if document.at(("peers", name, "address")) == "":
-            yield document.problem(("peers", name, "address"), "the address is empty", "write the peer's address")
+        else:
+            yield from _peer_address(document, name, peer.address, startup.listen)
 
 
 def _address(document: Document, place: Place, address: str) -> Iterator[Problem]:
-    if address == "*":
+    parsed = _parsed(address)
+    if address == "*" or (parsed is not None and parsed.is_unspecified):
         yield document.problem(place, f"{address} would listen everywhere", "list each address explicitly")
-        return
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
+    elif parsed is None:
         yield document.problem(place, f"{address!r} is not an IP address", "write one of this host's own addresses")
-        return
-    if parsed.is_unspecified:
-        yield document.problem(place, f"{address} would listen everywhere", "list each address explicitly")
-    elif not parsed.is_loopback:
-        wrong = f"{address} can be reached from other machines, and callers there could not be told from strangers"
-        yield document.problem(place, wrong, "list loopback addresses only, until links between hosts are encrypted")
+    elif parsed.version == 6:
+        yield document.problem(place, f"{address} is an IPv6 address, which is not served", "write an IPv4 address")
+    elif parsed.is_multicast:
+        yield document.problem(place, f"{address} is no host's address", "write one of this host's own addresses")
+
+
+def _peer_address(document: Document, name: str, address: str, listen: Sequence[str]) -> Iterator[Problem]:
+    place: Place = ("peers", name, "address")
+    parsed = _parsed(address)
+    if document.at(place) == "":
+        yield document.problem(place, "the address is empty", "write the peer's address")
+    elif not address:
+        return  # told as a wrong type, or as missing
+    elif address == "*" or (parsed is not None and (parsed.is_unspecified or parsed.is_multicast)):
+        yield document.problem(place, f"{address} is no host's address", "write the peer's address")
+    elif parsed is not None and parsed.version == 6:
+        yield document.problem(place, f"{address} is an IPv6 address, which is not reached", "write an IPv4 address")
+    elif parsed is None and HOST_NAME.fullmatch(address) is None:
+        wrong = f"{address!r} is neither an IP address nor a host's name"
+        yield document.problem(place, wrong, "write the peer's address")
+    elif not _is_loopback(address) and all(_is_loopback(own) for own in listen):
+        wrong = f"{name} at {address} cannot reach this host, which listens on loopback alone"
+        yield document.problem(place, wrong, "list this host's own address under listen")
+
+
+def _parsed(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        return ipaddress.ip_address(address)
+    except ValueError:
+        return None
+
+
+def _is_loopback(address: str) -> bool:
+    parsed = _parsed(address)
+    return address == "localhost" or (parsed is not None and parsed.is_loopback)
 
 
 def _commands(candidate: Candidate, machine: Machine) -> Iterator[Problem]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -30,9 +31,25 @@ def problems(*candidates: Candidate, missing: str = "") -> list[str]:
     return [str(problem).replace(":1:", ":") for problem in judge(candidates, machine)]
 
 
+def far(address: str, listen: Sequence[str] = ("10.0.0.1",)) -> dict[str, Any]:
+    """A peer at another address."""
+    return {"listen": list(listen), "peers": {"o": {"address": address, "supervisor_port": 1, "events_port": 2}}}
+
+
+def test_a_peer_is_named_by_its_address_or_its_host_name_and_a_missing_one_is_told_elsewhere() -> None:
+    for address in ("10.0.0.2", "pc2", "pc2.lan", "localhost"):
+        assert problems(candidate(**far(address))) == []
+    assert problems(candidate(**far("127.0.0.1", listen=["127.0.0.1"]), agents=[])) == []
+    peers = {"o": {"supervisor_port": 1, "events_port": 2}}
+    document = Document("h.yaml", {"version": 1, "host": "h", "supervisor": {}, "peers": peers})
+    startup, told = decode(document)
+    assert len(told) == 1
+    assert problems(Candidate(document, startup)) == []
+
+
 def test_a_sound_file_has_no_problem() -> None:
     sound = candidate(
-        listen=["127.0.0.1", "127.0.0.2"],
+        listen=["127.0.0.1", "127.0.0.2", "10.0.0.1"],
         peers={"o": {"address": "10.0.0.2", "supervisor_port": 7091, "events_port": 7591}},
         supervisor={"port": 7090, "events_port": 7590, "health_check_port": 8090},
         services=[entry("core_orchestrator", port=7000)],
@@ -60,11 +77,22 @@ def test_a_sound_file_has_no_problem() -> None:
         ({"listen": ["0.0.0.0"]}, "listen[0]: 0.0.0.0 would listen everywhere"),
         ({"listen": ["::"]}, "listen[0]: :: would listen everywhere"),
         ({"listen": ["eth0"]}, "listen[0]: 'eth0' is not an IP address"),
-        ({"listen": ["10.0.0.1"]}, "listen[0]: 10.0.0.1 can be reached from other machines"),
+        ({"listen": ["fe80::1"]}, "listen[0]: fe80::1 is an IPv6 address, which is not served"),
+        ({"listen": ["224.0.0.1"]}, "listen[0]: 224.0.0.1 is no host's address"),
+        ({"agents": [entry("operator")]}, "agents[0].name: operator is the name of one of the host's own key files"),
         ({"peers": {"h": {"address": "x", "supervisor_port": 1, "events_port": 2}}}, "peers.h: h is this host itself"),
         (
             {"peers": {"o": {"address": "", "supervisor_port": 1, "events_port": 2}}},
             "peers.o.address: the address is empty",
+        ),
+        (far("0.0.0.0"), "peers.o.address: 0.0.0.0 is no host's address"),
+        (far("*"), "peers.o.address: * is no host's address"),
+        (far("::1"), "peers.o.address: ::1 is an IPv6 address, which is not reached"),
+        (far("a host"), "peers.o.address: 'a host' is neither an IP address nor a host's name"),
+        (
+            far("10.0.0.2", listen=["127.0.0.1"]),
+            "peers.o.address: o at 10.0.0.2 cannot reach this host, which listens on loopback alone "
+            "(list this host's own address under listen)",
         ),
         ({"agents": [{"name": "a", "command": []}]}, "agents[0].command: the command is empty"),
         ({"agents": [{"name": "a", "command": ["gone"]}]}, "there is no program 'gone' to run"),
