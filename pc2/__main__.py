@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 STARTUP_FILE: Final = Path("config/startup_pc2.yaml")
-SERVICES: Final = ("observability_hub", "resource_manager", "security_gateway")
+SERVICES: Final = ("error_bus", "observability_hub", "resource_manager", "security_gateway")
 
 
 def main(arguments: list[str]) -> int:
