@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from common.api import core_orchestrator, leases, links, relays
+from common.api import core_orchestrator, leases, links, relays, separations
 from common.api.basic import Phase
 from common.api.words import (
     Access,
@@ -152,6 +152,7 @@ VERBS: tuple[AnyVerb, ...] = (
     ADMIT_LEASE,
     *leases.VERBS,
     *links.VERBS,
+    *separations.VERBS,
     *relays.VERBS,
     core_orchestrator.GET_AGENT_ENDPOINT,
     core_orchestrator.LIST_AGENTS,

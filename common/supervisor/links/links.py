@@ -143,9 +143,13 @@ class Links:
         self._shell.log.info("%s sent %s away", call.identity, asked.host)
         return Empty()
 
+    def told(self) -> list[api.Link]:
+        """Every link as it is now."""
+        return [link.told() for link in self._links.values()]
+
     def _list(self, _asked: api.ListLinks, _call: Call) -> api.Links:
         as_of = self._shell.publisher.cursor(api.LINK_CHANGED.name)
-        return api.Links(host=self._startup.host, links=[link.told() for link in self._links.values()], as_of=as_of)
+        return api.Links(host=self._startup.host, links=self.told(), as_of=as_of)
 
     def _list_changed(self, host: str, serial: int) -> None:
         self._shell.publisher.publish(api.KEYS_CHANGED, host, api.KeysChanged(serial=serial))
