@@ -32,9 +32,11 @@ from common.reporting.reporter import ErrorReporter
 from common.service.shell import Shell, ShellSettings
 from common.store.open import open_store
 from common.store.protocol import Durability
+from common.supervisor.apart import Apart
 from common.supervisor.board import Progress, State
 from common.supervisor.card_source import host_cards
 from common.supervisor.desk import Desk, Standing
+from common.supervisor.elsewhere import Elsewhere
 from common.supervisor.first_start import FirstStart, Verdict
 from common.supervisor.home import HostHome
 from common.supervisor.instructions import (
@@ -107,6 +109,7 @@ class Supervisor:
         self.shell = Shell(stands, api.TOPICS, open_store(home.root, OWN_LOG, Durability.NORMAL))
         self._keeper = keeper
         self.links = Links(self.shell, startup, keeper)
+        self._elsewhere = Elsewhere(self.shell, startup, keeper.folder)
         self._now = self.shell.clock.monotonic
         self._begun_at = self._now()
         self.reporter = ErrorReporter(
@@ -136,8 +139,10 @@ class Supervisor:
         await self._open_leases()
         Verbs(self.shell, self.ask, self._list, self._vitals, self._log_file).add_routes()
         self.links.add_routes()
+        self._elsewhere.add_routes()
         await self.shell.open(ready=False)
         self._keeper.listen_on(self.shell.port, self.shell.events_port)
+        self._elsewhere.open()
         directory = self._directory()
         processes = Processes(
             self._startup, self._home, self.shell.boot, self.shell.clock, self._feed, self._surroundings(directory),
@@ -152,6 +157,7 @@ class Supervisor:
         self._judge_start()
         self.shell.set_ready()
         self._follow_peers(directory)
+        Apart(self.shell, self.links.told).begin()
         self.shell.every(self._startup.vitals_interval_s, self._sample)
         self.shell.every(LOOK_S, self._judge_start)
         self.shell.every(ADOPT_S, self.reporter.adopt_left_behind)
@@ -197,6 +203,7 @@ class Supervisor:
             await self._leases.close()
         if self._processes is not None:
             await self._processes.close()
+        await self._elsewhere.close()
         await self.shell.close(drain_s=0.5)
         if self._client is not None:
             await self._client.close()
@@ -237,6 +244,7 @@ class Supervisor:
     def _follow_peers(self, directory: Directory) -> None:
         self._client = AsyncClient(directory, self.shell.clock, self.shell.rng, at_own_pace())
         self.links.follow(self._client)
+        self._elsewhere.follow(self._client)
         for host in self._startup.peers:
             unjoined = partial(self.links.unjoined, host)
             peer = Peer(host, self._client, self.shell.clock, self._feed, self.shell.lacks, unjoined)

@@ -1,4 +1,4 @@
-"""Which services of which hosts the relay offers here, and on which ports, by the startup file; it opens nothing.
+"""Which services and agents of which hosts the relay offers here, and on which ports; it opens nothing.
 
 A service is offered where its host can only be reached over the network, never between neighbours, and before that host has
 joined too: its port answers, with the mend.
@@ -6,11 +6,13 @@ joined too: its port answers, with the mend.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from common.api import supervisor as supervisor_api
+from common.api.core_orchestrator import Agent
 from common.config.schema import Ports, Startup
+from common.registry.location import is_own_host
 from common.supervisor.whereabouts import SUPERVISOR, neighbours, public_name, services_of
 
 
@@ -44,3 +46,34 @@ def _of(startup: Startup, host: str, address: str) -> Iterator[Far]:
     for process, there in services_of(startup, host).items():
         if there.port and process not in own:
             yield Far(host, process, public_name(process), address, there)
+
+
+class FarAgent(NamedTuple):
+    """One far agent; `over_curve`: it has an encrypted port of its own, where the others are reached through their supervisor."""
+
+    far: Far
+    over_curve: bool
+
+
+def far_agents(
+    agents: Iterable[Agent], hosts: Mapping[str, str], keyed: Iterable[tuple[str, str]]
+) -> dict[str, FarAgent]:
+    """The agents that this host's relay offers: all on the loopback of a far host that are not known to be gone.
+
+    `hosts` are the far hosts with their addresses, `keyed` the processes, as host and name, whose keys are known.
+    """
+    known = set(keyed)
+    return {
+        agent.agent_name: FarAgent(
+            Far(
+                agent.location,
+                agent.agent_name,
+                agent.agent_name,
+                hosts[agent.location],
+                Ports(agent.port, agent.events_port),
+            ),
+            agent.dress == "native" and (agent.location, agent.agent_name) in known,
+        )
+        for agent in agents
+        if agent.location in hosts and agent.liveness != "expired" and is_own_host(agent.host)
+    }

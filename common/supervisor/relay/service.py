@@ -1,26 +1,32 @@
-"""The relay's shell: offers every far service on this host's loopback at its own port numbers, and follows keys as they change.
+"""The relay's shell: offers every far service and agent on this host's loopback, and follows keys as they change.
 
 A port that is taken here is lacked and tried again; everything else goes on. It decides nothing about a call.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Final
 
+from common.api import relays
+from common.api.core_orchestrator import Agent
 from common.client.aio import AsyncClient
 from common.client.directory import Directory
 from common.client.settings import at_own_pace
 from common.config.schema import Startup
 from common.errors import TandemError
+from common.registry.location import Relayed
 from common.security import keyfiles
 from common.security.keyfiles import KeyfileRefused, KeyringFile, ProcessKeys
+from common.service.call import Call
 from common.service.shell import Shell
+from common.supervisor.relay.agents import Agents
 from common.supervisor.relay.far_health import FarHealth
 from common.supervisor.relay.offers import Far, far_hosts, offers
 from common.supervisor.relay.passage import Passage
+from common.supervisor.whereabouts import SUPERVISOR
 from common.transport.sockets import Endpoint, Keys
 
 SWEEP_S: Final = 0.1
@@ -38,9 +44,9 @@ class FarKeys:
         self._own: Keys | None = None
         self.problem = ""
 
-    def refresh(self) -> None:
-        """Look at the files; cheap while nothing changed."""
-        self._keyring.refresh()
+    def refresh(self) -> bool:
+        """Look at the files, cheap while nothing changed; whether other keys are known now."""
+        changed = self._keyring.refresh()
         if self._own is None:
             try:
                 pair = keyfiles.read(self._own_file, ProcessKeys)
@@ -48,14 +54,18 @@ class FarKeys:
                 self.problem = error.message
             else:
                 self._own, self.problem = Keys(pair.public.encode(), pair.secret.encode()), ""
+                changed = True
+        return changed
 
     def has_joined(self, host: str) -> bool:
         """Whether that host's keys are known here."""
         return host in self._keyring.current.hosts
 
-    def knows(self, host: str, process: str) -> bool:
-        """Whether the key of that process is known here."""
-        return self._keyring.current.server_key(host, process) is not None
+    def known(self) -> Iterator[tuple[str, str]]:
+        """The processes, as host and name, whose keys are known."""
+        for host, told in self._keyring.current.hosts.items():
+            for key in told.keys:
+                yield host, key.name
 
     def locate(self, far: Far, port: int) -> Endpoint | None:
         """Where a port of a far process is reached over CURVE; None while its key is not known here."""
@@ -66,7 +76,7 @@ class FarKeys:
 
 
 class Relay:
-    """One host's relay to the services of the hosts that it reaches over the network; nothing where there are none."""
+    """One host's relay to the hosts that it reaches over the network; it offers nothing where there are none."""
 
     def __init__(self, shell: Shell, startup: Startup, keys: FarKeys) -> None:
         self._shell = shell
@@ -76,14 +86,38 @@ class Relay:
         self._passages: list[Passage] = []
         self._healths: list[FarHealth] = []
         self._client: AsyncClient | None = None
+        self._agents: Agents | None = None
+        self._registered: Sequence[Agent] = ()
         self._missing: dict[str, Callable[[], None]] = {}
+
+    def add_routes(self) -> None:
+        """Serve `list_relays`."""
+        self._shell.handle(relays.LIST_RELAYS, self._list)
+
+    def _list(self, asked: relays.ListRelays, call: Call) -> relays.Relays:
+        if self._agents is not None:
+            return self._agents.list(asked, call)
+        as_of = self._shell.publisher.cursor(relays.RELAYS_CHANGED.name)
+        return relays.Relays(host=self._startup.host, relays=[], as_of=as_of)
+
+    def relayed(self) -> Mapping[str, Relayed]:
+        """Where agents of other hosts are offered here, by name."""
+        return self._agents.relayed() if self._agents is not None else {}
+
+    def registered(self, agents: Sequence[Agent]) -> None:
+        """These agents are registered now, wherever they are."""
+        self._registered = agents
+        if self._agents is not None:
+            self._agents.update(agents, joined=self._keys.has_joined)
 
     def open(self) -> None:
         """Offer what the startup file says, as far as the ports here are free."""
         if not self._hosts:
             return
         shell = self._shell
-        self._client = AsyncClient(Directory(), shell.clock, shell.rng, at_own_pace(), shell.context)
+        self._client = client = AsyncClient(Directory(), shell.clock, shell.rng, at_own_pace(), shell.context)
+        self._keys.refresh()
+        self._agents = Agents(shell, self._hosts, self._keys.locate, self._keys.known, client, self._supervisor_port)
         for far in offers(self._startup):
             passage = Passage(shell.context, shell.clock, self._startup.host, far, self._keys.locate)
             self._passages.append(passage)
@@ -93,6 +127,7 @@ class Relay:
             if far.ports.health_check_port:
                 self._offer(f"relay {far.service} health", partial(self._open_health, passage))
         self._refresh()
+        self.registered(self._registered)
         shell.every(SWEEP_S, self._sweep)
         shell.every(REFRESH_S, self._refresh)
         shell.every(RETRY_PORT_S, self._retry)
@@ -128,14 +163,23 @@ class Relay:
         self._healths.append(health)
         self._shell.spawn(health.ask(), f"asking {far.service} on {far.host}")
 
+    def _supervisor_port(self, host: str) -> int:
+        ports = [one.port for one in self._passages if (one.far.host, one.far.process) == (host, SUPERVISOR)]
+        return ports[0] if ports else 0
+
     def _refresh(self) -> None:
-        self._keys.refresh()
+        if self._keys.refresh():
+            self.registered(self._registered)
+        if self._agents is not None:
+            self._agents.refresh(joined=self._keys.has_joined)
         for passage in self._passages:
             passage.refresh(host_joined=self._keys.has_joined(passage.far.host))
 
     def _sweep(self) -> None:
         for passage in self._passages:
             passage.sweep()
+        if self._agents is not None:
+            self._agents.sweep()
         for health in self._healths:
             health.heartbeat()
 
@@ -145,5 +189,7 @@ class Relay:
             health.close()
         if self._client is not None:
             await self._client.close()
+        if self._agents is not None:
+            self._agents.close()
         for passage in self._passages:
             passage.close()

@@ -1,0 +1,46 @@
+"""The other hosts as this one's processes meet them: the relay, the registry's copy that feeds it, and calls passed on to here.
+
+It wires the three to one shell and decides nothing.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from common.client.aio import AsyncClient
+from common.config.schema import Startup
+from common.service.shell import Shell
+from common.supervisor.lookups import Lookups
+from common.supervisor.relay.forwarding import Forwarding
+from common.supervisor.relay.service import FarKeys, Relay
+
+
+class Elsewhere:
+    """One host's ways to the others. `keys` is the folder that this host's keys lie in."""
+
+    def __init__(self, shell: Shell, startup: Startup, keys: Path) -> None:
+        self._relay = Relay(shell, startup, FarKeys(keys, startup.host))
+        self._lookups = Lookups(shell, startup, self._relay.relayed, self._registered)
+        self._forwarding = Forwarding(shell, self._lookups.agent)
+
+    def _registered(self) -> None:
+        self._relay.registered(self._lookups.agents)
+
+    def add_routes(self) -> None:
+        """Serve the look-ups, `list_relays` and `forward`."""
+        self._lookups.add_routes()
+        self._relay.add_routes()
+        self._forwarding.add_routes()
+
+    def open(self) -> None:
+        """Take in the copy that was kept, and offer what is elsewhere. CorruptRecord; StorageUnavailable."""
+        self._relay.open()
+        self._lookups.open()
+
+    def follow(self, client: AsyncClient) -> None:
+        """Keep the copy in step by `client`, as long as the shell lives."""
+        self._lookups.follow(client)
+
+    async def close(self) -> None:
+        """Offer nothing more; to be called before the shell closes."""
+        await self._relay.close()
