@@ -33,6 +33,9 @@ COMMANDS: Final = {
     "check": "Every problem of startup files, with its line.",
     "agent": "Start, stop or restart a process.",
     "start": "Run both hosts on this machine.",
+    "invite": "Let another host join this one.",
+    "join": "Join the host that invited this one.",
+    "expel": "Send a host away.",
 }
 """Each command's line in the help; its module in tandem.commands has its name."""
 

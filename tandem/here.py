@@ -14,14 +14,37 @@ from typing import Final
 from common.api import basic
 from common.api.words import Empty
 from common.client.aio import AsyncClient
-from common.errors import TandemError, Unavailable
+from common.client.opening import open_async_client
+from common.errors import Conflict, Forbidden, TandemError, Unavailable
 from common.gpu import process_identity
-from tandem.asking import SUPERVISOR
+from tandem.asking import SUPERVISOR, hosts, only, settings
 
 TIMEOUT_S: Final = 1.5
 STARTING_S: Final = 60.0
 """A supervisor begins to answer at most so long after its process began."""
 SLACK_S: Final = 2.0
+
+
+def host_here(named: str = "", *, other: str = "", invited: str = "") -> str:
+    """The one host of this machine that a command speaks for: `named`, else TANDEM_HOST, else the one whose supervisor runs here.
+
+    `other` is a host that it is not; `invited` the only one that it may be, else Forbidden. Conflict where there are several.
+    """
+    told = named or os.environ.get("TANDEM_HOST", "")
+    here = only(told) if told else asyncio.run(_hosts_here(other))
+    if invited:
+        if invited not in here:
+            mend = f"run `tandem join` on {invited}, or `tandem invite {here[0]}` on the other host for this one"
+            raise Forbidden(f"this bundle invites {invited}; this is {' and '.join(here)}", mend=mend)
+        return invited
+    if len(here) > 1:
+        raise Conflict(f"{' and '.join(here)} run on this machine", mend="say which is meant with --host")
+    return here[0]
+
+
+async def _hosts_here(other: str) -> list[str]:
+    async with open_async_client(settings(TIMEOUT_S)) as client:
+        return await hosts_here(client, [host for host in hosts() if host != other])
 
 
 async def hosts_here(client: AsyncClient, hosts: list[str]) -> list[str]:
