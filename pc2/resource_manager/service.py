@@ -1,7 +1,8 @@
-"""ResourceManager: plans leases over all hosts' cards and asks the cards' supervisors; this file wires it to one shell.
+"""ResourceManager: plans leases over all hosts' cards and keeps the task queue; this file wires both to one shell.
 
-It loads the intents of its former life, looks at every host once, and serves; it waits for no other service. What a lease verb
-asks of a card is its supervisor's to answer: `calling` asks and forwards, `watching` keeps the view, `staying` keeps the callers.
+It loads the intents of its former life and the tasks, looks at every host once, and serves; it waits for no other service.
+What a lease verb asks of a card is its supervisor's to answer: `calling` asks and forwards, `watching` keeps the view, `staying`
+keeps the callers. The task queue stands in `tasks`.
 
 Leases whose grant was not heard. With an idempotency key the lease waits for its caller's retry, and ends as any other: with
 its owner's process, or by its TTL. Without a key nobody can come for it, and it is given back. A plain caller that left while it
@@ -21,12 +22,15 @@ from common.api.catalog import RESOURCE_MANAGER
 from common.api.words import Empty
 from common.client.directory import Directory
 from common.client.opening import open_async_client
-from common.client.settings import at_own_pace
+from common.client.settings import ClientSettings, at_own_pace
+from common.config.settings import AgentEnvironment
 from common.errors import TandemError
+from common.resilience.breaker import BreakerSettings
 from common.service.call import Call
 from common.service.process import run_service
 from common.service.shell import Shell, ShellSettings
-from common.store.protocol import RecordStore
+from common.store.open import open_store
+from common.store.protocol import Durability, RecordStore
 from common.vram.lease_decision import Note
 from common.vram.receipts import Receipts
 from pc2.resource_manager import intents
@@ -36,11 +40,14 @@ from pc2.resource_manager.instructions import AskSupervisor, Instruction, Progre
 from pc2.resource_manager.planner import Planner
 from pc2.resource_manager.staying import Staying
 from pc2.resource_manager.steps import PlannerPolicy
+from pc2.resource_manager.tasks.limits import Limits
+from pc2.resource_manager.tasks.serving import TaskService
 from pc2.resource_manager.turns import Turns
 from pc2.resource_manager.watching import Watching
 
 HOST: Final = "pc2"
 STORE: Final = "resource_manager"
+TASK_STORE: Final = "tasks"
 TICK_S: Final = 0.25
 FIRST_LOOK_S: Final = 0.5
 """How long a start waits for the first look at the hosts, so that the first caller finds their cards."""
@@ -50,12 +57,21 @@ FINISH_S: Final = 1.0
 CLIENT: Final = at_own_pace()
 """Whether to ask again is the planner's to say, or the caller's; a supervisor that was away is heard as soon as it is back."""
 
+AGENTS: Final = ClientSettings(breaker=BreakerSettings(slow_call_s=31_536_000.0))
+"""An agent may work for as long as its task allows; that makes no call slow."""
+
 
 class ResourceManager:
     """The service, made on its running loop; `open` begins, `close` ends it."""
 
     def __init__(
-        self, settings: ShellSettings, directory: Directory, store: RecordStore, policy: PlannerPolicy | None = None
+        self,
+        settings: ShellSettings,
+        directory: Directory,
+        store: RecordStore,
+        task_store: RecordStore,
+        policy: PlannerPolicy | None = None,
+        task_limits: Limits | None = None,
     ) -> None:
         policy = policy or PlannerPolicy()
         self.shell = shell = Shell(settings, resource_manager.TOPICS, store)
@@ -67,32 +83,40 @@ class ResourceManager:
         self._turns = Turns(shell, self._planner, self._perform)
         self._calling.turns = self._staying.turns = self._turns
         self._watching = Watching(shell, self._turns, self._client, self._planner.fleet, self._calling.hosts)
-        shell.breakers = self._client.breakers
+        self._agents = open_async_client(AGENTS, directory)
+        self._tasks = TaskService(shell, self._client, self._agents, task_store, task_limits)
+        shell.breakers = lambda: [*self._client.breakers(), *self._agents.breakers()]
         self._add_routes()
         self._show_metrics()
 
     async def open(self) -> None:
         """Load what was intended, look at the hosts, and serve; StorageUnavailable, Conflict when a port is taken."""
         try:
+            self._tasks.load()
             self._planner.restore(intents.load(self.shell.store), self._turns.now())
             self._watching.begin()
             await self._watching.looked(FIRST_LOOK_S)
             await self.shell.open()
         except TandemError:
-            await self._client.close()
+            await self._hang_up()
             await self.shell.close(drain_s=0)
             raise
         self.shell.every(TICK_S, self._tick)
+        self._tasks.begin()
 
     async def close(self) -> None:
         """Take no new work, let asks under way end for a while, send the waiting away, and stop."""
-        await asyncio.gather(self.shell.drain(2 * FINISH_S), self._finish())
-        await self._client.close()
+        await asyncio.gather(self.shell.drain(2 * FINISH_S), self._finish(), self._tasks.finish(FINISH_S))
+        await self._hang_up()
         await self.shell.close()
 
     async def _finish(self) -> None:
         await self._calling.finish(FINISH_S)
         self._staying.dismiss()
+
+    async def _hang_up(self) -> None:
+        await self._client.close()
+        await self._agents.close()
 
     def _add_routes(self) -> None:
         handle = self.shell.handle
@@ -196,6 +220,13 @@ class ResourceManager:
         return api.Explanation(receipts=receipts[: asked.limit])
 
 
+def _make(settings: ShellSettings, directory: Directory, store: RecordStore) -> ResourceManager:
+    """Tasks have a store of their own beside the leases', so that no lease waits for a task's flush."""
+    environment = AgentEnvironment.read()
+    task_store = open_store(environment.store or environment.home / settings.host, TASK_STORE, Durability.FULL)
+    return ResourceManager(settings, directory, store, task_store)
+
+
 def main() -> int:
     """The process; its exit status."""
-    return run_service(RESOURCE_MANAGER, HOST, STORE, ResourceManager)
+    return run_service(RESOURCE_MANAGER, HOST, STORE, _make)

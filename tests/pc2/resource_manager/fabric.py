@@ -262,7 +262,8 @@ async def manager(
 ) -> AsyncIterator[Fabric]:
     """ResourceManager over these hosts."""
     places = directory(list(hosts.values()))
-    service = ResourceManager(ShellSettings(RM, "pc2", 0, 0, 0), places, store or MemoryStore(), policy)
+    settings = ShellSettings(RM, "pc2", 0, 0, 0)
+    service = ResourceManager(settings, places, store or MemoryStore(), MemoryStore(), policy)
     await service.open()
     made = Fabric(hosts, service)
     try:

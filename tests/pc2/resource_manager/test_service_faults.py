@@ -130,7 +130,7 @@ async def test_a_host_that_answers_for_another_is_away(tmp_path: Path) -> None:
     async with two_hosts(tmp_path) as hosts:
         crossed = f"Supervisor/mainpc={hosts[PC2].shell.port}:{hosts[PC2].shell.events_port}@127.0.0.1"
         places = Directory.parse(f"{hosts[PC2].place},{crossed}")
-        service = ResourceManager(ShellSettings(RM, "pc2", 0), places, MemoryStore(), PLANNER)
+        service = ResourceManager(ShellSettings(RM, "pc2", 0), places, MemoryStore(), MemoryStore(), PLANNER)
         await service.open()
         try:
             assert "this is pc2's supervisor" in service.shell.report().lacks[0]
@@ -405,7 +405,7 @@ async def test_what_nobody_can_claim_after_a_restart_is_given_back(tmp_path: Pat
 async def test_a_port_that_is_taken_is_told_and_nothing_is_left_open(tmp_path: Path) -> None:
     async with fabric(tmp_path) as rm:
         settings = ShellSettings(RM, "pc2", rm.shell.port)
-        second = ResourceManager(settings, rm.places, MemoryStore())
+        second = ResourceManager(settings, rm.places, MemoryStore(), MemoryStore())
         with pytest.raises(Conflict):
             await second.open()
         assert second.shell.phase == "stopped"

@@ -1,0 +1,411 @@
+"""The book of tasks: what the facts add up to, and what can be asked of it.
+
+Every change enters through `apply`; each state follows from the one before by the table in `task`, and a fact that does not
+fit raises with the task's whole story. Nothing here grows slower with the number of tasks: who is next, what is due and what
+may be forgotten are agendas, and tasks are counted as they move. Calls to agents are counted apart from tasks: an agent whose
+task was cancelled is still busy until its call is settled.
+
+It decides nothing, sends nothing and reads no clock.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from heapq import merge
+from itertools import islice
+from math import inf
+from typing import Any
+
+from msgspec import msgpack
+
+from common.api.tasks import TaskState
+from common.dispatch.ageing import rank
+from common.dispatch.agenda import Agenda
+from common.dispatch.load import Call, Load
+from common.errors import Internal, NotFound
+from common.resilience.idempotency import Replies, ReplyForgotten, ReplyKept
+from pc2.resource_manager.tasks.limits import Limits
+from pc2.resource_manager.tasks.task import (
+    ACTIVE,
+    NEXT,
+    TO_END,
+    UNDONE,
+    Accepted,
+    Ended,
+    Fact,
+    Forgotten,
+    LimitSet,
+    Moment,
+    Move,
+    Replayed,
+    ResultDropped,
+    Returned,
+    Settled,
+    Stalled,
+    Started,
+    Task,
+)
+
+Index = dict[tuple[TaskState, str], dict[str, int]]
+
+
+@dataclass(slots=True)
+class Entry:
+    """A task with what is not in its row; `rank` and `deadline` are by the monotonic clock. Only the book changes it."""
+
+    task: Task
+    payload: bytes
+    rank: float
+    deadline: float = inf
+    result: bytes = b""
+    progress: Any = None
+    parts: int = 0
+    told_at: float = -inf
+
+
+class TaskBook:
+    """All tasks that are known; read freely, change through `apply`."""
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        self.limits = limits or Limits()
+        self.clear()
+
+    def clear(self) -> None:
+        """Knows nothing any more."""
+        self.entries: dict[str, Entry] = {}
+        self.replies = Replies()
+        self.load = Load()
+        self.bounds: dict[str, int] = {}
+        self.counts: Counter[TaskState] = Counter()
+        self.running: Counter[str] = Counter()
+        self.ready: dict[str, Agenda] = {}
+        self.stalls: dict[str, str] = {}
+        self.awake: set[str] = set()
+        self.delayed = Agenda()
+        self.deadlines = Agenda()
+        self.arrivals: dict[str, Agenda] = {}
+        self.retention = Agenda()
+        self.finished = Agenda()
+        self.undone = Agenda()
+        self.results = Agenda()
+        self.active_bytes = 0
+        self.kept_bytes = 0
+        self.next_seq = 1
+        self._index: Index = {}
+        self._moves = 0
+        self._capability_of_call: dict[Call, str] = {}
+
+    # the fold
+
+    def apply(self, fact: Fact, moment: Moment) -> Task | None:
+        """Takes a fact in; returns the task where its state changed, to be published once that is committed."""
+        match fact:
+            case Accepted():
+                return self._accept(fact.task, fact.payload, moment)
+            case Started():
+                return self._start(fact, moment)
+            case Returned():
+                return self._return(fact, moment)
+            case Ended():
+                return self._end(fact, moment)
+            case Replayed():
+                return self._replay(fact, moment)
+            case _:
+                self._note(fact)
+        return None
+
+    def restore(self, task: Task, payload: bytes, result: bytes, moment: Moment) -> None:
+        """Takes a stored task in; what was to happen after a time happens when its rest, by the wall clock, has passed.
+
+        The rest is never longer than the whole, so that a clock that was set back makes nothing wait for ever.
+        """
+        self.next_seq = max(self.next_seq, task.seq + 1)
+        entry = self.entries[task.task_id] = Entry(task, payload, 0.0, result=result)
+        self._enter(entry)
+        if task.state in ACTIVE:
+            self._activate(entry, moment)
+        else:
+            self._keep(entry, moment)
+        if task.state == "queued":
+            self._line_up(entry, moment)
+        elif task.state == "running":
+            self._call(task)
+
+    def wake(self, capabilities: Iterable[str]) -> None:
+        """Something changed for these: an agent came or became free, or its breaker may let a call through."""
+        for capability in capabilities:
+            if self.stalls.pop(capability, None) is not None and capability in self.ready:
+                self.awake.add(capability)
+
+    def release(self, now: float) -> None:
+        """Lets tasks whose delay is over line up."""
+        while (task_id := self.delayed.due(now)) is not None:
+            self.delayed.drop(task_id)
+            self._make_ready(self.entries[task_id])
+
+    def hear(self, task_id: str, part: Any) -> None:
+        """The agent streamed a part; the last that is not too large is shown."""
+        entry = self.entries[task_id]
+        entry.parts += 1
+        if len(msgpack.encode(part)) <= self.limits.progress_bytes:
+            entry.progress = part
+
+    # questions
+
+    def entry(self, task_id: str) -> Entry:
+        """The task; NotFound when it never was or is no longer known."""
+        entry = self.entries.get(task_id)
+        if entry is None:
+            raise NotFound(f"no task {task_id!r} is known")
+        return entry
+
+    def runs(self, task_id: str, run: int) -> bool:
+        """Whether this run is the one the task waits for; what any other says is ignored."""
+        entry = self.entries.get(task_id)
+        return entry is not None and entry.task.state == "running" and entry.task.runs == run
+
+    def waiting(self, capability: str) -> int:
+        """Tasks of the capability that are queued."""
+        return len(self._index.get(("queued", capability), ()))
+
+    def active(self) -> int:
+        """Tasks waiting or running."""
+        return self.counts["queued"] + self.counts["running"]
+
+    def ended(self) -> int:
+        """Tasks that have ended and are kept."""
+        return len(self.entries) - self.active()
+
+    def capabilities(self) -> set[str]:
+        """Those that have tasks waiting or running, or a limit."""
+        return {*self.arrivals, *self.bounds}
+
+    def oldest_s(self, wall: float, capability: str | None = None) -> float:
+        """The age of the oldest task that is waiting or running, in seconds; 0 where there is none."""
+        agendas = self.arrivals.values() if capability is None else filter(None, [self.arrivals.get(capability)])
+        oldest = min((first[0] for agenda in agendas if (first := agenda.first()) is not None), default=wall)
+        return max(0.0, wall - oldest)
+
+    def latest(self, state: TaskState | None, capability: str, limit: int) -> list[Entry]:
+        """The tasks of this state and capability (None, empty: of any), what changed last first."""
+        lines = [
+            _backwards(line)
+            for (line_state, line_capability), line in self._index.items()
+            if state in (None, line_state) and capability in ("", line_capability)
+        ]
+        return [self.entries[task_id] for _, task_id in islice(merge(*lines, reverse=True), limit)]
+
+    # inside: one move each
+
+    def _accept(self, task: Task, payload: bytes, moment: Moment) -> Task:
+        if task.task_id in self.entries:
+            raise Internal(f"task {task.task_id} was accepted before")
+        self.next_seq = max(self.next_seq, task.seq + 1)
+        entry = self.entries[task.task_id] = Entry(task, payload, 0.0)
+        self._enter(entry)
+        self._activate(entry, moment)
+        self._line_up(entry, moment)
+        return task
+
+    def _start(self, fact: Started, moment: Moment) -> Task:
+        task = self._move(fact.task_id, Move.START).task
+        task.runs += 1
+        task.attempts += 1
+        task.agent_name, task.started_at = fact.agent_name, moment.wall
+        self._call(task)
+        return task
+
+    def _return(self, fact: Returned, moment: Moment) -> Task:
+        entry = self._move(fact.task_id, Move.RETURN)
+        task = entry.task
+        if not fact.counted:
+            task.attempts -= 1
+        if task.agent_name not in task.tried:
+            task.tried = (*task.tried, task.agent_name)
+        task.agent_name, task.reason = "", fact.why
+        task.delay_s, task.run_at = fact.delay_s, moment.wall + fact.delay_s
+        self._line_up(entry, moment)
+        return task
+
+    def _end(self, fact: Ended, moment: Moment) -> Task:
+        entry = self._move(fact.task_id, TO_END[fact.state])
+        task = entry.task
+        task.code, task.error, task.ended_at = fact.code, fact.error, moment.wall
+        self.active_bytes -= task.size
+        self.deadlines.drop(task.task_id)
+        self._leave_arrivals(task)
+        entry.result, entry.progress = fact.result, None
+        if fact.state == "done":
+            entry.payload = b""
+        self._keep(entry, moment)
+        return task
+
+    def _replay(self, fact: Replayed, moment: Moment) -> Task:
+        entry = self._move(fact.task_id, Move.REPLAY)
+        task = entry.task
+        self._unkeep(entry)
+        task.reason = f"replayed; before that: {task.error}"
+        task.replays += 1
+        task.attempts, task.tried, task.agent_name, task.code, task.error = 0, (), "", "", ""
+        task.queued_at = task.run_at = moment.wall
+        task.delay_s = task.started_at = task.ended_at = 0.0
+        task.deadline_at = moment.wall + task.deadline_s if task.deadline_s else 0.0
+        self._activate(entry, moment)
+        self._line_up(entry, moment)
+        return task
+
+    def _note(
+        self, fact: ResultDropped | Forgotten | LimitSet | Settled | Stalled | ReplyKept | ReplyForgotten
+    ) -> None:
+        match fact:
+            case ResultDropped():
+                self._drop_result(self.entries[fact.task_id])
+            case Forgotten():
+                self._forget(fact.task_id)
+            case LimitSet():
+                self._bound(fact)
+            case Settled():
+                self._settle(fact)
+            case Stalled():
+                self.stalls[fact.capability] = fact.reason
+                self.awake.discard(fact.capability)
+            case _:
+                pass  # the replies took it in when they decided it
+
+    def _settle(self, fact: Settled) -> None:
+        self.load.settle((fact.task_id, fact.run))
+        capability = self._capability_of_call.pop((fact.task_id, fact.run))
+        self.running[capability] -= 1
+        if not self.running[capability]:
+            del self.running[capability]
+
+    def _bound(self, fact: LimitSet) -> None:
+        if fact.running is None:
+            self.bounds.pop(fact.capability, None)
+        else:
+            self.bounds[fact.capability] = fact.running
+        self.wake((fact.capability,))
+
+    def _drop_result(self, entry: Entry) -> None:
+        self.kept_bytes -= len(entry.result)
+        entry.result = b""
+        self.results.drop(entry.task.task_id)
+
+    def _forget(self, task_id: str) -> None:
+        entry = self.entries.pop(task_id)
+        if entry.task.state in ACTIVE:
+            raise Internal(f"task {task_id} cannot be forgotten: {_story(entry.task)}")
+        self._unkeep(entry)
+        self._exit(entry.task)
+
+    # inside: places
+
+    def _move(self, task_id: str, move: Move) -> Entry:
+        entry = self.entries.get(task_id)
+        if entry is None:
+            raise Internal(f"task {task_id} cannot {move}: it never was, or is forgotten")
+        task = entry.task
+        state = NEXT.get((task.state, move))
+        if state is None:
+            raise Internal(f"task {task_id} cannot {move}: {_story(task)}")
+        if task.state == "queued":
+            self._leave_line(task)
+        self._exit(task)
+        task.state = state
+        self._enter(entry)
+        return entry
+
+    def _enter(self, entry: Entry) -> None:
+        task = entry.task
+        self._moves += 1
+        self.counts[task.state] += 1
+        self._index.setdefault((task.state, task.capability), {})[task.task_id] = self._moves
+
+    def _exit(self, task: Task) -> None:
+        place = (task.state, task.capability)
+        self.counts[task.state] -= 1
+        line = self._index[place]
+        del line[task.task_id]
+        if not line:
+            del self._index[place]
+
+    def _activate(self, entry: Entry, moment: Moment) -> None:
+        task = entry.task
+        self.active_bytes += task.size
+        entry.rank = rank(task.priority, moment.now - max(0.0, moment.wall - task.queued_at), self.limits.ageing_s)
+        if task.deadline_at:
+            entry.deadline = moment.now + min(task.deadline_s, task.deadline_at - moment.wall)
+            self.deadlines.put(task.task_id, entry.deadline)
+        self.arrivals.setdefault(task.capability, Agenda()).put(task.task_id, task.queued_at)
+
+    def _leave_arrivals(self, task: Task) -> None:
+        arrivals = self.arrivals[task.capability]
+        arrivals.drop(task.task_id)
+        if not arrivals:
+            del self.arrivals[task.capability]
+
+    def _line_up(self, entry: Entry, moment: Moment) -> None:
+        task = entry.task
+        wait_s = min(task.delay_s, task.run_at - moment.wall)
+        if wait_s > 0.0:
+            self.delayed.put(task.task_id, moment.now + wait_s)
+        else:
+            self._make_ready(entry)
+
+    def _make_ready(self, entry: Entry) -> None:
+        capability = entry.task.capability
+        self.ready.setdefault(capability, Agenda()).put(entry.task.task_id, entry.rank)
+        if capability not in self.stalls:
+            self.awake.add(capability)
+
+    def _leave_line(self, task: Task) -> None:
+        self.delayed.drop(task.task_id)
+        ready = self.ready.get(task.capability)
+        if ready is None:
+            return
+        ready.drop(task.task_id)
+        if not ready:
+            del self.ready[task.capability]
+            self.stalls.pop(task.capability, None)
+            self.awake.discard(task.capability)
+
+    def _call(self, task: Task) -> None:
+        call = (task.task_id, task.runs)
+        self.load.begin(call, task.agent_name)
+        self.running[task.capability] += 1
+        self._capability_of_call[call] = task.capability
+
+    def _keep(self, entry: Entry, moment: Moment) -> None:
+        task = entry.task
+        self.kept_bytes += len(entry.result) + len(entry.payload)
+        age_s = max(0.0, moment.wall - task.ended_at)
+        self.retention.put(task.task_id, moment.now + kept_s(task, self.limits) - age_s)
+        (self.undone if task.state in UNDONE else self.finished).put(task.task_id, task.ended_at)
+        if entry.result:
+            self.results.put(task.task_id, task.ended_at)
+
+    def _unkeep(self, entry: Entry) -> None:
+        task_id = entry.task.task_id
+        self.kept_bytes -= len(entry.result) + len(entry.payload)
+        entry.result = b""
+        for agenda in (self.retention, self.undone, self.finished, self.results):
+            agenda.drop(task_id)
+
+
+def kept_s(task: Task, limits: Limits) -> float:
+    """For how many seconds after its end the task is kept."""
+    return max(task.retain_s, limits.undone_s) if task.state in UNDONE else task.retain_s
+
+
+def _backwards(line: dict[str, int]) -> Iterator[tuple[int, str]]:
+    return ((moved, task_id) for task_id, moved in reversed(line.items()))
+
+
+def _story(task: Task) -> str:
+    return (
+        f"it is {task.state}; {task.capability}, priority {task.priority}, from {task.identity or 'nobody known'}, "
+        f"attempt {task.attempts} of {task.max_attempts}, run {task.runs} at {task.agent_name or 'nobody'}, "
+        f"replayed {task.replays} times"
+    )

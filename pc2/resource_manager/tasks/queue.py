@@ -1,0 +1,316 @@
+"""The task queue: decides what is accepted, who gets it, what a broken run means, and how everything ends.
+
+Every method is a decision: it reads the book, changes nothing but the idempotency keys it claims, and returns facts and
+instructions. The shell, in one turn of its loop, applies the facts to the book and writes their rows; once the group is
+committed it performs the instructions and publishes what changed. The next decision may follow as soon as the facts are
+applied. When a commit fails, the book is loaded anew from the store.
+
+A task is done at least once. While its run's outcome is unknown (its agent or this service died midway) it is not done, and is
+run again while attempts are left; the agent knows it again by `task_id`. A task is never lost: it ends done, failed, dead,
+expired or cancelled, and waits for as long as no agent offers its capability.
+
+Every `Send` is answered by exactly one of `answered`, `failed` or `agent_lost`, also when the task has ended meanwhile: only
+then is the agent's place free again.
+
+It holds no socket and reads no clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from heapq import heapify, heappop
+from typing import Any, Final
+
+from msgspec import msgpack
+
+from common.api.tasks import LimitTasks, SubmitTask, TaskState
+from common.clock import Rng
+from common.dispatch.provider import Offers
+from common.dispatch.rule import Chosen, Wait, Wish, choose
+from common.errors import Cancelled, Code, Conflict, DeadlineExceeded, Interrupted, Overloaded, TandemError, TooLarge
+from common.resilience.idempotency import Answered, Scope, digest
+from pc2.resource_manager.tasks.book import TaskBook
+from pc2.resource_manager.tasks.retry import verdict
+from pc2.resource_manager.tasks.task import (
+    ACTIVE,
+    Accepted,
+    Decision,
+    Ended,
+    Fact,
+    Forgotten,
+    LimitSet,
+    Moment,
+    Replayed,
+    ResultDropped,
+    Send,
+    Settled,
+    Stalled,
+    Started,
+    Task,
+    Withdraw,
+)
+
+NOBODY: Final = "no agent offers it; it waits for one"
+VERB: Final = "submit_task"
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """The task's id (an earlier one when its idempotency key came before) and what to do."""
+
+    task_id: str
+    duplicate: bool
+    decision: Decision
+
+
+class Tasks:
+    """The decisions on one book."""
+
+    def __init__(self, book: TaskBook, rng: Rng) -> None:
+        self._book = book
+        self._limits = book.limits
+        self._rng = rng
+
+    # what callers ask
+
+    def submit(self, asked: SubmitTask, identity: str, host: str, *, task_id: str, moment: Moment) -> Submitted:
+        """Accepts a task under `task_id`, or finds the one that came with the same key before.
+
+        Raises IdempotencyMismatch, TooLarge when its payload is, and Overloaded when the queue is full.
+        """
+        payload = msgpack.encode(asked.payload)
+        scope = Scope(identity, VERB, asked.idempotency_key)
+        if asked.idempotency_key:
+            claim = self._book.replies.claim(scope, _digest(asked), moment.wall)
+            if isinstance(claim, Answered):
+                return Submitted(claim.reply.decode(), True, Decision())
+        try:
+            self._admit(asked.capability, len(payload))
+        except TandemError:
+            self._book.replies.abandon(scope)
+            raise
+        accepted = Accepted(self._task(asked, identity, host, task_id, len(payload), moment), payload)
+        keys: list[Fact] = []
+        if asked.idempotency_key:
+            keys += self._book.replies.settle(scope, task_id.encode(), moment.wall)
+        return Submitted(task_id, False, Decision((accepted, *keys)))
+
+    def cancel(self, task_id: str) -> Decision:
+        """Withdraws a task; nothing happens to one that has ended. NotFound when it is not known."""
+        task = self._book.entry(task_id).task
+        return self._stop(task, "cancelled", Cancelled("withdrawn")) if task.state in ACTIVE else Decision()
+
+    def replay(self, task_id: str) -> Decision:
+        """Has a task that ended undone run anew. NotFound when it is not known, Conflict when it is done or has not ended."""
+        task = self._book.entry(task_id).task
+        if task.state == "done" or task.state in ACTIVE:
+            raise Conflict(
+                f"task {task_id} is {task.state}; only one that failed, died, expired or was cancelled is replayed"
+            )
+        self._admit(task.capability, task.size)
+        return Decision((Replayed(task_id),))
+
+    def limit(self, asked: LimitTasks) -> Decision:
+        """Bounds how many tasks of a capability run at a time, from the next one on."""
+        return Decision((LimitSet(asked.capability, asked.running),))
+
+    # what happens to calls
+
+    def dispatch(self, moment: Moment, offers: Offers) -> Decision:
+        """Gives the most urgent task that an agent is free for to that agent; to be made again while the book has some awake.
+
+        A capability whose first task has to wait stalls, for all behind it want the same agents, until the book is told to
+        wake it.
+        """
+        stalls: list[Fact] = []
+        book = self._book
+        heads = [(book.entries[first].rank, capability, first) for capability, first in self._heads()]
+        heapify(heads)
+        while heads:
+            _, capability, task_id = heappop(heads)
+            given = self._give(book.entries[task_id].task, moment, offers)
+            if not isinstance(given, str):
+                return Decision((*stalls, *given.facts), given.instructions)
+            stalls.append(Stalled(capability, given))
+        return Decision(tuple(stalls))
+
+    def answered(self, task_id: str, run: int, result: Any) -> Decision:
+        """The agent performed this run; done, unless the task no longer waits for it."""
+        settled = self._settled(task_id, run)
+        if not settled or not self._book.runs(task_id, run):
+            return Decision(settled)
+        body = msgpack.encode(result)
+        if len(body) > self._limits.result_bytes:
+            large = f"the result has {len(body)} bytes; {self._limits.result_bytes} are allowed"
+            return Decision((*settled, Ended(task_id, "failed", Code.TOO_LARGE, large)))
+        return Decision((*settled, Ended(task_id, "done", result=body)))
+
+    def failed(self, task_id: str, run: int, error: TandemError, moment: Moment) -> Decision:
+        """The call ended with `error`: tried again where that can help and attempts are left."""
+        settled = self._settled(task_id, run)
+        if not settled or not self._book.runs(task_id, run):
+            return Decision(settled)
+        entry = self._book.entries[task_id]
+        if entry.deadline <= moment.now:
+            return Decision((*settled, Ended(task_id, "expired", Code.DEADLINE_EXCEEDED, _late(entry.task))))
+        return Decision((*settled, verdict(entry.task, error, self._limits, self._rng)))
+
+    def agent_lost(self, agent_name: str) -> Decision:
+        """The agent died or was replaced: what it worked on is tried again while attempts are left."""
+        calls = self._book.load.calls_to(agent_name)
+        return self._interrupt(calls, f"{agent_name} went away while it worked on this")
+
+    def resume(self, live: Collection[tuple[str, int]] = ()) -> Decision:
+        """After the book was loaded: interrupts every run but those whose call is still `live` here.
+
+        None is after a restart; after a failed commit the shell still hears the calls that it has open.
+        """
+        deaf = [call for call in self._book.load.calls if call not in live]
+        return self._interrupt(deaf, "ResourceManager restarted while this was running")
+
+    # what time brings about; each concerns one task, and is made again while it has facts
+
+    def expire(self, now: float) -> Decision:
+        """Ends a task whose deadline has come."""
+        task_id = self._book.deadlines.due(now)
+        if task_id is None:
+            return Decision()
+        task = self._book.entries[task_id].task
+        return self._stop(task, "expired", DeadlineExceeded(_late(task)))
+
+    def trim(self, now: float) -> Decision:
+        """Lets go of an ended task whose time is over or that is one too many, or of a result that is too much to keep.
+
+        What was done or cancelled goes before what ended undone.
+        """
+        book, limits = self._book, self._limits
+        expired = book.retention.due(now)
+        if expired is not None:
+            return Decision((Forgotten(expired),))
+        oldest = book.finished.first() or book.undone.first()
+        if oldest is not None and book.ended() > limits.kept:
+            return Decision((Forgotten(oldest[1]),))
+        if book.kept_bytes > limits.kept_bytes:
+            result = book.results.first()
+            if result is not None:
+                return Decision((ResultDropped(result[1]),))
+            if oldest is not None:
+                return Decision((Forgotten(oldest[1]),))
+        return Decision()
+
+    # inside
+
+    def _task(self, asked: SubmitTask, identity: str, host: str, task_id: str, size: int, moment: Moment) -> Task:
+        return Task(
+            task_id=task_id,
+            seq=self._book.next_seq,
+            capability=asked.capability,
+            priority=asked.priority,
+            max_attempts=asked.max_attempts,
+            timeout_s=asked.timeout_s,
+            retain_s=asked.retain_s,
+            queued_at=moment.wall,
+            run_at=moment.wall + asked.delay_s,
+            delay_s=asked.delay_s,
+            deadline_s=asked.deadline_s or 0.0,
+            deadline_at=moment.wall + asked.deadline_s if asked.deadline_s else 0.0,
+            name=asked.name,
+            metadata=asked.metadata,
+            identity=identity,
+            host=host,
+            size=size,
+        )
+
+    def _admit(self, capability: str, size: int) -> None:
+        book, limits = self._book, self._limits
+        if size > limits.payload_bytes:
+            raise TooLarge(f"the payload has {size} bytes; {limits.payload_bytes} are allowed")
+        waiting, active = book.waiting(capability), book.active()
+        if waiting >= limits.queued:
+            self._refuse(f"{waiting} tasks wait for {capability!r}; {limits.queued} are allowed")
+        if active >= limits.active:
+            self._refuse(f"{active} tasks wait or run; {limits.active} are allowed")
+        if book.active_bytes + size > limits.active_bytes:
+            self._refuse(
+                f"tasks that wait or run hold {book.active_bytes} bytes and this one has {size}; "
+                f"{limits.active_bytes} are allowed"
+            )
+
+    def _refuse(self, message: str) -> None:
+        raise Overloaded(message, retry_after_ms=self._limits.retry_after_ms)
+
+    def _heads(self) -> Iterator[tuple[str, str]]:
+        """The capabilities that are awake, each with its first task."""
+        for capability in self._book.awake:
+            first = self._book.ready[capability].first()
+            assert first is not None
+            yield capability, first[1]
+
+    def _give(self, task: Task, moment: Moment, offers: Offers) -> Decision | str:
+        """The task goes to an agent, or is over, or why it has to wait."""
+        book = self._book
+        deadline = book.entries[task.task_id].deadline
+        if deadline <= moment.now:
+            return self._stop(task, "expired", DeadlineExceeded(_late(task)))
+        bound, running = book.bounds.get(task.capability), book.running[task.capability]
+        if bound is not None and running >= bound:
+            return f"{running} run; {bound} may run at a time"
+        offer = offers(task.capability)
+        load = book.load
+        candidates = [each.candidate(load.in_flight(each.name), load.last_used(each.name)) for each in offer.providers]
+        match choose(Wish(task.host, frozenset(task.tried)), candidates, moment.now):
+            case Chosen(name):
+                verb = next(each.verb for each in offer.providers if each.name == name)
+                run = task.runs + 1
+                fields = fields_for(task, book.entries[task.task_id].payload)
+                send = Send(task.task_id, run, name, verb, fields, min(deadline, moment.now + task.timeout_s))
+                return Decision((Started(task.task_id, name),), (send,))
+            case Wait(_, detail):
+                return detail
+            case _:
+                return NOBODY
+
+    def _settled(self, task_id: str, run: int) -> tuple[Fact, ...]:
+        return (Settled(task_id, run),) if (task_id, run) in self._book.load.calls else ()
+
+    def _interrupt(self, calls: Iterable[tuple[str, int]], why: str) -> Decision:
+        facts: list[Fact] = []
+        for task_id, run in calls:
+            facts.append(Settled(task_id, run))
+            if self._book.runs(task_id, run):
+                facts.append(verdict(self._book.entries[task_id].task, Interrupted(why), self._limits, self._rng))
+        return Decision(tuple(facts))
+
+    def _stop(self, task: Task, state: TaskState, error: TandemError) -> Decision:
+        end = Ended(task.task_id, state, error.code, error.message)
+        return Decision((end,), (Withdraw(task.task_id, task.runs),) if task.state == "running" else ())
+
+
+def fields_for(task: Task, payload: bytes) -> dict[str, Any]:
+    """What the agent's verb is called with: an object's fields, or any other payload as `data`, and what tells the task."""
+    fields = msgpack.decode(payload)
+    if not isinstance(fields, dict):
+        fields = {} if fields is None else {"data": fields}
+    told = {"task_id": task.task_id, "attempt": task.attempts + 1}
+    return {"request_id": task.task_id} | fields | told
+
+
+def _late(task: Task) -> str:
+    return f"not done within {task.deadline_s:g} s; it was {task.state}"
+
+
+def _digest(asked: SubmitTask) -> bytes:
+    told = (
+        asked.capability,
+        asked.payload,
+        asked.priority,
+        asked.delay_s,
+        asked.deadline_s,
+        asked.max_attempts,
+        asked.timeout_s,
+        asked.retain_s,
+        asked.name,
+        asked.metadata,
+    )
+    return digest(msgpack.encode(told, order="deterministic"))
