@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar
 
 from common.api import leases, resource_manager, supervisor
 from common.api.words import Cursor, Message, Verb
+from common.client.credentials import Credentials
 from common.client.opening import directory_of_environment, open_client
 from common.client.settings import ClientSettings, at_own_pace
 from common.client.sync import Client
@@ -35,7 +36,7 @@ def settings(timeout_s: float = TIMEOUT_S, attempts: int = 2) -> ClientSettings:
 @contextmanager
 def fabric(timeout_s: float = TIMEOUT_S) -> Iterator[Client]:
     """A client of the fabric that the environment names."""
-    with open_client(settings(timeout_s)) as client:
+    with open_client(settings(timeout_s), credentials=Credentials.of_operator()) as client:
         yield client
 
 

@@ -147,6 +147,7 @@ class Agent:
             location=self.host,
             boot=self.shell.boot,
             pid=os.getpid(),
+            server_key=self.shell.server_key,
         )
 
     def _handler(self, method: Method) -> Callable[[Any, Call], Any]:

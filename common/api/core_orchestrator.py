@@ -35,6 +35,7 @@ PORT, EVENTS_PORT, HEALTH_PORT = 7000, 7500, 8000
 Liveness = Literal["alive", "suspect", "expired", "unpromised"]
 State = Literal["queued", "running", "done", "failed", "expired", "cancelled"]
 Dress = Literal["plain", "native"]
+ServerKey = Annotated[str, Meta(max_length=40, description="a CURVE public key in Z85; empty: not encrypted")]
 Capabilities = Annotated[list[Name], Meta(max_length=128)]
 
 
@@ -43,7 +44,8 @@ class RegisterAgent(Message, frozen=True):
 
     `ttl_s` promises a heartbeat at least that often (absent: no promise, never expired). `verbs` maps a capability to the
     verb that performs it where the names differ; capabilities in `idempotent` may be performed twice. `location` is the
-    fabric's host the agent runs on, `boot` the life of its process.
+    fabric's host the agent runs on, `boot` the life of its process, `server_key` the CURVE key (Z85) of its ports on that host's
+    addresses; empty: it has none.
     """
 
     agent_name: Name
@@ -60,6 +62,7 @@ class RegisterAgent(Message, frozen=True):
     location: str = ""
     boot: str = ""
     pid: Count = 0
+    server_key: ServerKey = ""
 
 
 class Registered(Message, frozen=True):
@@ -74,6 +77,12 @@ class AgentName(Message, frozen=True):
     agent_name: Name
 
 
+class LocateAgent(AgentName, frozen=True, kw_only=True):
+    """Asks where an agent answers; `curve`: the asker can speak CURVE, and so cross hosts by itself."""
+
+    curve: bool = False
+
+
 class Heartbeat(Message, frozen=True):
     """Keeps a promise; `boot` of the registry comes back so that a restart shows."""
 
@@ -85,7 +94,8 @@ class Heartbeat(Message, frozen=True):
 class Endpoint(Message, frozen=True):
     """Where an agent answers, relative to the asker, and whether it is alive.
 
-    `age_s` is 0 from the registry itself; from a supervisor's copy, how long ago that was last in step.
+    `age_s` is 0 from the registry itself; from a supervisor's copy, how long ago that was last in step. With a `server_key` it is
+    reached over CURVE, if the asker's keyring has that key for that agent of `location`.
     """
 
     agent_name: Name
@@ -98,6 +108,7 @@ class Endpoint(Message, frozen=True):
     dress: Dress
     location: str
     age_s: Seconds = 0.0
+    server_key: ServerKey = ""
 
 
 class Agent(Message, frozen=True):
@@ -121,6 +132,7 @@ class Agent(Message, frozen=True):
     heard_s: Seconds
     in_flight: Count
     registered_at: Timestamp
+    server_key: ServerKey = ""
 
 
 class FindAgents(Message, frozen=True):
@@ -257,7 +269,7 @@ class RequestChanged(Message, frozen=True):
 REGISTER_AGENT = Verb("register_agent", RegisterAgent, Registered, Access.USE, summary="say where an agent is")
 DEREGISTER_AGENT = Verb("deregister_agent", AgentName, Empty, Access.USE, summary="take an agent off the registry")
 HEARTBEAT = Verb("heartbeat", Heartbeat, Registered, Access.USE, summary="keep the promise of ttl_s")
-GET_AGENT_ENDPOINT = Verb("get_agent_endpoint", AgentName, Endpoint, Access.READ, summary="where an agent answers")
+GET_AGENT_ENDPOINT = Verb("get_agent_endpoint", LocateAgent, Endpoint, Access.READ, summary="where an agent answers")
 LIST_AGENTS = Verb("list_agents", Empty, Agents, Access.READ, summary="all agents")
 FIND_AGENTS = Verb("find_agents", FindAgents, Agents, Access.READ, summary="agents with a capability, healthy first")
 SUBMIT_REQUEST = Verb(

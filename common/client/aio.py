@@ -13,6 +13,7 @@ import zmq
 from common.api import basic, core_orchestrator
 from common.api.basic import BreakerStats
 from common.api.words import AnyVerb, Cursor, Message, Verb
+from common.client.credentials import NOBODY, Credentials
 from common.client.directory import Directory, Place
 from common.client.following import Event, Fill, Following, Lost, Notice, taken
 from common.client.guard import Endangered, Guard
@@ -48,6 +49,7 @@ class _Line(NamedTuple):
 
     link: Link
     guards: Endangered
+    endpoint: Endpoint
 
 
 class AsyncClient:
@@ -63,10 +65,13 @@ class AsyncClient:
         rng: Rng,
         settings: ClientSettings | None = None,
         context: zmq.Context[zmq.Socket[bytes]] | None = None,
+        credentials: Credentials = NOBODY,
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._directory = directory
         self._settings = settings or ClientSettings()
+        self._credentials = credentials
+        self._shows_tokens = credentials.shows_tokens or bool(self._settings.token)
         self._clock = clock
         self._now = clock.monotonic
         self._own_context = context is None
@@ -137,17 +142,18 @@ class AsyncClient:
         failed: TandemError | None = None
         if line is not None:
             try:
-                return await self._first(line, known, request, now, deadline)
+                return await self._first(target, line, known, request, now, deadline)
             except TandemError as error:
                 failed = error
         again = repeatable(known, request) if idempotent is None else idempotent
         return await self._perform(pursue(self._rules, target, known, request, deadline, again, failed))
 
-    async def _first(self, line: _Line, verb: AnyVerb, request: Any, now: float, deadline: float) -> Any:
+    async def _first(self, target: str, line: _Line, verb: AnyVerb, request: Any, now: float, deadline: float) -> Any:
         permit = self._guard.permit(line.guards, now)
         line.guards.retries.deposit()
         try:
-            call_id, ended = line.link.begin(verb, request, now, deadline)
+            token = self._token(target, line.endpoint, verb) if self._shows_tokens else None
+            call_id, ended = line.link.begin(verb, request, now, deadline, None, token)
         except BaseException:
             line.guards.breaker.release(permit)
             raise
@@ -199,6 +205,7 @@ class AsyncClient:
     def _at_hand(self, target: str) -> Found | None:
         place = self._directory.place(target)
         if place is not None:
+            place = self._credentials.dressed(place)
             self._lines[target] = self._line(place.requests)
             return Found(place.requests)
         known = self._names.lookup(target, self._now())
@@ -207,18 +214,19 @@ class AsyncClient:
     def _line(self, endpoint: Endpoint) -> _Line:
         link = self._link(Found(endpoint))
         assert isinstance(link, Link)
-        return _Line(link, self._guard.of(endpoint.address, self._now()))
+        return _Line(link, self._guard.of(endpoint.address, self._now()), endpoint)
 
     async def _ask_registry(self, target: str, deadline: float) -> Found:
         if self._watching is None:
             self._watching = self._loop.create_task(self._watch_names())
-        asked = core_orchestrator.AgentName(agent_name=target)
+        asked = core_orchestrator.LocateAgent(agent_name=target, curve=self._credentials.has_keys)
         timeout_s, changes = min(5.0, deadline - self._now()), self._names.changes
         at = await self.call(
             core_orchestrator.SERVICE, core_orchestrator.GET_AGENT_ENDPOINT, asked, timeout_s=timeout_s
         )
-        known = self._names.learn(target, Endpoint.tcp(at.host, at.port), at.dress, changes, self._now())
-        return Found(known.endpoint, known.dress)
+        found = self._credentials.found(at)
+        self._names.learn(target, found.endpoint, found.dress, changes, self._now())
+        return found
 
     async def _watch_names(self) -> None:
         names, now = self._names, self._clock.monotonic
@@ -236,7 +244,11 @@ class AsyncClient:
                 names.forget_all()
 
     async def _send(self, step: Send) -> Any:
-        return await self._link(step.found).call(step.verb, step.request, step.deadline)
+        token = self._token(step.target, step.found.endpoint, step.verb)
+        return await self._link(step.found).call(step.verb, step.request, step.deadline, None, token)
+
+    def _token(self, target: str, endpoint: Endpoint, verb: AnyVerb) -> str | None:
+        return self._settings.token or self._credentials.token(target, endpoint, verb)
 
     def _link(self, found: Found) -> Link | PlainLink:
         link = self._links.get((found.endpoint, found.dress))
@@ -262,7 +274,8 @@ class AsyncClient:
         """
         now = self._now()
         with self._guard.attempt(self._guard.of(found.endpoint.address, now), self._clock):
-            return await self._link(found).call(verb, request, now + timeout_s, part)
+            token = self._token("", found.endpoint, verb)
+            return await self._link(found).call(verb, request, now + timeout_s, part, token)
 
     async def stream(
         self, target: str, verb: AnyVerb | str, request: Any = None, *, timeout_s: float | None = None
@@ -274,7 +287,9 @@ class AsyncClient:
         found = await self._find(target, deadline)
         try:
             with self._guard.attempt(self._guard.of(found.endpoint.address, now), self._clock) as attempt:
-                async with aclosing(self._link(found).stream(known, request_for(known, request), deadline)) as items:
+                token = self._token(target, found.endpoint, known)
+                stream = self._link(found).stream(known, request_for(known, request), deadline, token)
+                async with aclosing(stream) as items:
                     async for item in items:
                         attempt.answered_at = attempt.answered_at or self._now()
                         yield item
@@ -328,11 +343,10 @@ class AsyncClient:
     async def _place(self, target: str) -> Place:
         place = self._directory.place(target)
         if place is not None:
-            return place
-        asked = core_orchestrator.AgentName(agent_name=target)
+            return self._credentials.dressed(place)
+        asked = core_orchestrator.LocateAgent(agent_name=target, curve=self._credentials.has_keys)
         at = await self.call(core_orchestrator.SERVICE, core_orchestrator.GET_AGENT_ENDPOINT, asked)
-        events = Endpoint.tcp(at.host, at.events_port) if at.events_port else None
-        return Place(Endpoint.tcp(at.host, at.port), events)
+        return self._credentials.place(at)
 
     async def _fill(self, target: str, following: Following, gap: Fill) -> list[Notice]:
         asked = basic.EventsSince(topic=gap.topic, epoch=gap.since.epoch, seq=gap.since.seq)

@@ -156,18 +156,20 @@ class BlockingLink:
         """Whether no call is under way."""
         return not len(self._talk)
 
-    def call(self, verb: AnyVerb, request: Any, deadline: float) -> Any:
+    def call(self, verb: AnyVerb, request: Any, deadline: float, token: str | None = None) -> Any:
         """The reply; raises the error that ended the call."""
-        *_, final = self.stream(verb, request, deadline)
+        *_, final = self.stream(verb, request, deadline, token)
         return final
 
-    def stream(self, verb: AnyVerb, request: Any, deadline: float) -> Generator[Any, None, None]:
+    def stream(
+        self, verb: AnyVerb, request: Any, deadline: float, token: str | None = None
+    ) -> Generator[Any, None, None]:
         """The parts, then the reply as the last item; other calls may be made and streams begun between the items."""
         if (lost := self._wire.settle()) is not None:
             self._fail(lost)
         budget_ms = max(1, remaining_ms(deadline, self._clock.monotonic()))
         box = _Box(verb.name)
-        box.call_id, frames = self._talk.call(verb, request, box, budget_ms, deadline)
+        box.call_id, frames = self._talk.call(verb, request, box, budget_ms, deadline, token)
         try:
             self._send(frames, deadline)
             while True:
@@ -237,7 +239,7 @@ class PlainBlockingLink:
         self._clock = clock
         self._wire: Wire | None = None
 
-    def call(self, verb: AnyVerb, request: Any, deadline: float) -> Any:
+    def call(self, verb: AnyVerb, request: Any, deadline: float, token: str | None = None) -> Any:
         """The reply; raises the error that ended the call."""
         if self._wire is not None and not self._wire.in_step():
             self.close()
@@ -246,7 +248,7 @@ class PlainBlockingLink:
         budget_ms = max(1, remaining_ms(deadline, self._clock.monotonic()))
         try:
             wire.settle()
-            wire.send((b"", plain_call(verb.name, request, budget_ms)), deadline)
+            wire.send((b"", plain_call(verb.name, request, budget_ms, token)), deadline)
             body = wire.receive(deadline)[-1]
         except BaseException:
             wire.close()
@@ -259,9 +261,11 @@ class PlainBlockingLink:
         """Whether no call is under way: always, for one is made at a time."""
         return True
 
-    def stream(self, verb: AnyVerb, request: Any, deadline: float) -> Generator[Any, None, None]:
+    def stream(
+        self, verb: AnyVerb, request: Any, deadline: float, token: str | None = None
+    ) -> Generator[Any, None, None]:
         """The one reply."""
-        yield self.call(verb, request, deadline)
+        yield self.call(verb, request, deadline, token)
 
     def close(self) -> None:
         """Disconnect."""

@@ -93,7 +93,7 @@ class Conversation(Generic[W]):
         return len(self._calls)
 
     def call(
-        self, verb: AnyVerb, request: Any, waiter: W, budget_ms: int, deadline: float | None, trace: str | None = None
+        self, verb: AnyVerb, request: Any, waiter: W, budget_ms: int, deadline: float | None, token: str | None = None
     ) -> tuple[int, Sequence[Buffer]]:
         """Open a call: its id, and the frames to send."""
         shape = _shape(verb)
@@ -101,7 +101,7 @@ class Conversation(Generic[W]):
         codec_ = Codec.JSON if isinstance(request, dict) else Codec.MSGPACK
         body = codec.encode(codec_, request)
         call_id = self._calls.open((waiter, shape), deadline)
-        head = CallHeader(PROTOCOL, CallKind.CALL, call_id, verb.name, budget_ms, codec_, None, trace, names)
+        head = CallHeader(PROTOCOL, CallKind.CALL, call_id, verb.name, budget_ms, codec_, token, None, names)
         return call_id, (header.encode(head), body, *attached)
 
     def withdraw(self, call_id: int) -> Sequence[Buffer] | None:

@@ -53,12 +53,18 @@ class Link:
         return not len(self._talk)
 
     def begin(
-        self, verb: AnyVerb, request: Any, now: float, deadline: float, part: Callable[[Any], None] | None = None
+        self,
+        verb: AnyVerb,
+        request: Any,
+        now: float,
+        deadline: float,
+        part: Callable[[Any], None] | None = None,
+        token: str | None = None,
     ) -> tuple[int, asyncio.Future[Any]]:
         """Send a call: its id, and the future of its reply. Whoever stops waiting for it calls `withdraw`."""
         ended: asyncio.Future[Any] = self._loop.create_future()
         budget_ms = remaining_ms(deadline, now) or 1
-        call_id, frames = self._talk.call(verb, request, Waiter(verb, ended, part), budget_ms, deadline)
+        call_id, frames = self._talk.call(verb, request, Waiter(verb, ended, part), budget_ms, deadline, token)
         if self._channel.backlog + len(self._turn) >= OUTBOX:
             self._talk.withdraw(call_id)
             raise Overloaded(f"{OUTBOX} messages wait for {self._address}", retry_after_ms=100)
@@ -90,17 +96,24 @@ class Link:
             self._channel.send(bundle.calls(small))
 
     async def call(
-        self, verb: AnyVerb, request: Any, deadline: float, part: Callable[[Any], None] | None = None
+        self,
+        verb: AnyVerb,
+        request: Any,
+        deadline: float,
+        part: Callable[[Any], None] | None = None,
+        token: str | None = None,
     ) -> Any:
         """The reply, after `part` was called with each part of it; raises the error that ended the call."""
-        call_id, ended = self.begin(verb, request, self._clock.monotonic(), deadline, part)
+        call_id, ended = self.begin(verb, request, self._clock.monotonic(), deadline, part, token)
         try:
             return await ended
         except BaseException:
             self.withdraw(call_id)
             raise
 
-    async def stream(self, verb: AnyVerb, request: Any, deadline: float) -> AsyncGenerator[Any, None]:
+    async def stream(
+        self, verb: AnyVerb, request: Any, deadline: float, token: str | None = None
+    ) -> AsyncGenerator[Any, None]:
         """The parts, then the reply as the last item; raises the error that ended the call."""
         parts: asyncio.Queue[Any] = asyncio.Queue()
 
@@ -110,7 +123,7 @@ class Link:
                 raise too_slow(verb.name)
             parts.put_nowait(part)
 
-        call_id, ended = self.begin(verb, request, self._clock.monotonic(), deadline, keep)
+        call_id, ended = self.begin(verb, request, self._clock.monotonic(), deadline, keep, token)
         ended.add_done_callback(lambda _: parts.put_nowait(_END))
         try:
             while (item := await parts.get()) is not _END:

@@ -26,12 +26,13 @@ IDLE_KEPT: Final = 4
 _objects = msgspec.json.Decoder(dict[str, Any])
 
 
-def plain_call(verb: str, request: Any, budget_ms: int) -> bytes:
+def plain_call(verb: str, request: Any, budget_ms: int, token: str | None = None) -> bytes:
     """A request in plain dress."""
     fields = (
         msgspec.to_builtins(request, builtin_types=(bytes, memoryview)) if not isinstance(request, dict) else request
     )
-    return encode_json({**fields, "action": verb, "_deadline_ms": budget_ms})
+    shown = {} if token is None else {"_token": token}
+    return encode_json({**fields, "action": verb, "_deadline_ms": budget_ms, **shown})
 
 
 def plain_reply(body: Buffer, verb: AnyVerb) -> Any:
@@ -118,7 +119,12 @@ class PlainLink:
         return not self._busy
 
     async def call(
-        self, verb: AnyVerb, request: Any, deadline: float, _part: Callable[[Any], None] | None = None
+        self,
+        verb: AnyVerb,
+        request: Any,
+        deadline: float,
+        _part: Callable[[Any], None] | None = None,
+        token: str | None = None,
     ) -> Any:
         """The reply, of which there are no parts; raises the error that ended the call."""
         line = self._idle.pop() if self._idle else _Line(self._context, self._endpoint)
@@ -126,7 +132,8 @@ class PlainLink:
         now = self._clock.monotonic()
         try:
             async with asyncio.timeout(max(0.0, deadline - now)):
-                body = await line.ask(plain_call(verb.name, request, max(1, remaining_ms(deadline, now))))
+                budget_ms = max(1, remaining_ms(deadline, now))
+                body = await line.ask(plain_call(verb.name, request, budget_ms, token))
         except BaseException as error:
             line.close()
             if isinstance(error, TimeoutError):
@@ -142,9 +149,11 @@ class PlainLink:
             line.close()
         return plain_reply(body, verb)
 
-    async def stream(self, verb: AnyVerb, request: Any, deadline: float) -> AsyncGenerator[Any, None]:
+    async def stream(
+        self, verb: AnyVerb, request: Any, deadline: float, token: str | None = None
+    ) -> AsyncGenerator[Any, None]:
         """The one reply."""
-        yield await self.call(verb, request, deadline)
+        yield await self.call(verb, request, deadline, token=token)
 
     def sweep(self) -> None:
         """Each call times itself."""

@@ -38,6 +38,7 @@ class Find:
 class Send:
     """Step: send the call and await its answer until `deadline` (monotonic); its outcome is the reply."""
 
+    target: str
     found: Found
     verb: AnyVerb
     request: Any
@@ -98,7 +99,7 @@ def pursue(
         elif not guards.retries.withdraw(rules.clock.monotonic()):
             raise error
         try:
-            return (yield from _attempt(rules, guards, Send(found, verb, request, deadline)))
+            return (yield from _attempt(rules, guards, Send(target, found, verb, request, deadline)))
         except TandemError as raised:
             error = raised
 

@@ -13,11 +13,15 @@ TIMEOUT_S: Final = 30.0
 
 @dataclass(frozen=True, slots=True)
 class ClientSettings:
-    """`timeout_s` is the budget of a call that states none: every attempt and pause of it together."""
+    """`timeout_s` is the budget of a call that states none: every attempt and pause of it together.
+
+    `token` is shown with every call, whatever the process's own credentials are; empty: those say.
+    """
 
     timeout_s: float = TIMEOUT_S
     breaker: BreakerSettings = field(default_factory=BreakerSettings)
     retry: RetrySettings = field(default_factory=RetrySettings)
+    token: str = field(default="", repr=False)
 
 
 def at_own_pace(timeout_s: float = TIMEOUT_S, attempts: int = 1) -> ClientSettings:

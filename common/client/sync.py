@@ -13,6 +13,7 @@ from common.api.basic import BreakerStats
 from common.api.words import AnyVerb, Cursor, Message, Verb
 from common.client.blocking_link import BlockingLink, PlainBlockingLink
 from common.client.blocking_subscription import BlockingSubscription
+from common.client.credentials import NOBODY, Credentials
 from common.client.directory import Directory, Place
 from common.client.following import Event, Fill, Following, Lost, Notice, taken
 from common.client.guard import Guard
@@ -36,8 +37,16 @@ LINKS_KEPT: Final = 256
 class Client:
     """Calls services by their names and agents by theirs; safe to share between threads, one call at a time."""
 
-    def __init__(self, directory: Directory, clock: Clock, rng: Rng, settings: ClientSettings | None = None) -> None:
+    def __init__(
+        self,
+        directory: Directory,
+        clock: Clock,
+        rng: Rng,
+        settings: ClientSettings | None = None,
+        credentials: Credentials = NOBODY,
+    ) -> None:
         self._directory = directory
+        self._credentials = credentials
         self._clock = clock
         self._settings = settings or ClientSettings()
         self._context = sockets.new_context()
@@ -109,7 +118,8 @@ class Client:
             outcome = error = None
             try:
                 if isinstance(step, Send):
-                    outcome = self._link(step.found).call(step.verb, step.request, step.deadline)
+                    token = self._token(step.target, step.found.endpoint, step.verb)
+                    outcome = self._link(step.found).call(step.verb, step.request, step.deadline, token)
                 elif isinstance(step, Find):
                     outcome = self._find(step.target, step.deadline)
                 elif isinstance(step, Pause):
@@ -122,18 +132,22 @@ class Client:
     def _find(self, target: str, deadline: float) -> Found:
         place = self._directory.place(target)
         if place is not None:
-            return Found(place.requests)
+            return Found(self._credentials.dressed(place).requests)
         known = self._names.lookup(target, self._clock.monotonic())
         if known is not None:
             return Found(known.endpoint, known.dress)
         changes = self._names.changes
         at = self._ask_registry(target, deadline)
         now = self._clock.monotonic()
-        known = self._names.learn(target, Endpoint.tcp(at.host, at.port), at.dress, changes, now)
-        return Found(known.endpoint, known.dress)
+        found = self._credentials.found(at)
+        self._names.learn(target, found.endpoint, found.dress, changes, now)
+        return found
+
+    def _token(self, target: str, endpoint: Endpoint, verb: AnyVerb) -> str | None:
+        return self._settings.token or self._credentials.token(target, endpoint, verb)
 
     def _ask_registry(self, target: str, deadline: float) -> core_orchestrator.Endpoint:
-        asked = core_orchestrator.AgentName(agent_name=target)
+        asked = core_orchestrator.LocateAgent(agent_name=target, curve=self._credentials.has_keys)
         timeout_s = min(5.0, deadline - self._clock.monotonic())
         return self.call(core_orchestrator.SERVICE, core_orchestrator.GET_AGENT_ENDPOINT, asked, timeout_s=timeout_s)
 
@@ -180,7 +194,8 @@ class Client:
         guards = self._guard.of(found.endpoint.address, self._clock.monotonic())
         try:
             with self._guard.attempt(guards, self._clock) as attempt:
-                for item in self._link(found).stream(verb, request, deadline):
+                token = self._token(target, found.endpoint, verb)
+                for item in self._link(found).stream(verb, request, deadline, token):
                     attempt.answered_at = attempt.answered_at or self._clock.monotonic()
                     yield item
         except Unavailable:
@@ -240,9 +255,8 @@ class Client:
     def _place(self, target: str) -> Place:
         place = self._directory.place(target)
         if place is not None:
-            return place
-        at = self._ask_registry(target, self._deadline(None))
-        return Place(Endpoint.tcp(at.host, at.port), Endpoint.tcp(at.host, at.events_port) if at.events_port else None)
+            return self._credentials.dressed(place)
+        return self._credentials.place(self._ask_registry(target, self._deadline(None)))
 
     def breakers(self) -> list[BreakerStats]:
         """Every endpoint's breaker as it stands."""

@@ -192,6 +192,11 @@ class Shell:
         self.every(PROBE_S, self._probe)
         self.every(FOLLOW_S, self._follow_keys)
 
+    @property
+    def server_key(self) -> str:
+        """The key (Z85) to connect to its encrypted ports by; empty where it has none."""
+        return self.authority.public if len(self.settings.addresses) > 1 else ""
+
     def set_ready(self) -> None:
         """Work is taken from now on."""
         self.phase = "ready"

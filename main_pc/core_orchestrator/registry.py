@@ -274,6 +274,7 @@ class Registry:
             heard_s=max(0.0, now - entry.heard_at),
             in_flight=self._in_flight(asked.agent_name),
             registered_at=entry.registered_at,
+            server_key=asked.server_key,
         )
 
 

@@ -90,6 +90,9 @@ def at_port(port: int, events_port: int = 0) -> Place:
     return Place(Endpoint.tcp("127.0.0.1", port), Endpoint.tcp("127.0.0.1", events_port) if events_port else None)
 
 
+SHARED = [field for field in core.Endpoint.__struct_fields__ if field in core.Agent.__struct_fields__]
+
+
 class Registry:
     """As much of CoreOrchestrator as a client needs."""
 
@@ -97,15 +100,19 @@ class Registry:
         self.shell = shell
         self.agents: dict[str, core.Endpoint] = {}
         self.asked: list[str] = []
+        self.curve: list[bool] = []
         shell.handle(core.GET_AGENT_ENDPOINT, self.endpoint)
 
-    def endpoint(self, request: core.AgentName, call: Call) -> core.Endpoint:
+    def endpoint(self, request: core.LocateAgent, call: Call) -> core.Endpoint:
         self.asked.append(request.agent_name)
+        self.curve.append(request.curve)
         if request.agent_name not in self.agents:
             raise NotFound(f"no agent {request.agent_name!r}")
         return self.agents[request.agent_name]
 
-    def put(self, name: str, port: int, dress: core.Dress = "native", events_port: int = 0) -> None:
+    def put(
+        self, name: str, port: int, dress: core.Dress = "native", events_port: int = 0, server_key: str = ""
+    ) -> None:
         """The agent is there from now on, without a word to anyone."""
         self.agents[name] = core.Endpoint(
             agent_name=name,
@@ -117,12 +124,13 @@ class Registry:
             liveness="alive",
             dress=dress,
             location="mainpc",
+            server_key=server_key,
         )
 
     def tell(self, name: str) -> None:
         """An event says that the agent changed."""
         agent = core.Agent(
-            **{field: getattr(self.agents[name], field) for field in core.Endpoint.__struct_fields__},
+            **{field: getattr(self.agents[name], field) for field in SHARED},
             verbs={},
             idempotent=[],
             metadata={},
