@@ -30,6 +30,7 @@ COMMANDS: Final = {
     "errors": "What went wrong, grouped and counted; show, resolve.",
     "logs": "A process's log; -f follows it.",
     "call": "Call any verb, JSON in and out.",
+    "heal": "What each host did alone, and whether anything is in conflict.",
     "check": "Every problem of startup files, with its line.",
     "agent": "Start, stop or restart a process.",
     "start": "Run both hosts on this machine.",

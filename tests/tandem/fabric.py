@@ -25,6 +25,7 @@ from common.api import (
     tasks,
 )
 from common.api import observability_hub as hub
+from common.api.separations import LIST_SEPARATIONS, Separation, SeparationList
 from common.api.words import Cursor, Empty
 from common.client.directory import SERVICES_VARIABLE
 from common.errors import Cancelled, NoCapacity, NotFound, StaleFence, TandemError, TooLarge, Unavailable
@@ -116,6 +117,8 @@ class Fabric:
     groups: dict[str, error_bus.ErrorGroupDetail] = field(default_factory=dict)
     health: hub.FabricHealth | None = None
     links: dict[str, list[links.Link]] = field(default_factory=dict)
+    separations: dict[str, list[Separation]] = field(default_factory=dict)
+    copies: dict[str, list[core_orchestrator.Agent]] = field(default_factory=dict)
 
     def environ(self) -> dict[str, str]:
         """The environment in which the command finds this fabric."""
@@ -143,7 +146,7 @@ class Fabric:
 
     def free(self, host: str) -> int:
         """The bytes of the host's card that nobody leases."""
-        return TOTALS[host] - sum(lease.bytes for lease in self.leases.values() if lease.host == host)
+        return max(0, TOTALS[host] - sum(lease.bytes for lease in self.leases.values() if lease.host == host))
 
     def end(self, lease_id: str) -> None:
         """A lease is over."""
@@ -347,6 +350,14 @@ def _serve_host(shell: Shell, fabric: Fabric, host: str) -> None:
     shell.handle(
         supervisor.LIST_PROCESSES,
         lambda _asked, _call: supervisor.Processes(host=host, processes=fabric.processes.get(host, []), as_of=AS_OF),
+    )
+    shell.handle(
+        LIST_SEPARATIONS,
+        lambda _asked, _call: SeparationList(host=host, separations=fabric.separations.get(host, [])),
+    )
+    shell.handle(
+        core_orchestrator.LIST_AGENTS,
+        lambda _asked, _call: core_orchestrator.Agents(agents=fabric.copies.get(host, fabric.agents), as_of=AS_OF),
     )
     shell.handle(
         links.LIST_LINKS,
