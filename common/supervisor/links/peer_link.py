@@ -25,6 +25,8 @@ from common.supervisor.links.pulse import Pulse
 from common.supervisor.links.trust import Verdict, not_joined
 
 PING_S: Final = 1.0
+PING_DOWN_S: Final = 0.25
+"""How often one that is down is asked, so that a link that comes back is seen to."""
 EXCHANGE_TIMEOUT_S: Final = 3.0
 
 
@@ -84,7 +86,8 @@ class PeerLink:
         while True:
             begun = self._clock.monotonic()
             await self._ping_once(client, begun)
-            await asyncio.sleep(max(PING_S - (self._clock.monotonic() - begun), 0.05))
+            pace_s = PING_S if self._pulse.up else PING_DOWN_S
+            await asyncio.sleep(max(pace_s - (self._clock.monotonic() - begun), PING_DOWN_S / 2))
 
     async def _ping_once(self, client: AsyncClient, begun: float) -> None:
         try:
@@ -139,7 +142,7 @@ class PeerLink:
             self._stale.clear()
             with suppress(TandemError):  # the next look brings what this one did not
                 await self.exchange(client)
-            await asyncio.sleep(PING_S / 4)
+            await asyncio.sleep(PING_DOWN_S)
 
 
 class _Listener:

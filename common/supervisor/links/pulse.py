@@ -14,7 +14,7 @@ KEPT: Final = 10
 
 
 class Pulse:
-    """One link's pings; times are monotonic seconds."""
+    """One link's pings; times are monotonic seconds. `lost` counts those without an answer since there was one."""
 
     def __init__(self, now: float) -> None:
         self.up = False
@@ -42,7 +42,7 @@ class Pulse:
 
     def missed(self, now: float, why: str) -> bool:
         """A ping was not answered; whether the link went down with it."""
-        self.lost += 1
+        self.lost += self.heard_at is not None
         self._missed += 1
         if not self.up:
             self.why = why

@@ -32,4 +32,4 @@ def test_the_reason_of_a_link_that_is_down_is_the_newest() -> None:
     pulse = Pulse(0.0)
     assert not pulse.missed(1.0, "has not joined")
     assert not pulse.missed(2.0, "nobody listens")
-    assert (pulse.why, pulse.since) == ("nobody listens", 0.0)
+    assert (pulse.why, pulse.since, pulse.lost) == ("nobody listens", 0.0, 0)
