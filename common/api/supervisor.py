@@ -137,7 +137,7 @@ ADMIT_LEASE = Verb(
     "admit_lease",
     AdmitLease,
     leases.LeaseGranted,
-    Access.CONTROL,
+    Access.USE,
     stability="internal",
     summary="admit the planner's choice on one of this host's cards, or refuse it",
 )
