@@ -26,10 +26,16 @@ from common.client.settings import ClientSettings
 from common.client.sync import Client
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = (
-    *("core", "core_events", "core_health", "rm", "rm_events", "rm_health"),
-    *("mainpc", "mainpc_events", "mainpc_health", "pc2", "pc2_events", "pc2_health"),
-)
+SERVICES = {
+    "core": ("core_orchestrator", "CoreOrchestrator", "mainpc"),
+    "rm": ("resource_manager", "ResourceManager", "pc2"),
+    "hub": ("observability_hub", "ObservabilityHub", "pc2"),
+    "errors": ("error_bus", "ErrorBus", "pc2"),
+    "security": ("security_gateway", "SecurityGateway", "pc2"),
+}
+"""What tests call a service: its process, its public name and its host."""
+HOSTS = {"mainpc": "main_pc", "pc2": "pc2"}
+NAMES = [f"{name}{port}" for name in (*SERVICES, *HOSTS) for port in ("", "_events", "_health")]
 
 T = TypeVar("T")
 
@@ -75,12 +81,11 @@ class Fabric:
     @property
     def environ(self) -> dict[str, str]:
         """The environment of a program that belongs to this fabric."""
-        at, port = "127.0.0.1", self.ports
-        services = (
-            f"CoreOrchestrator={port['core']}:{port['core_events']}@{at},"
-            f"ResourceManager={port['rm']}:{port['rm_events']}@{at},"
-            f"Supervisor/mainpc={port['mainpc']}:{port['mainpc_events']}@{at},"
-            f"Supervisor/pc2={port['pc2']}:{port['pc2_events']}@{at}"
+        port = self.ports
+        places = {public: name for name, (_, public, _) in SERVICES.items()}
+        places |= {f"Supervisor/{host}": host for host in HOSTS}
+        services = ",".join(
+            f"{public}={port[name]}:{port[f'{name}_events']}@127.0.0.1" for public, name in places.items()
         )
         kept = {name: value for name, value in os.environ.items() if not name.startswith("TANDEM_")}
         kept.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -117,14 +122,16 @@ class Fabric:
     def startup_file(self, host: str) -> Path:
         """Write a host's startup file."""
         port = self.ports
-        core = {"port": port["core"], "events_port": port["core_events"], "health_check_port": port["core_health"]}
-        rm = {"port": port["rm"], "events_port": port["rm_events"], "health_check_port": port["rm_health"]}
-        own, other = (
-            ("core_orchestrator", "resource_manager") if host == "mainpc" else ("resource_manager", "core_orchestrator")
-        )
-        package = "main_pc" if host == "mainpc" else "pc2"
+        services = {
+            process: {
+                "port": port[name],
+                "events_port": port[f"{name}_events"],
+                "health_check_port": port[f"{name}_health"],
+            }
+            for name, (process, _, _) in SERVICES.items()
+        }
+        own = {process for process, _, where in SERVICES.values() if where == host}
         peer = "pc2" if host == "mainpc" else "mainpc"
-        ports = {"core_orchestrator": core, "resource_manager": rm}
         document = {
             "version": 1,
             "host": host,
@@ -138,17 +145,18 @@ class Fabric:
                     "address": "127.0.0.1",
                     "supervisor_port": port[peer],
                     "events_port": port[f"{peer}_events"],
-                    "services": {other: ports[other]},
+                    "services": {process: ports for process, ports in services.items() if process not in own},
                 }
             },
             "simulated_cards": [{"name": "simulated", "memory": "24GiB" if host == "mainpc" else "12GiB"}],
             "services": [
                 {
-                    "name": own,
-                    "command": ["{python}", "-m", package, own],
-                    **ports[own],
+                    "name": process,
+                    "command": ["{python}", "-m", HOSTS[host], process],
+                    **services[process],
                     "restart": {"when": "always", "attempts": 1000, "max_delay_s": "1s"},
                 }
+                for process in sorted(own)
             ],
             "agents": list(self.agents.get(host, ())),
         }
