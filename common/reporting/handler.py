@@ -41,12 +41,13 @@ class TandemHandler(logging.Handler):
             _tell(REPORTS_ITSELF)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Report one record; one that its writer reported, or that reporting itself wrote, is left out."""
+        """Report one record; one that was reported by its writer or another handler, or is reporting's own, is left out."""
         if getattr(record, REPORTED, False) or record.name.startswith(_OWN_LOGGERS):
             return
         if record.exc_info and record.exc_info[1] is not None and told_before(record.exc_info[1]):
             return
         try:
+            record.reported = True
             reporter = self._reporter or process_reporter()
             reporter.report(
                 record_key(record), lambda: record_report(reporter.name, reporter.host, reporter.now(), record)

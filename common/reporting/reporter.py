@@ -59,7 +59,7 @@ class ErrorReporter:
         environ: Mapping[str, str] = os.environ,
     ) -> None:
         environment = AgentEnvironment.read(environ)
-        self.name = agent_name(environment.agent_name or name or Path(sys.argv[0] or "").stem or "program")
+        self.name = agent_name(environment.agent_name or name or _program())
         self.host = environment.host or host or "mainpc"
         self.reported = 0
         self.not_kept = 0
@@ -191,6 +191,12 @@ def _encoded(report: ErrorReport) -> bytes:
     if len(payload) <= MAX_PAYLOAD:
         return payload
     return msgspec.msgpack.encode(msgspec.structs.replace(report, details={"cut": True}))
+
+
+def _program() -> str:
+    """The program's name; that of one without a file is its interpreter's."""
+    called = sys.argv[0] if sys.argv else ""
+    return Path(called).stem if called and not called.startswith("-") else "python"
 
 
 def _connect() -> Caller:
