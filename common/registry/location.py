@@ -1,8 +1,8 @@
 """Where an agent answers, as seen from the asker: look-ups are relative.
 
-A loopback address means the registrant's own host. On that host it is good as it is; elsewhere a native caller gets the host's
-LAN address, and everyone else a port of the relay on the asker's own loopback. Where both hosts share an address there is no
-way to go, and loopback is good everywhere.
+A loopback address means the registrant's own host. On that host it is good as it is; elsewhere a caller that speaks CURVE gets the
+host's LAN address with the agent's server key, and everyone else a port of the relay on the asker's own loopback. Where both
+hosts are one machine there is no way to go, and loopback is good everywhere.
 
 It opens nothing and knows no topology: addresses and relay ports are passed in.
 """
@@ -49,21 +49,26 @@ class Relayed(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Asker:
-    """Who asks: its host, and whether it speaks the native dress and so can cross hosts by itself."""
+    """Who asks: its host, and whether it speaks CURVE and so can cross hosts by itself."""
 
     host: str
-    native: bool = False
+    curve: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Routes:
-    """Ways between hosts: each host's address on the LAN, and what the relay of a host offers of an agent elsewhere."""
+    """Ways between hosts: each host's address on the LAN, what the relay of a host offers of an agent elsewhere, and the hosts
+    that are this machine.
+    """
 
     addresses: Mapping[str, str] = field(default_factory=dict)
     relayed: Mapping[tuple[str, str], Relayed] = field(default_factory=dict)
+    near: frozenset[str] = frozenset()
 
     def one_machine(self, here: str, there: str) -> bool:
-        """Whether both hosts are known to share an address."""
+        """Whether both hosts are known to be one machine: this one, or one at the same address."""
+        if here in self.near and there in self.near:
+            return True
         return here in self.addresses and self.addresses[here] == self.addresses.get(there)
 
 
@@ -81,11 +86,13 @@ def endpoint_for(entry: Located, asker: Asker, routes: Routes) -> Endpoint:
         dress=asked.dress,
         location=asked.location,
     )
-    if not is_own_host(asked.host) or asker.host == asked.location or routes.one_machine(asker.host, asked.location):
+    if not is_own_host(asked.host):
+        return structs.replace(near, server_key=asked.server_key)
+    if asker.host == asked.location or routes.one_machine(asker.host, asked.location):
         return near
     address = routes.addresses.get(asked.location)
-    if asker.native and asked.dress == "native" and address is not None:
-        return structs.replace(near, host=address)
+    if asker.curve and asked.server_key and address:
+        return structs.replace(near, host=address, server_key=asked.server_key, health_check_port=0)
     relayed = routes.relayed.get((asker.host, asked.agent_name))
     if relayed is None:
         raise Unavailable(f"{asked.agent_name} is on {asked.location} and no relay on {asker.host} leads there")

@@ -10,8 +10,20 @@ from main_pc.core_orchestrator.registry import Entry
 LAN = Routes(addresses={"mainpc": "10.0.0.1", "pc2": "10.0.0.2"})
 
 
-def on_pc2(host: str = "127.0.0.1", dress: str = "native") -> Entry:
-    asked = RegisterAgent(agent_name="whisper", host=host, port=9000, capabilities=[], location="pc2", dress=dress)  # type: ignore[arg-type]
+KEY = "k" * 40
+
+
+def on_pc2(host: str = "127.0.0.1", server_key: str = KEY) -> Entry:
+    asked = RegisterAgent(
+        agent_name="whisper",
+        host=host,
+        port=9000,
+        health_check_port=9001,
+        events_port=9002,
+        capabilities=[],
+        location="pc2",
+        server_key=server_key,
+    )
     return Entry(asked, "now", "alive", 0.0)
 
 
@@ -49,20 +61,30 @@ def test_hosts_that_share_an_address_share_loopback() -> None:
     assert found(on_pc2(), Asker("mainpc"), shared) == ("127.0.0.1", 9000)
 
 
-def test_a_native_caller_gets_the_lan_address_of_a_native_agent() -> None:
-    assert found(on_pc2(), Asker("mainpc", native=True)) == ("10.0.0.2", 9000)
+def test_hosts_of_this_machine_share_loopback_though_only_one_has_an_address() -> None:
+    near = Routes({"mainpc": "10.0.0.1"}, near=frozenset({"mainpc", "pc2"}))
+    assert found(on_pc2(), Asker("mainpc", curve=True), near) == ("127.0.0.1", 9000)
+    with pytest.raises(Unavailable):
+        found(on_pc2(), Asker("third"), near)
 
 
-@pytest.mark.parametrize(("asker", "dress"), [(Asker("mainpc"), "native"), (Asker("mainpc", native=True), "plain")])
-def test_everyone_else_gets_the_relays_port_on_the_own_loopback(asker: Asker, dress: str) -> None:
+def test_a_loopback_answer_names_no_key_for_loopback_is_plain() -> None:
+    assert endpoint_for(on_pc2(), Asker("pc2", curve=True), LAN).server_key == ""
+    assert endpoint_for(on_pc2("10.9.9.9"), Asker("mainpc"), LAN).server_key == KEY
+
+
+def test_who_speaks_curve_gets_the_address_and_the_key_of_an_agent_that_has_one() -> None:
+    at = endpoint_for(on_pc2(), Asker("mainpc", curve=True), LAN)
+    assert (at.host, at.port, at.events_port, at.health_check_port) == ("10.0.0.2", 9000, 9002, 0)
+    assert at.server_key == KEY
+
+
+@pytest.mark.parametrize(("asker", "key"), [(Asker("mainpc"), KEY), (Asker("mainpc", curve=True), "")])
+def test_everyone_else_gets_the_relays_port_on_the_own_loopback(asker: Asker, key: str) -> None:
     relay = Routes(LAN.addresses, {("mainpc", "whisper"): Relayed(40_001, 40_002)})
-    endpoint = endpoint_for(on_pc2(dress=dress), asker, relay)
-    assert (endpoint.host, endpoint.port, endpoint.health_check_port, endpoint.events_port) == (
-        "127.0.0.1",
-        40_001,
-        40_002,
-        0,
-    )
+    at = endpoint_for(on_pc2(server_key=key), asker, relay)
+    assert (at.host, at.port, at.health_check_port, at.events_port) == ("127.0.0.1", 40_001, 40_002, 0)
+    assert at.server_key == ""
 
 
 @pytest.mark.parametrize("routes", [LAN, Routes()])
@@ -71,6 +93,6 @@ def test_without_a_way_it_is_unavailable_and_says_which_is_missing(routes: Route
         endpoint_for(on_pc2(), Asker("mainpc"), routes)
 
 
-def test_a_native_caller_without_a_known_address_needs_the_relay_too() -> None:
+def test_who_speaks_curve_without_a_known_address_needs_the_relay_too() -> None:
     with pytest.raises(Unavailable):
-        endpoint_for(on_pc2(), Asker("mainpc", native=True), Routes())
+        endpoint_for(on_pc2(), Asker("mainpc", curve=True), Routes())
