@@ -1,10 +1,11 @@
 """ErrorBus's vocabulary: errors as they are told, and the groups they fall into.
 
-Delivered once. A lone report may carry a `report_id`: the same agent's same id counts once, also after a restart of either
-side. A sender that spools uses `report_errors` instead: it numbers its reports 1, 2, 3 ... within an `epoch` of its own, sends
-them in order and without a gap, one batch at a time, and goes on after the `seq` of the answer. What was counted before
+Delivered once. A lone report may carry a `report_id`: the same id of the same agent counts once, also after a restart of
+either side. A sender that spools uses `report_errors` instead: it numbers its reports 1, 2, 3 ... within an `epoch` of its own,
+sends them in order and without a gap, one batch at a time, and goes on after the `seq` of the answer. What was counted before
 is passed over, so an unanswered batch is sent again as it was, or with more behind it. One number for each sender and epoch
-is all that is kept for this, committed together with the counts.
+is all that is kept for this, committed together with the counts. Agents and senders are known by the host their calls come
+from, so that none can pass for one of another host.
 """
 
 from __future__ import annotations

@@ -47,10 +47,11 @@ class Figures:
 
 
 class _Judged(NamedTuple):
-    """One report, as it will be counted."""
+    """One report, as it will be counted; the `teller` is the agent as its caller's host knows it."""
 
     report: api.ErrorReport
     into: Fingerprint
+    teller: str
     host: str
     at: Moment
 
@@ -92,9 +93,12 @@ class ErrorBook:
     # what happens
 
     def take(self, report: api.ErrorReport, host: str, now: Moment) -> api.ErrorReported:
-        """Counts one report, once for its id; `host` is the caller's. BadRequest for a time that is none."""
+        """Counts one report, once for its id; `host` is the caller's. BadRequest for a time that is none.
+
+        Ids and senders' names are their host's own: no host can say that another's reports were counted.
+        """
         judged = _judge(report, host, "", now)
-        group_id = self._counted_in(report)
+        group_id = self._counted_in(judged)
         if group_id:
             self.figures.repeated += 1
             known = self._groups.get(group_id)
@@ -105,12 +109,13 @@ class ErrorBook:
 
     def take_batch(self, asked: api.ReportErrors, host: str, now: Moment) -> api.ErrorsTaken:
         """Counts what of a batch was not counted before; BadRequest for a time that is none, and then none is counted."""
-        reached = self.deliveries.seq(asked.sender, asked.epoch)
+        sender = f"{host}/{asked.sender}"
+        reached = self.deliveries.seq(sender, asked.epoch)
         known = max(0, min(len(asked.reports), reached + 1 - asked.first_seq))
         judged = [_judge(report, host, asked.sent_at, now) for report in asked.reports[known:]]
         taken = 0
         for one in judged:
-            if not self._counted_in(one.report):
+            if not self._counted_in(one):
                 self._count(one, now)
                 taken += 1
         repeated = len(asked.reports) - taken
@@ -118,7 +123,7 @@ class ErrorBook:
         if judged:
             self.figures.lost += asked.lost if not known else 0
             reached = asked.first_seq + len(asked.reports) - 1
-            self.deliveries.counted_to(asked.sender, asked.epoch, reached)
+            self.deliveries.counted_to(sender, asked.epoch, reached)
         return api.ErrorsTaken(seq=reached, taken=taken, repeated=repeated)
 
     def resolve(self, group_id: str, by: str, note: str, now: Moment) -> api.ErrorGroup:
@@ -180,8 +185,9 @@ class ErrorBook:
 
     # inside
 
-    def _counted_in(self, report: api.ErrorReport) -> str:
-        return self.deliveries.group_of(report.agent, report.report_id) if report.report_id else ""
+    def _counted_in(self, judged: _Judged) -> str:
+        report_id = judged.report.report_id
+        return self.deliveries.group_of(judged.teller, report_id) if report_id else ""
 
     def _group(self, group_id: str) -> Group:
         group = self._groups.get(group_id)
@@ -190,7 +196,7 @@ class ErrorBook:
         return group
 
     def _count(self, judged: _Judged, now: Moment) -> Group:
-        report, into, host, at = judged
+        report, into, teller, host, at = judged
         group = self._groups.get(into.group_id)
         is_new = group is None
         if group is None:
@@ -201,7 +207,7 @@ class ErrorBook:
             self._forgetting.seen(into.group_id, group.row.owner)
         self._keep_sample(group, judged, now)
         if report.report_id:
-            self.deliveries.counted(report.agent, report.report_id, into.group_id)
+            self.deliveries.counted(teller, report.report_id, into.group_id)
         if is_new:
             self._tell("new", group)
         if moved:
@@ -264,7 +270,8 @@ class ErrorBook:
 
 
 def _judge(report: api.ErrorReport, host: str, sent_at: str, now: Moment) -> _Judged:
-    return _Judged(report, fingerprint(report), report.host or host, occurred(report.occurred_at, sent_at, now))
+    at = occurred(report.occurred_at, sent_at, now)
+    return _Judged(report, fingerprint(report), f"{host}/{report.agent}", report.host or host, at)
 
 
 def _passes(row: Row, asked: api.ListErrorGroups) -> bool:

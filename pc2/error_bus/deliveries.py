@@ -68,14 +68,14 @@ class Deliveries:
         while len(self._standings) > self._most_senders:
             self._rows.append(STANDINGS.delete(self._standings.popitem(last=False)[0]))
 
-    def group_of(self, agent: str, report_id: str) -> str:
-        """The group in which the agent's report of this id was counted; empty where it was not."""
-        known = self._ids.get(_of_report(agent, report_id))
+    def group_of(self, teller: str, report_id: str) -> str:
+        """The group in which the teller's report of this id was counted; empty where it was not."""
+        known = self._ids.get(_of_report(teller, report_id))
         return known.group_id if known is not None else ""
 
-    def counted(self, agent: str, report_id: str, group_id: str) -> None:
-        """The agent's report of this id is counted."""
-        key = _of_report(agent, report_id)
+    def counted(self, teller: str, report_id: str, group_id: str) -> None:
+        """The teller's report of this id is counted."""
+        key = _of_report(teller, report_id)
         self._ids[key] = counted = Counted(group_id=group_id, used=self._use())
         self._rows.append(COUNTED.put(key, counted))
         while len(self._ids) > self._most_ids:
@@ -103,6 +103,6 @@ def _of_sender(sender: str, epoch: int) -> str:
     return f"{epoch}/{sender}"
 
 
-def _of_report(agent: str, report_id: str) -> str:
+def _of_report(teller: str, report_id: str) -> str:
     """No agent's name holds a line feed."""
-    return f"{agent}\n{report_id}"
+    return f"{teller}\n{report_id}"

@@ -35,7 +35,7 @@ SAMPLE_EVERY_S: Final = 10.0
 """A storm writes one sample in so many seconds, once the first ones are taken."""
 
 SEVERITIES: Final[tuple[Severity, ...]] = ("debug", "info", "warning", "error", "critical")
-CHARS: Final = 4_096
+CHARS: Final = 2_048
 """Characters that a group holds beside its samples, at most, roughly."""
 
 

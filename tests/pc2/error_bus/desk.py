@@ -55,14 +55,16 @@ class Desk:
         self.store.commit(settled.rows, Durability.FULL)
         self.events += settled.events
 
-    def take(self, *args: str, **fields: Any) -> ErrorReported:
-        taken = self.book.take(report(*args, **fields), "mainpc", self.now)
+    def take(self, *args: str, caller_host: str = "mainpc", **fields: Any) -> ErrorReported:
+        taken = self.book.take(report(*args, **fields), caller_host, self.now)
         self.settle()
         return taken
 
-    def batch(self, reports: list[ErrorReport], first_seq: int = 1, **fields: Any) -> ErrorsTaken:
+    def batch(
+        self, reports: list[ErrorReport], first_seq: int = 1, caller_host: str = "mainpc", **fields: Any
+    ) -> ErrorsTaken:
         asked: dict[str, Any] = {"sender": "mainpc/reader", "epoch": 1} | fields
-        taken = self.book.take_batch(ReportErrors(first_seq=first_seq, reports=reports, **asked), "mainpc", self.now)
+        taken = self.book.take_batch(ReportErrors(first_seq=first_seq, reports=reports, **asked), caller_host, self.now)
         self.settle()
         return taken
 

@@ -28,7 +28,7 @@ def test_a_batch_writes_a_groups_row_once() -> None:
     desk.batch([report() for _ in range(500)])
     desk.batch([report() for _ in range(500)], first_seq=501)
     group_id = fingerprint(report()).group_id
-    assert desk.written == [f"error_groups:{group_id}", "error_senders:1/mainpc/reader"]
+    assert desk.written == [f"error_groups:{group_id}", "error_senders:1/mainpc/mainpc/reader"]
 
 
 def test_a_batch_that_is_sent_again_counts_once_and_what_is_behind_it_counts() -> None:
@@ -99,6 +99,14 @@ def test_the_id_of_a_report_whose_group_is_forgotten_is_still_known() -> None:
     desk.take("KeyError")
     again = desk.take(report_id="r1")
     assert (again.repeated, again.group_id, again.state) == (True, first.group_id, "forgotten")
+
+
+def test_no_host_can_say_that_anothers_reports_were_counted() -> None:
+    desk = Desk()
+    desk.batch([report()], first_seq=1_000_000, caller_host="pc2")
+    desk.take(report_id="r1", caller_host="pc2")
+    assert desk.batch([report()]).taken == 1
+    assert not desk.take(report_id="r1").repeated
 
 
 def test_every_change_of_state_is_told() -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import json
 
@@ -78,6 +78,7 @@ def test_what_is_no_json_is_told_by_its_kind() -> None:
     assert details == {"raw": "<3 bytes>", "view": "<2 bytes>", "huge": str(2**60), "kind": "{1}"}
 
 
+@settings(max_examples=40)
 @given(st.dictionaries(st.text(), JSON))
 def test_any_details_become_bounded_json(details: dict[str, Any]) -> None:
     kept = sample(details=details)
