@@ -11,7 +11,7 @@ It decides nothing, sends nothing and reads no clock.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from heapq import merge
 from itertools import islice
@@ -26,7 +26,9 @@ from common.dispatch.agenda import Agenda
 from common.dispatch.load import Call, Load
 from common.errors import Internal, NotFound
 from common.resilience.idempotency import Replies, ReplyForgotten, ReplyKept
+from pc2.resource_manager.tasks.kept import Kept
 from pc2.resource_manager.tasks.limits import Limits
+from pc2.resource_manager.tasks.lines import Lines
 from pc2.resource_manager.tasks.task import (
     ACTIVE,
     NEXT,
@@ -80,18 +82,11 @@ class TaskBook:
         self.bounds: dict[str, int] = {}
         self.counts: Counter[TaskState] = Counter()
         self.running: Counter[str] = Counter()
-        self.ready: dict[str, Agenda] = {}
-        self.stalls: dict[str, str] = {}
-        self.awake: set[str] = set()
-        self.delayed = Agenda()
+        self.lines = Lines()
+        self.kept = Kept()
         self.deadlines = Agenda()
         self.arrivals: dict[str, Agenda] = {}
-        self.retention = Agenda()
-        self.finished = Agenda()
-        self.undone = Agenda()
-        self.results = Agenda()
         self.active_bytes = 0
-        self.kept_bytes = 0
         self.next_seq = 1
         self._index: Index = {}
         self._moves = 0
@@ -133,18 +128,6 @@ class TaskBook:
         elif task.state == "running":
             self._call(task)
 
-    def wake(self, capabilities: Iterable[str]) -> None:
-        """Something changed for these: an agent came or became free, or its breaker may let a call through."""
-        for capability in capabilities:
-            if self.stalls.pop(capability, None) is not None and capability in self.ready:
-                self.awake.add(capability)
-
-    def release(self, now: float) -> None:
-        """Lets tasks whose delay is over line up."""
-        while (task_id := self.delayed.due(now)) is not None:
-            self.delayed.drop(task_id)
-            self._make_ready(self.entries[task_id])
-
     def hear(self, task_id: str, part: Any) -> None:
         """The agent streamed a part; the last that is not too large is shown."""
         entry = self.entries[task_id]
@@ -173,10 +156,6 @@ class TaskBook:
     def active(self) -> int:
         """Tasks waiting or running."""
         return self.counts["queued"] + self.counts["running"]
-
-    def ended(self) -> int:
-        """Tasks that have ended and are kept."""
-        return len(self.entries) - self.active()
 
     def capabilities(self) -> set[str]:
         """Those that have tasks waiting or running, or a limit."""
@@ -210,7 +189,9 @@ class TaskBook:
         return task
 
     def _start(self, fact: Started, moment: Moment) -> Task:
-        task = self._move(fact.task_id, Move.START).task
+        entry = self._move(fact.task_id, Move.START)
+        entry.progress, entry.parts = None, 0
+        task = entry.task
         task.runs += 1
         task.attempts += 1
         task.agent_name, task.started_at = fact.agent_name, moment.wall
@@ -245,7 +226,7 @@ class TaskBook:
     def _replay(self, fact: Replayed, moment: Moment) -> Task:
         entry = self._move(fact.task_id, Move.REPLAY)
         task = entry.task
-        self._unkeep(entry)
+        self.kept.drop(task.task_id)
         task.reason = f"replayed; before that: {task.error}"
         task.replays += 1
         task.attempts, task.tried, task.agent_name, task.code, task.error = 0, (), "", "", ""
@@ -269,8 +250,7 @@ class TaskBook:
             case Settled():
                 self._settle(fact)
             case Stalled():
-                self.stalls[fact.capability] = fact.reason
-                self.awake.discard(fact.capability)
+                self.lines.stall(fact.capability, fact.reason)
             case _:
                 pass  # the replies took it in when they decided it
 
@@ -280,24 +260,24 @@ class TaskBook:
         self.running[capability] -= 1
         if not self.running[capability]:
             del self.running[capability]
+        self.lines.wake((capability,))
 
     def _bound(self, fact: LimitSet) -> None:
         if fact.running is None:
             self.bounds.pop(fact.capability, None)
         else:
             self.bounds[fact.capability] = fact.running
-        self.wake((fact.capability,))
+        self.lines.wake((fact.capability,))
 
     def _drop_result(self, entry: Entry) -> None:
-        self.kept_bytes -= len(entry.result)
         entry.result = b""
-        self.results.drop(entry.task.task_id)
+        self.kept.drop_result(entry.task.task_id)
 
     def _forget(self, task_id: str) -> None:
         entry = self.entries.pop(task_id)
         if entry.task.state in ACTIVE:
             raise Internal(f"task {task_id} cannot be forgotten: {_story(entry.task)}")
-        self._unkeep(entry)
+        self.kept.drop(task_id)
         self._exit(entry.task)
 
     # inside: places
@@ -311,7 +291,7 @@ class TaskBook:
         if state is None:
             raise Internal(f"task {task_id} cannot {move}: {_story(task)}")
         if task.state == "queued":
-            self._leave_line(task)
+            self.lines.leave(task_id, task.capability)
         self._exit(task)
         task.state = state
         self._enter(entry)
@@ -350,26 +330,9 @@ class TaskBook:
         task = entry.task
         wait_s = min(task.delay_s, task.run_at - moment.wall)
         if wait_s > 0.0:
-            self.delayed.put(task.task_id, moment.now + wait_s)
+            self.lines.delay(task.task_id, task.capability, entry.rank, moment.now + wait_s)
         else:
-            self._make_ready(entry)
-
-    def _make_ready(self, entry: Entry) -> None:
-        capability = entry.task.capability
-        self.ready.setdefault(capability, Agenda()).put(entry.task.task_id, entry.rank)
-        if capability not in self.stalls:
-            self.awake.add(capability)
-
-    def _leave_line(self, task: Task) -> None:
-        self.delayed.drop(task.task_id)
-        ready = self.ready.get(task.capability)
-        if ready is None:
-            return
-        ready.drop(task.task_id)
-        if not ready:
-            del self.ready[task.capability]
-            self.stalls.pop(task.capability, None)
-            self.awake.discard(task.capability)
+            self.lines.join(task.task_id, task.capability, entry.rank)
 
     def _call(self, task: Task) -> None:
         call = (task.task_id, task.runs)
@@ -379,19 +342,15 @@ class TaskBook:
 
     def _keep(self, entry: Entry, moment: Moment) -> None:
         task = entry.task
-        self.kept_bytes += len(entry.result) + len(entry.payload)
         age_s = max(0.0, moment.wall - task.ended_at)
-        self.retention.put(task.task_id, moment.now + kept_s(task, self.limits) - age_s)
-        (self.undone if task.state in UNDONE else self.finished).put(task.task_id, task.ended_at)
-        if entry.result:
-            self.results.put(task.task_id, task.ended_at)
-
-    def _unkeep(self, entry: Entry) -> None:
-        task_id = entry.task.task_id
-        self.kept_bytes -= len(entry.result) + len(entry.payload)
-        entry.result = b""
-        for agenda in (self.retention, self.undone, self.finished, self.results):
-            agenda.drop(task_id)
+        self.kept.add(
+            task.task_id,
+            ended_at=task.ended_at,
+            until=moment.now + kept_s(task, self.limits) - age_s,
+            undone=task.state in UNDONE,
+            payload=len(entry.payload),
+            result=len(entry.result),
+        )
 
 
 def kept_s(task: Task, limits: Limits) -> float:

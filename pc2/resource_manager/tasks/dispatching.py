@@ -75,7 +75,7 @@ class Dispatching:
         """Follow the agents and dispatch until the shell ends."""
         self._following.begin(self)
         self._shell.every(TICK_S, self._tick)
-        self._shell.every(WAKE_S, lambda: self.woken(list(self._book.stalls)))
+        self._shell.every(WAKE_S, lambda: self.woken(list(self._book.lines.stalls)))
         self._shell.every(TRIM_S, self._trim)
 
     async def finish(self, within_s: float) -> None:
@@ -123,10 +123,10 @@ class Dispatching:
             return
         moment = self.moment()
         for _ in range(MOST_AT_ONCE):
-            if not self._book.awake:
+            if not self._book.lines.awake:
                 return
             self.take(self._tasks.dispatch(moment, self._offers))
-        if self._book.awake and not self._scheduled:
+        if self._book.lines.awake and not self._scheduled:
             self._scheduled = True
             self._shell.loop.call_soon(self._dispatch_on)
 
@@ -138,7 +138,7 @@ class Dispatching:
 
     def woken(self, capabilities: Iterable[str]) -> None:
         """There may be an agent free for these."""
-        self._book.wake(capabilities)
+        self._book.lines.wake(capabilities)
         self.dispatch()
 
     def agent_lost(self, agent_name: str) -> None:
@@ -161,7 +161,7 @@ class Dispatching:
         self._unreported[call] = outcome
         if self._journal.able:
             self._report(call, outcome)
-            self._book.wake(self._following.roster.offered_by(send.agent_name))
+            self._book.lines.wake(self._following.roster.offered_by(send.agent_name))
             self.dispatch()
 
     def _report(self, call: Call, outcome: object) -> None:
@@ -185,7 +185,7 @@ class Dispatching:
                 del self._unreported[call]
         now = self._shell.clock.monotonic()
         self._repeat(lambda: self._tasks.expire(now))
-        self._book.release(now)
+        self._book.lines.release(now)
         self.dispatch()
 
     def _trim(self) -> None:

@@ -17,7 +17,7 @@ It holds no socket and reads no clock.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from heapq import heapify, heappop
 from typing import Any, Final
@@ -125,7 +125,8 @@ class Tasks:
         """
         stalls: list[Fact] = []
         book = self._book
-        heads = [(book.entries[first].rank, capability, first) for capability, first in self._heads()]
+        firsts = ((capability, book.lines.first(capability)) for capability in book.lines.awake)
+        heads = [(book.entries[first].rank, capability, first) for capability, first in firsts]
         heapify(heads)
         while heads:
             _, capability, task_id = heappop(heads)
@@ -185,19 +186,17 @@ class Tasks:
         What was done or cancelled goes before what ended undone.
         """
         book, limits = self._book, self._limits
-        expired = book.retention.due(now)
-        if expired is not None:
-            return Decision((Forgotten(expired),))
-        oldest = book.finished.first() or book.undone.first()
-        if oldest is not None and book.ended() > limits.kept:
-            return Decision((Forgotten(oldest[1]),))
-        if book.kept_bytes > limits.kept_bytes:
-            result = book.results.first()
-            if result is not None:
-                return Decision((ResultDropped(result[1]),))
-            if oldest is not None:
-                return Decision((Forgotten(oldest[1]),))
-        return Decision()
+        kept = book.kept
+        over = kept.retention.due(now)
+        if over is not None:
+            return Decision((Forgotten(over),))
+        oldest = kept.oldest()
+        if oldest is None or (len(kept) <= limits.kept and kept.bytes <= limits.kept_bytes):
+            return Decision()
+        result = kept.oldest_result()
+        if len(kept) <= limits.kept and result is not None:
+            return Decision((ResultDropped(result),))
+        return Decision((Forgotten(oldest),))
 
     # inside
 
@@ -239,13 +238,6 @@ class Tasks:
 
     def _refuse(self, message: str) -> None:
         raise Overloaded(message, retry_after_ms=self._limits.retry_after_ms)
-
-    def _heads(self) -> Iterator[tuple[str, str]]:
-        """The capabilities that are awake, each with its first task."""
-        for capability in self._book.awake:
-            first = self._book.ready[capability].first()
-            assert first is not None
-            yield capability, first[1]
 
     def _give(self, task: Task, moment: Moment, offers: Offers) -> Decision | str:
         """The task goes to an agent, or is over, or why it has to wait."""

@@ -51,12 +51,12 @@ def queues(book: TaskBook, agents: dict[str, int], wall: float) -> list[TaskQueu
         TaskQueue(
             capability=capability,
             queued=book.waiting(capability),
-            delayed=book.waiting(capability) - len(book.ready.get(capability, ())),
+            delayed=book.waiting(capability) - len(book.lines.ready.get(capability, ())),
             running=book.running[capability],
             agents=agents.get(capability, 0),
             oldest_s=book.oldest_s(wall, capability),
             limit=book.bounds.get(capability),
-            reason=book.stalls.get(capability, ""),
+            reason=book.lines.stalls.get(capability, ""),
         )
         for capability in sorted(book.capabilities())
     ]
@@ -64,8 +64,8 @@ def queues(book: TaskBook, agents: dict[str, int], wall: float) -> list[TaskQueu
 
 def _reason(book: TaskBook, entry: Entry) -> str:
     task = entry.task
-    delayed = f"it may begin at {_time(task.run_at)}" if task.task_id in book.delayed else ""
-    stall = "" if delayed else book.stalls.get(task.capability, "")
+    delayed = f"it may begin at {_time(task.run_at)}" if task.task_id in book.lines.delayed else ""
+    stall = "" if delayed else book.lines.stalls.get(task.capability, "")
     return "; ".join(part for part in (task.reason, delayed, stall) if part)
 
 

@@ -1,0 +1,172 @@
+"""A stand-in for the shell: applies, commits and performs what the rules of the task queue decide, on manual clocks."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+from common.api.tasks import LimitTasks, SubmitTask, TaskState, TaskStatus
+from common.dispatch.provider import Offer, Provider
+from common.errors import TandemError
+from common.store.memory import MemoryStore
+from common.store.protocol import Durability
+from pc2.resource_manager.tasks import records, view
+from pc2.resource_manager.tasks.book import TaskBook
+from pc2.resource_manager.tasks.limits import Limits
+from pc2.resource_manager.tasks.queue import Tasks
+from pc2.resource_manager.tasks.task import ACTIVE, Decision, Moment, Send, Withdraw
+
+EPOCH = 1_800_000_000.0
+
+
+def provider(name: str = "a", **changes: Any) -> Provider:
+    known: dict[str, Any] = {"host": "pc2", "liveness": "alive", "verb": "say", "idempotent": False, "concurrency": 1}
+    return Provider(name=name, **(known | changes))
+
+
+class Bench:
+    """One task queue without a network; `agents` are the providers of each capability."""
+
+    def __init__(self, limits: Limits | None = None, **agents: list[Provider]) -> None:
+        self.store = MemoryStore()
+        self.limits = limits or Limits()
+        self.agents: dict[str, list[Provider]] = agents
+        self.now = 100.0
+        self.wall = EPOCH
+        self.names = 0
+        self.open: dict[tuple[str, int], Send] = {}
+        self.withdrawn: list[Withdraw] = []
+        self.forgotten: set[str] = set()
+        self.rng = random.Random(7)
+        self.live()
+
+    def live(self) -> None:
+        """A life of the process begins; nothing is loaded yet."""
+        self.book = TaskBook(self.limits)
+        self.tasks = Tasks(self.book, self.rng)
+
+    @property
+    def moment(self) -> Moment:
+        return Moment(self.now, self.wall)
+
+    def perform(self, decision: Decision) -> Decision:
+        changes = []
+        for fact in decision.facts:
+            task = self.book.apply(fact, self.moment)
+            changes += records.rows(fact, task)
+            if type(fact).__name__ == "Forgotten":
+                self.forgotten.add(fact.task_id)  # type: ignore[union-attr]
+        self.store.commit(changes, Durability.FULL)
+        for instruction in decision.instructions:
+            if isinstance(instruction, Send):
+                self.open[instruction.task_id, instruction.run] = instruction
+            else:
+                self.withdrawn.append(instruction)
+        return decision
+
+    def submit(self, capability: str = "say", payload: Any = None, identity: str = "me", **fields: Any) -> str:
+        self.names += 1
+        asked = SubmitTask(capability=capability, payload=payload, **fields)
+        done = self.tasks.submit(asked, identity, "pc2", task_id=f"task-{self.names}", moment=self.moment)
+        self.perform(done.decision)
+        return done.task_id
+
+    def dispatch(self) -> list[Send]:
+        """As many as agents are free for."""
+        sent: list[Send] = []
+        while self.book.lines.awake:
+            decision = self.perform(self.tasks.dispatch(self.moment, self.offers))
+            sent += [each for each in decision.instructions if isinstance(each, Send)]
+        return sent
+
+    def offers(self, capability: str) -> Offer:
+        return Offer(tuple(self.agents.get(capability, ())))
+
+    def wake(self) -> None:
+        self.book.lines.wake(list(self.book.lines.stalls))
+
+    def answer(self, send: Send, result: Any = "ok") -> Decision:
+        self.open.pop((send.task_id, send.run), None)
+        return self.perform(self.tasks.answered(send.task_id, send.run, result))
+
+    def fail(self, send: Send, error: TandemError) -> Decision:
+        self.open.pop((send.task_id, send.run), None)
+        return self.perform(self.tasks.failed(send.task_id, send.run, error, self.moment))
+
+    def cancel(self, task_id: str) -> Decision:
+        return self.perform(self.tasks.cancel(task_id))
+
+    def replay(self, task_id: str) -> Decision:
+        return self.perform(self.tasks.replay(task_id))
+
+    def limit(self, capability: str, running: int | None) -> Decision:
+        return self.perform(self.tasks.limit(LimitTasks(capability=capability, running=running)))
+
+    def lose(self, agent_name: str) -> Decision:
+        self.open = {call: send for call, send in self.open.items() if send.agent_name != agent_name}
+        return self.perform(self.tasks.agent_lost(agent_name))
+
+    def advance(self, seconds: float) -> None:
+        """Time passes, and brings about what it does."""
+        self.now += seconds
+        self.wall += seconds
+        self.each(lambda: self.tasks.expire(self.now))
+        self.each(lambda: self.tasks.trim(self.now))
+        self.book.lines.release(self.now)
+        self.wake()
+
+    def each(self, ask: Callable[[], Decision]) -> None:
+        while (decision := ask()).facts:
+            self.perform(decision)
+
+    def restart(self, away_s: float = 0.0, clock_step_s: float = 0.0) -> None:
+        """The process is killed and lives again; its monotonic clock may begin anywhere."""
+        self.now = self.rng.uniform(0.0, 1e6)
+        self.wall += away_s + clock_step_s
+        self.open = {}
+        self.live()
+        records.load(self.store, self.book, self.moment)
+        self.perform(self.tasks.resume())
+
+    def status(self, task_id: str) -> TaskStatus:
+        return view.status(self.book, self.book.entry(task_id))
+
+    def state(self, task_id: str) -> TaskState:
+        return self.book.entry(task_id).task.state
+
+    def check(self) -> None:
+        """What holds after every step."""
+        book = self.book
+        states = {task_id: entry.task.state for task_id, entry in book.entries.items()}
+        indexed = [task_id for line in book._index.values() for task_id in line]
+        assert sorted(indexed) == sorted(states), "a task is in two states or in none"
+        for (state, capability), line in book._index.items():
+            assert line, "an empty line is kept"
+            assert all((states[each], book.entries[each].task.capability) == (state, capability) for each in line)
+        assert {state: count for state, count in book.counts.items() if count} == _counted(list(states.values()))
+        lines = book.lines
+        waiting = [name for agenda in lines.ready.values() for name in agenda._entries] + list(lines.delayed._entries)
+        assert sorted(waiting) == sorted(name for name, state in states.items() if state == "queued")
+        assert lines.awake | lines.stalls.keys() == lines.ready.keys()
+        assert not lines.awake & lines.stalls.keys()
+        running = {(name, book.entries[name].task.runs) for name, state in states.items() if state == "running"}
+        assert running <= book.load.calls.keys()
+        assert sum(book.running.values()) == len(book.load.calls)
+        active = [entry for entry in book.entries.values() if entry.task.state in ACTIVE]
+        assert book.active_bytes == sum(entry.task.size for entry in active)
+        assert book.active() == len(active) == sum(len(agenda) for agenda in book.arrivals.values())
+        assert set(book.deadlines._entries) == {entry.task.task_id for entry in active if entry.task.deadline_at}
+        ended = [entry for entry in book.entries.values() if entry.task.state not in ACTIVE]
+        assert set(book.kept._sizes) == {entry.task.task_id for entry in ended}
+        assert book.kept.bytes == sum(len(entry.payload) + len(entry.result) for entry in ended)
+        for entry in book.entries.values():
+            task = entry.task
+            assert 0 <= task.attempts <= task.max_attempts
+            assert task.attempts <= task.runs
+            assert task.state != "dead" or task.attempts == task.max_attempts
+            assert not (entry.result and task.state != "done")
+
+
+def _counted(states: list[TaskState]) -> dict[TaskState, int]:
+    return {state: states.count(state) for state in set(states)}

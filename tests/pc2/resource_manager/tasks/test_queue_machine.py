@@ -1,0 +1,142 @@
+"""The task queue under any order of events, kills and clock steps included: its invariants hold after every step."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from common.errors import (
+    BadRequest,
+    Conflict,
+    IdempotencyMismatch,
+    Internal,
+    Interrupted,
+    NotFound,
+    Overloaded,
+    TandemError,
+    Unavailable,
+)
+from pc2.resource_manager.tasks.limits import Limits
+from pc2.resource_manager.tasks.task import ACTIVE
+from tests.pc2.resource_manager.tasks.bench import Bench, provider
+
+LIMITS = Limits(queued=6, active=12, active_bytes=1_024, kept=8, kept_bytes=200, backoff_s=1.0, backoff_max_s=4.0)
+CAPABILITIES = ("say", "sing")
+ERRORS: tuple[TandemError, ...] = (
+    Internal("no luck"),
+    Interrupted("gone"),
+    Unavailable("away", retry_after_ms=300),
+    Overloaded("busy"),
+    BadRequest("never"),
+)
+
+
+class QueueMachine(RuleBasedStateMachine):
+    @initialize()
+    def begin(self) -> None:
+        self.bench = Bench(LIMITS)
+        self.here = {"a": provider("a", concurrency=2), "b": provider("b"), "c": provider("c", host="mainpc")}
+        self.offer = {"say": {"a", "b"}, "sing": {"b", "c"}}
+        self.acknowledged: set[str] = set()
+        self.done: set[str] = set()
+        self.arrange()
+
+    def arrange(self) -> None:
+        self.bench.agents = {
+            capability: [self.here[name] for name in sorted(names)] for capability, names in self.offer.items()
+        }
+
+    @rule(
+        capability=st.sampled_from(CAPABILITIES),
+        size=st.integers(0, 300),
+        priority=st.integers(0, 100),
+        delay_s=st.sampled_from([0.0, 0.0, 3.0]),
+        deadline_s=st.sampled_from([None, None, 2.0, 9.0]),
+        max_attempts=st.integers(1, 3),
+        retain_s=st.sampled_from([0.0, 5.0, 600.0]),
+        key=st.sampled_from(["", "", "k1", "k2"]),
+    )
+    def submit(self, capability: str, size: int, key: str, **fields: object) -> None:
+        try:
+            task_id = self.bench.submit(capability, "x" * size, idempotency_key=key, **fields)
+        except (Overloaded, IdempotencyMismatch):
+            return
+        self.acknowledged.add(task_id)
+
+    @rule()
+    def dispatch(self) -> None:
+        for send in self.bench.dispatch():
+            agents = self.bench.agents[self.bench.book.entries[send.task_id].task.capability]
+            assert send.agent_name in {agent.name for agent in agents}
+            assert send.fields["task_id"] == send.task_id
+        for name, agent in self.here.items():
+            assert self.bench.book.load.in_flight(name) <= agent.concurrency
+
+    @rule(data=st.data(), error=st.sampled_from([None, *ERRORS]))
+    def an_agent_answers(self, data: st.DataObject, error: TandemError | None) -> None:
+        if not self.bench.open:
+            return
+        send = self.bench.open[data.draw(st.sampled_from(sorted(self.bench.open)))]
+        if error is None:
+            self.bench.answer(send)
+        else:
+            self.bench.fail(send, error)
+
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        if self.acknowledged:
+            try:
+                self.bench.cancel(data.draw(st.sampled_from(sorted(self.acknowledged))))
+            except NotFound:
+                return
+
+    @rule(data=st.data())
+    def replay(self, data: st.DataObject) -> None:
+        if self.acknowledged:
+            try:
+                self.bench.replay(data.draw(st.sampled_from(sorted(self.acknowledged))))
+            except (NotFound, Conflict, Overloaded):
+                return
+
+    @rule(seconds=st.sampled_from([0.1, 1.0, 5.0, 700.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.bench.advance(seconds)
+
+    @rule(capability=st.sampled_from(CAPABILITIES), running=st.sampled_from([None, 0, 1]))
+    def limit(self, capability: str, running: int | None) -> None:
+        self.bench.limit(capability, running)
+
+    @rule(name=st.sampled_from("abc"), capability=st.sampled_from(CAPABILITIES))
+    def an_agent_comes_or_goes(self, name: str, capability: str) -> None:
+        self.offer[capability] ^= {name}
+        self.arrange()
+        self.bench.wake()
+
+    @rule(name=st.sampled_from("abc"))
+    def an_agent_is_lost(self, name: str) -> None:
+        self.bench.lose(name)
+
+    @rule(away_s=st.sampled_from([0.0, 4.0]), step_s=st.sampled_from([0.0, 0.0, -3_600.0, 3_600.0]))
+    def killed(self, away_s: float, step_s: float) -> None:
+        before = {task_id: self.bench.state(task_id) for task_id in self.bench.book.entries}
+        bounds = dict(self.bench.book.bounds)
+        self.bench.restart(away_s, step_s)
+        assert self.bench.book.bounds == bounds
+        for task_id, state in before.items():
+            now = self.bench.state(task_id)
+            assert now == state or (state == "running" and now in ("queued", "dead"))
+
+    @invariant()
+    def nothing_acknowledged_vanishes(self) -> None:
+        known = set(self.bench.book.entries)
+        assert known | self.bench.forgotten >= self.acknowledged
+        assert not any(
+            entry.task.state in ACTIVE for task_id, entry in self.bench.book.entries.items() if task_id in self.done
+        )
+        self.done = {task_id for task_id in known if self.bench.state(task_id) == "done"}
+        self.bench.check()
+
+
+TestQueueMachine = QueueMachine.TestCase
+TestQueueMachine.settings = settings(max_examples=80, stateful_step_count=60, deadline=None)
