@@ -187,6 +187,7 @@ class AsyncClient:
                     await self._pause(step.seconds)
                 elif type(step) is Forget:
                     self._names.forget(step.target)
+                    self._lines.pop(step.target, None)
             except BaseException as raised:
                 error = raised
 
@@ -194,6 +195,15 @@ class AsyncClient:
         if self._closed:
             raise Interrupted("the client was closed")
         await asyncio.sleep(seconds)
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether this process can speak CURVE."""
+        return self._credentials.has_keys
+
+    def found(self, at: core_orchestrator.Endpoint) -> Found:
+        """An answer of the registry as a place for `call_at`; Unavailable when it names a key that is not known here."""
+        return self._credentials.found(at)
 
     async def locate(self, agent_name: str, *, timeout_s: float) -> Found:
         """Where the registry says now that an agent answers, for `call_at`; raises the TandemError that ended the asking."""

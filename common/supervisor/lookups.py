@@ -42,7 +42,8 @@ class Lookups:
         self._host = startup.host
         self._relayed = relayed
         self._changed = changed
-        self._here = dict.fromkeys((startup.host, *neighbours(startup)), LOOPBACK)
+        own = dict.fromkeys((startup.host, *neighbours(startup)), LOOPBACK)
+        self._addresses = {**{host: peer.address for host, peer in startup.peers.items()}, **own}
         self._copy = RegistryCopy()
         self._in_step = False
         self._unkept = False
@@ -137,10 +138,10 @@ class Lookups:
 
     # answers
 
-    def _endpoint(self, asked: api.AgentName, call: Call) -> api.Endpoint:
+    def _endpoint(self, asked: api.LocateAgent, call: Call) -> api.Endpoint:
         relayed = {(self._host, name): where for name, where in self._relayed().items()}
-        asker = Asker(call.host, native=call.streams)
-        return self._copy.endpoint(asked.agent_name, asker, Routes(self._here, relayed), self._shell.clock.wall())
+        asker, routes = Asker(call.host, curve=asked.curve), Routes(self._addresses, relayed)
+        return self._copy.endpoint(asked.agent_name, asker, routes, self._shell.clock.wall())
 
     def _list(self, _asked: Empty, _call: Call) -> api.Agents:
         return self._copy.find(None, self._shell.clock.wall())

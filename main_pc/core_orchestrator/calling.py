@@ -19,7 +19,6 @@ from common.errors import NotFound, TandemError, Unavailable
 from common.registry.location import Asker, Routes, endpoint_for
 from common.resilience.breaker import State as Breaker
 from common.service.shell import Shell
-from common.transport.sockets import Endpoint
 from main_pc.core_orchestrator.instructions import Send
 from main_pc.core_orchestrator.registry import Registry
 
@@ -55,7 +54,7 @@ class Calling:
         self._client = client
         self._registry = registry
         self._routes = routes
-        self._asker = Asker(shell.settings.host, native=True)
+        self._asker = Asker(shell.settings.host, curve=client.has_keys)
         self._ended = ended
         self._part = part
         self._calls = AgentCalls(client, shell.clock, shell.spawn)
@@ -107,8 +106,7 @@ class Calling:
             entry = self._registry.entry(agent_name)
         except NotFound as gone:
             raise Unavailable(f"{agent_name} left before it was called") from gone
-        at = endpoint_for(entry, self._asker, self._routes)
-        return Found(Endpoint.tcp(at.host, at.port), at.dress)
+        return self._client.found(endpoint_for(entry, self._asker, self._routes))
 
 
 def message_for(verb: str, payload: dict[str, Any]) -> tuple[AnyVerb, Message]:

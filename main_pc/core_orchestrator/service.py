@@ -19,7 +19,7 @@ from common.client.directory import Directory
 from common.client.opening import open_async_client
 from common.client.settings import ClientSettings
 from common.errors import NotFound, TandemError
-from common.registry.location import Asker, Routes, endpoint_for
+from common.registry.location import Asker, Routes, endpoint_for, is_own_host
 from common.resilience.breaker import BreakerSettings
 from common.service.call import Call
 from common.service.process import run_service
@@ -29,6 +29,7 @@ from main_pc.core_orchestrator import registry as registrations
 from main_pc.core_orchestrator import request_facts, request_limits
 from main_pc.core_orchestrator.dispatching import Dispatching
 from main_pc.core_orchestrator.registry import AGENTS, LOST, Registry
+from main_pc.core_orchestrator.relays import Relays
 from main_pc.core_orchestrator.request_book import RequestBook
 from main_pc.core_orchestrator.turns import Turns
 from main_pc.core_orchestrator.twin import TwinView
@@ -61,7 +62,9 @@ class CoreOrchestrator:
         limits = limits or Limits()
         self.shell = shell = Shell(settings, api.TOPICS, store)
         self._host = settings.host
-        self._routes = Routes(_addresses(directory))
+        self._relays = Relays(directory)
+        self._addresses = _addresses(directory)
+        self._routes = Routes(self._addresses, self._relays.known, _near(self._addresses))
         self._client = open_async_client(CLIENT, directory)
         self._twin = TwinView()
         self._turns = Turns(shell, self._twin, self._load)
@@ -90,6 +93,7 @@ class CoreOrchestrator:
         self.shell.every(TICK_S, self._tick)
         self.shell.every(TRIM_S, self._dispatching.trim)
         self._watching.begin()
+        self._relays.follow(self._client, self.shell.spawn)
 
     async def close(self) -> None:
         """Take no new work, let calls under way end for a while, and stop; what is unfinished goes on in the next life."""
@@ -142,9 +146,9 @@ class CoreOrchestrator:
 
     # the registry's verbs
 
-    def _register(self, asked: api.RegisterAgent, _call: Call) -> api.Registered:
+    def _register(self, asked: api.RegisterAgent, call: Call) -> api.Registered:
         self.shell.journal.begin()
-        self._apply(self._registry.register(asked, home=self._host, at=self._turns.at()))
+        self._apply(self._registry.register(asked, home=call.host, at=self._turns.at()))
         return api.Registered(boot=self.shell.boot)
 
     def _deregister(self, asked: api.AgentName, _call: Call) -> Empty:
@@ -158,8 +162,8 @@ class CoreOrchestrator:
         self._twin.observe(beat.agent_name, beat, self._turns.at(), now)
         return api.Registered(boot=self.shell.boot)
 
-    def _endpoint(self, asked: api.AgentName, call: Call) -> api.Endpoint:
-        asker = Asker(self._host, native=call.streams)
+    def _endpoint(self, asked: api.LocateAgent, call: Call) -> api.Endpoint:
+        asker = Asker(call.host, curve=asked.curve)
         return endpoint_for(self._registry.entry(asked.agent_name), asker, self._routes)
 
     def _list_agents(self, _asked: Empty, _call: Call) -> api.Agents:
@@ -213,11 +217,17 @@ class CoreOrchestrator:
             self._changed(self._registry.died(process.name, now))
 
     def _tick(self) -> None:
+        self._addresses.update(self.shell.authority.addresses)
         self._changed(self._registry.expire(self._turns.now()))
         self._dispatching.tick()
         if self._must_remind:
             self._must_remind = False
             self._watching.remind()
+
+
+def _near(addresses: dict[str, str]) -> frozenset[str]:
+    """The hosts whose supervisors this process reaches on its own loopback: they are this machine."""
+    return frozenset(host for host, address in addresses.items() if is_own_host(address))
 
 
 def _addresses(directory: Directory) -> dict[str, str]:

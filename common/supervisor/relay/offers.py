@@ -72,7 +72,7 @@ def far_agents(
                 hosts[agent.location],
                 Ports(agent.port, agent.events_port),
             ),
-            agent.dress == "native" and (agent.location, agent.agent_name) in known,
+            bool(agent.server_key) and (agent.location, agent.agent_name) in known,
         )
         for agent in agents
         if agent.location in hosts and agent.liveness != "expired" and is_own_host(agent.host)
