@@ -1,0 +1,178 @@
+"""SecurityGateway in a process of its own, killed at random, seeded moments under load."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from common.api.security_gateway import SERVICE
+from common.client.aio import AsyncClient
+from common.client.directory import Directory
+from common.client.opening import open_async_client
+from common.errors import Conflict, TandemError
+
+KILLS = 6
+SEED = 5
+CALLERS = 3
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody uses now."""
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [int(each.getsockname()[1]) for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+class Process:
+    """The gateway's own process, on the same ports and home in every life."""
+
+    def __init__(self, home: Path) -> None:
+        port, events, health = free_ports(3)
+        self.directory = Directory.parse(f"{SERVICE}={port}:{events}@127.0.0.1")
+        self.home = home
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("TANDEM_")}
+        self._environ = kept | {
+            "TANDEM_HOME": str(home),
+            "TANDEM_HOST": "pc2",
+            "TANDEM_PORT": str(port),
+            "TANDEM_EVENTS_PORT": str(events),
+            "TANDEM_HEALTH_PORT": str(health),
+        }
+        self._told = (home / "told").open("wb")
+        self._process: asyncio.subprocess.Process
+
+    async def ended(self) -> tuple[int, str]:
+        """Its exit status, once it ends by itself, and all that it said."""
+        async with asyncio.timeout(30):
+            status = await self._process.wait()
+        self._told.close()
+        return status, (self.home / "told").read_text()
+
+    async def start(self) -> None:
+        """A new life."""
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "pc2",
+            "security_gateway",
+            env=self._environ,
+            cwd=Path(__file__).parents[3],
+            stderr=self._told,
+        )
+
+    def close(self) -> None:
+        """What it says is not kept any more."""
+        self._told.close()
+
+    async def kill(self) -> None:
+        """kill -9."""
+        self._process.kill()
+        await self._process.wait()
+
+    async def stop(self) -> int:
+        """TERM, and its exit status."""
+        self._process.terminate()
+        async with asyncio.timeout(15):
+            return await self._process.wait()
+
+
+class Load:
+    """Makes identities, gets tokens and revokes them; remembers what was acknowledged."""
+
+    def __init__(self, client: AsyncClient) -> None:
+        self._client = client
+        self.identities: set[str] = set()
+        self.gone: set[str] = set()
+        self.revoked: list[str] = []
+        self.issued: list[str] = []
+
+    async def run(self, caller: int) -> None:
+        number = 0
+        while True:
+            number += 1
+            try:
+                await self._once(f"bob-{caller}-{number}")
+            except TandemError:
+                await asyncio.sleep(0.02)
+
+    async def _once(self, name: str) -> None:
+        created = await self._call("create_identity", name=name, kind="agent", scopes=["use"])
+        self.identities.add(name)
+        for ends in (True, False):
+            issued = await self._call("issue_token", name=name, secret=created["api_key"])
+            if ends:
+                await self._call("revoke_token", token=issued["token"])
+                self.revoked.append(issued["token"])
+        self.issued.append(issued["token"])
+        if name.endswith("0"):
+            self.gone.add(name)  # from now on it may be gone, acknowledged or not
+            await self._call("revoke_identity", name=name)
+            self.revoked.append(issued["token"])
+
+    async def _call(self, verb: str, **fields: object) -> dict[str, str]:
+        return await self._client.call(SERVICE, verb, fields, timeout_s=5.0)
+
+
+async def test_nothing_acknowledged_is_lost_to_kill_nine(tmp_path: Path) -> None:
+    rng = random.Random(SEED)
+    process = Process(tmp_path)
+    await process.start()
+    client = open_async_client(None, process.directory)
+    load = Load(client)
+    callers = [asyncio.create_task(load.run(caller)) for caller in range(CALLERS)]
+    try:
+        for _ in range(KILLS):
+            acknowledged = len(load.revoked)
+            async with asyncio.timeout(30):
+                while len(load.revoked) < acknowledged + 5:
+                    await asyncio.sleep(0.01)
+            await asyncio.sleep(rng.random() * 0.1)
+            await process.kill()
+            await process.start()
+    finally:
+        for task in callers:
+            task.cancel()
+        await asyncio.gather(*callers, return_exceptions=True)
+    try:
+        listed = await client.call(SERVICE, "list_identities", {}, timeout_s=15.0)
+        known = {each["name"] for each in listed["identities"]}
+        assert load.identities - load.gone <= known
+        assert "operator" in known
+        for token in load.revoked:
+            assert (await client.call(SERVICE, "verify_token", {"token": token}))["reason"] == "revoked"
+        good = set(load.issued) - set(load.revoked)
+        assert good
+        verified = [await client.call(SERVICE, "verify_token", {"token": token}) for token in good]
+        assert all(each["valid"] for each in verified if each["name"] not in load.gone and each["reason"] != "revoked")
+        with pytest.raises(Conflict):
+            await client.call(
+                SERVICE, "create_identity", {"name": "operator", "kind": "operator", "scopes": []}, idempotent=False
+            )
+    finally:
+        await client.close()
+        status = await process.stop()
+    assert status == 0
+    process.close()
+
+
+async def test_a_home_that_others_may_read_the_keys_of_is_refused_with_its_mend(tmp_path: Path) -> None:
+    process = Process(tmp_path)
+    keys = tmp_path / "pc2" / "keys" / "security_gateway.json"
+    keys.parent.mkdir(parents=True)
+    keys.write_text("{}")
+    keys.chmod(0o644)
+    await process.start()
+    status, told = await process.ended()
+    assert status == 1
+    assert f"SecurityGateway cannot start: {keys} may be read by others" in told
+    assert "chmod 600" in told
