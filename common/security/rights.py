@@ -15,6 +15,7 @@ from common.api.words import Access, AnyVerb
 from common.errors import Forbidden, TandemError, Unauthenticated
 from common.security.keyring import Caller, CallerKind, Keyring, allows, local_binding
 
+LOOPBACK: Final = "127.0.0.1"
 ADMIT: Final = "admit_host"
 """The one verb of whoever came with an invitation."""
 
@@ -84,11 +85,15 @@ STRANGER: Final = Standing(
 
 
 def neighbours(keyring: Keyring) -> list[str]:
-    """The hosts that share this one's address: their loopback is its own."""
+    """The hosts on this machine, whose loopback is its own: those that share its address.
+
+    A host that has no address but loopback is linked with nobody else, so whoever is known with it is on its machine.
+    """
     own = keyring.hosts.get(keyring.own_host)
     if own is None or not own.address:
         return []
-    return [name for name, known in keyring.hosts.items() if name != keyring.own_host and known.address == own.address]
+    others = [known for name, known in keyring.hosts.items() if name != keyring.own_host and known.address]
+    return [known.host for known in others if known.address == own.address or LOOPBACK in (known.address, own.address)]
 
 
 def refusal(

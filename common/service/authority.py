@@ -57,6 +57,12 @@ class Authority:
         return self._file.problem if self._file is not None else ""
 
     @property
+    def addresses(self) -> dict[str, str]:
+        """Where each host that is trusted is reached, as it tells itself; those that have no address but loopback left out."""
+        hosts = self._keyring.hosts.values() if self._file is not None else ()
+        return {known.host: known.address for known in hosts if known.address not in ("", rights.LOOPBACK)}
+
+    @property
     def public(self) -> str:
         """This process's public key in Z85; empty where it has none."""
         return self.keys.public.decode() if self.keys is not None else ""

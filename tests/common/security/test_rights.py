@@ -91,7 +91,10 @@ def test_neighbours_share_an_address_and_a_host_without_one_has_none() -> None:
         known = {name: HostKeys(host=name, serial=1, issued_at=0.0, address=at) for name, at in addresses.items()}
         return Keyring(own_host="pc2", hosts=known)
 
-    assert rights.neighbours(hosts(pc2="127.0.0.1", mainpc="127.0.0.1", far="10.0.0.9")) == ["mainpc"]
+    assert rights.neighbours(hosts(pc2="127.0.0.1", mainpc="127.0.0.1")) == ["mainpc"]
+    assert rights.neighbours(hosts(pc2="10.0.0.2", mainpc="127.0.0.1", far="10.0.0.9")) == ["mainpc"]
+    assert rights.neighbours(hosts(pc2="127.0.0.1", mainpc="10.0.0.1")) == ["mainpc"]
+    assert rights.neighbours(hosts(pc2="10.0.0.2", mainpc="10.0.0.1", other="")) == []
     assert rights.neighbours(hosts(pc2="", mainpc="")) == []
     assert rights.neighbours(hosts(mainpc="10.0.0.1")) == []
 
