@@ -41,8 +41,9 @@ _LIBRARY: Final = re.compile(
     r"|/\.cargo/registry/|^/rustc/|^/usr/lib(?:64)?/|^/lib(?:64)?/"
 )
 _TANDEM: Final = re.compile(
-    r"(?:^|/)(?:common/(?:agent|api|client|config|dispatch|gpu|legacy|reporting|resilience|security|service|store|supervisor"
-    r"|telemetry|transport|vram|wire)|main_pc/core_orchestrator|pc2/[a-z]+_[a-z]+|tandem)/\w+\.py\Z"
+    r"(?:^|/)(?:(?:common/(?:agent|api|client|config|dispatch|gpu|legacy|registry|reporting|resilience|security|service|store"
+    r"|supervisor|telemetry|transport|vram|wire)|main_pc/core_orchestrator|pc2/[a-z]+_[a-z]+|tandem/commands)(?:/\w+)+"
+    r"|tandem/(?:__main__|child|cli|running))\.py\Z"
 )
 
 

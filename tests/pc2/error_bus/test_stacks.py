@@ -62,6 +62,32 @@ def test_a_folder_that_changes_with_every_start_or_release_does_not_matter(one: 
     assert own_places([StackFrame(file=one)]) == own_places([StackFrame(file=other)])
 
 
+@pytest.mark.parametrize(
+    "file",
+    [
+        "/work/main/common/agent/agent.py",
+        "/home/me/tandem/common/supervisor/relay/table.py",
+        "pc2/resource_manager/tasks/queue.py",
+        "main_pc/core_orchestrator/service.py",
+        "/work/main/tandem/__main__.py",
+        "/work/main/tandem/commands/run.py",
+        "C:\\tandem\\common\\wire\\codec.py",
+        "/usr/lib/python3.11/json/decoder.py",
+        "/venv/lib64/python3.12/site-packages/zmq/sugar.py",
+        "/srv/node_modules/zeromq/lib.js",
+        "/root/.cargo/registry/src/zmq.rs",
+        "/root/go/pkg/mod/zmq/zmq.go",
+    ],
+)
+def test_libraries_and_tandem_are_not_the_agents_own(file: str) -> None:
+    assert own_places([StackFrame(file=file), StackFrame(file="/srv/common/mine.py")]) == [Place("common/mine.py", "")]
+
+
+def test_what_lies_in_a_folder_called_tandem_is_not_tandems_for_that() -> None:
+    mine = StackFrame(file="/home/me/tandem/my_agents/reader.py")
+    assert own_places([StackFrame(file="common/wire/codec.py"), mine]) == [Place("my_agents/reader.py", "")]
+
+
 def test_with_no_frame_of_its_own_all_frames_count() -> None:
     lines = [line for line in PYTHON.splitlines() if "/srv/" not in line]
     assert own_places("\n".join(lines))[0] == Place("asyncio/runners.py", "run")
