@@ -17,6 +17,7 @@ from typing import Final
 from common.api import supervisor as api
 from common.api.basic import Phase
 from common.client.aio import AsyncClient
+from common.client.credentials import Credentials
 from common.client.directory import SERVICES_VARIABLE, Directory
 from common.client.opening import open_client
 from common.client.settings import at_own_pace
@@ -24,6 +25,7 @@ from common.client.sync import Client
 from common.config.schema import Ports, Startup
 from common.config.settings import Settings
 from common.errors import NotFound, TandemError, Unavailable
+from common.gpu.process_identity import MACHINE, this_machine
 from common.gpu.simulated import SIMULATED_CARDS_VARIABLE
 from common.ids import new_id
 from common.reporting.handler import REPORTED
@@ -105,6 +107,7 @@ class Supervisor:
             (LOOPBACK, *outward(startup)),
             keeper.process_file(OWN_LOG),
             lone=False,
+            metadata={MACHINE: this_machine()},
         )
         self.shell = Shell(stands, api.TOPICS, open_store(home.root, OWN_LOG, Durability.NORMAL))
         self._keeper = keeper
@@ -234,7 +237,8 @@ class Supervisor:
         return Directory.parse(f"{self._environ.get(SERVICES_VARIABLE, '')},{services_text(self._startup, ports)}")
 
     def _reporting_client(self) -> Client:
-        return open_client(at_own_pace(TIMEOUT_S), self._directory())
+        own = Credentials.of_process(self._keeper.process_file(OWN_LOG), self._startup.host)
+        return open_client(at_own_pace(TIMEOUT_S), self._directory(), own)
 
     def _surroundings(self, directory: Directory) -> dict[str, str]:
         """What children inherit: compiled bytecode is used (without it a start takes five times longer)."""
@@ -242,7 +246,8 @@ class Supervisor:
         return {**inherited, SERVICES_VARIABLE: directory.render()}
 
     def _follow_peers(self, directory: Directory) -> None:
-        self._client = AsyncClient(directory, self.shell.clock, self.shell.rng, at_own_pace())
+        own = Credentials.of_process(self._keeper.process_file(OWN_LOG), self._startup.host)
+        self._client = AsyncClient(directory, self.shell.clock, self.shell.rng, at_own_pace(), credentials=own)
         self.links.follow(self._client)
         self._elsewhere.follow(self._client)
         for host in self._startup.peers:
