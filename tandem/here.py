@@ -1,14 +1,13 @@
 """Which hosts of the fabric this machine is: a command can use only the cards of the machine that it runs on.
 
-A relay offers another host's supervisor on this loopback, so an address proves nothing. A supervisor is here when the process
-it says it is lives here and is as old as the supervisor says.
+A relay offers another host's supervisor on this loopback, so an address proves nothing. A supervisor is here when the machine it
+says it runs on is this one.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from pathlib import Path
 from typing import Final
 
 from common.api import basic
@@ -16,13 +15,10 @@ from common.api.words import Empty
 from common.client.aio import AsyncClient
 from common.client.opening import open_async_client
 from common.errors import Conflict, Forbidden, TandemError, Unavailable
-from common.gpu import process_identity
+from common.gpu.process_identity import MACHINE, this_machine
 from tandem.asking import SUPERVISOR, hosts, only, settings
 
 TIMEOUT_S: Final = 1.5
-STARTING_S: Final = 60.0
-"""A supervisor begins to answer at most so long after its process began."""
-SLACK_S: Final = 2.0
 
 
 def host_here(named: str = "", *, other: str = "", invited: str = "") -> str:
@@ -60,26 +56,8 @@ async def hosts_here(client: AsyncClient, hosts: list[str]) -> list[str]:
 
 async def _look(client: AsyncClient, host: str) -> str:
     """Why `host` is not here; empty when it is."""
-    target = f"{SUPERVISOR}{host}"
     try:
-        info, health = await asyncio.gather(
-            client.call(target, basic.INFO, Empty(), timeout_s=TIMEOUT_S, idempotent=False),
-            client.call(target, basic.PING, Empty(), timeout_s=TIMEOUT_S, idempotent=False),
-        )
+        info = await client.call(f"{SUPERVISOR}{host}", basic.INFO, Empty(), timeout_s=TIMEOUT_S, idempotent=False)
     except TandemError as error:
         return error.message
-    return "" if is_here(process_age_s(info.pid), health.uptime) else "it runs on another machine"
-
-
-def is_here(age_s: float | None, uptime_s: float) -> bool:
-    """Whether a process of this age (None: there is none) can be the one that has answered for `uptime_s`."""
-    return age_s is not None and -SLACK_S <= age_s - uptime_s <= STARTING_S
-
-
-def process_age_s(pid: int) -> float | None:
-    """Seconds since the process began; None when there is none."""
-    started = process_identity.start_time(pid)
-    if started is None:
-        return None
-    up_s = float(Path("/proc/uptime").read_text().split()[0])
-    return up_s - started / os.sysconf("SC_CLK_TCK")
+    return "" if info.metadata.get(MACHINE) == this_machine() else "it runs on another machine"

@@ -10,10 +10,13 @@ import asyncio
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from common.errors import Unavailable
 from common.vram.cards import ProcessId
+
+MACHINE: Final = "machine"
+"""Under this name a supervisor's `info` says which machine it runs on."""
 
 _PROC = Path("/proc")
 _COMM_LIMIT = 15
@@ -49,6 +52,15 @@ def identify(pid: int) -> ProcessId | None:
     """The living process that has this pid now; None when there is none."""
     started = start_time(pid)
     return None if started is None else ProcessId(pid, started)
+
+
+def this_machine() -> str:
+    """What tells this machine from any other, for as long as it runs: this boot of its kernel, and the network stood on.
+
+    A container or namespace with a network of its own is a machine of its own: its loopback is not ours.
+    """
+    boot = (_PROC / "sys/kernel/random/boot_id").read_text().strip()
+    return f"{boot}/{os.stat(_PROC / 'self/ns/net').st_ino}"
 
 
 def this_process() -> ProcessId:

@@ -19,8 +19,6 @@ from common.supervisor.separations import SEPARATIONS, Separations
 
 LOOK_S: Final = 1.0
 """How often the links are looked at, and the deeds so far stored while a separation lasts."""
-GONE_S: Final = 2.0
-"""A peer that was not reached for so long is gone; before, a supervisor may merely have begun."""
 
 DEEDS: Final = {
     "leases granted": (leases.ACQUIRE_LEASE, supervisor.ADMIT_LEASE),
@@ -61,7 +59,7 @@ class Apart:
         for link in self._links():
             if link.up:
                 self._write(self._separations.back(link.host, now, counts))
-            elif link.joined and link.since_s >= GONE_S:
+            elif link.heard_s is not None or self._separations.knows(link.host):
                 self._write(self._separations.lost(link.host, link.why, now, wall, counts))
         self._write(self._separations.tick(now, counts))
 

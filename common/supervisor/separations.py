@@ -45,6 +45,10 @@ class Separations:
         self._open: dict[str, _Open] = {}
         self._resumed = {one.peer: one.number for one in self._kept.values() if not one.over}
 
+    def knows(self, peer: str) -> bool:
+        """Whether the last life of this host left a separation from `peer` that was not over: a peer never met is not lost."""
+        return peer in self._resumed or peer in self._open
+
     def lost(self, peer: str, reason: str, now: float, wall: float, counts: Mapping[str, int]) -> list[Change]:
         """The peer cannot be reached from `now` on (monotonic seconds; `wall` is the same moment); what to store."""
         if peer in self._open:

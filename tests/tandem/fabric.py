@@ -29,7 +29,7 @@ from common.api.separations import LIST_SEPARATIONS, Separation, SeparationList
 from common.api.words import Cursor, Empty
 from common.client.directory import SERVICES_VARIABLE
 from common.errors import Cancelled, NoCapacity, NotFound, StaleFence, TandemError, TooLarge, Unavailable
-from common.gpu.process_identity import watch_exit
+from common.gpu.process_identity import MACHINE, this_machine, watch_exit
 from common.gpu.simulated import card_uuid, cards_folder, ensure_cards
 from common.service.call import Call
 from common.service.shell import Shell, ShellSettings
@@ -130,7 +130,9 @@ class Fabric:
         """Bring one service up, where it was before if it was there before."""
         host = self.places[name]
         port = self.shells[name].port if name in self.shells else 0
-        shell = self.shells[name] = Shell(ShellSettings(service=name, host=host, port=port))
+        shell = self.shells[name] = Shell(
+            ShellSettings(service=name, host=host, port=port, metadata={MACHINE: this_machine()})
+        )
         if name.startswith("Supervisor/"):
             _serve_host(shell, self, host)
             ensure_cards(cards_folder(Path(self.home), host), host, (TOTALS[host],))
