@@ -12,16 +12,20 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
+from common.api.error_bus import ErrorReport
 from common.clock import Clock, timestamp
 from common.reporting.ends import End, report_of_end, report_of_traceback
 from common.reporting.places import agent_name
 from common.reporting.reporter import ErrorReporter
 from common.reporting.stderr import Seen, StderrReader
-from common.telemetry.showing import shown, shown_end
+from common.telemetry.showing import shown, shown_end, without_secrets
 
 QUIET_S: Final = 0.5
 """After so long without another line a traceback is whole."""
 MESSAGE_CHARS: Final = 2_000
+_DEPTH: Final = 4
 VMSTAT: Final = Path("/proc/vmstat")
 
 
@@ -51,12 +55,12 @@ class Witness:
         reader = self._readers.pop(name, None) or StderrReader()
         end = End(
             name, self._host, self._now(), code, _signal_name(code), wanted, self._out_of_memory(code), reason,
-            tuple(shown(line, MESSAGE_CHARS) for line in tail),
+            tail,
         )  # fmt: skip
         self._tell(name, reader.rest(), end)
         report = report_of_end(end, reader.last)
         if report is not None:
-            self._reporter.report(report.fingerprint, lambda: report)
+            self._reporter.report(report.fingerprint, lambda: _safe(report))
 
     def _fell_quiet(self, name: str) -> None:
         self._quiet.pop(name, None)
@@ -71,10 +75,9 @@ class Witness:
     def _tell(self, name: str, seen: Seen | None, end: End | None = None) -> None:
         if seen is None or seen.told:
             return
-        bounded = Seen(seen.error_type, shown(seen.message, MESSAGE_CHARS), shown_end(seen.stack), told=False)
-        key = name, seen.error_type, seen.stack
-        at, crashed = self._now(), end if end is not None and end.code else None
-        self._reporter.report(key, lambda: report_of_traceback(agent_name(name), self._host, at, bounded, crashed))
+        crashed = end if end is not None and end.code else None
+        report = report_of_traceback(agent_name(name), self._host, self._now(), seen, crashed)
+        self._reporter.report((name, seen.error_type, seen.stack), lambda: _safe(report))
 
     def _now(self) -> str:
         return timestamp(self._clock.wall())
@@ -85,6 +88,15 @@ class Witness:
             return False
         was, self._kills = self._kills, kills_for_memory()
         return self._kills > was
+
+
+def _safe(report: ErrorReport) -> ErrorReport:
+    """The report as it may be written down."""
+    details = without_secrets(report.details, _DEPTH)
+    assert isinstance(details, dict)
+    return msgspec.structs.replace(
+        report, message=shown(report.message, MESSAGE_CHARS), stack=shown_end(str(report.stack)), details=details
+    )
 
 
 def kills_for_memory(vmstat: Path = VMSTAT) -> int:
