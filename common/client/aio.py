@@ -18,6 +18,7 @@ from common.client.directory import Directory, Place
 from common.client.following import Event, Fill, Following, Lost, Notice, taken
 from common.client.guard import Endangered, Guard
 from common.client.link import Link
+from common.client.locating import Sources
 from common.client.names import NameCache
 from common.client.plain_link import PlainLink
 from common.client.pursuit import Find, Forget, Found, Pause, Pursuit, Rules, Send, pursue
@@ -82,6 +83,7 @@ class AsyncClient:
         self._lines: dict[str, _Line] = {}
         self._unused: dict[tuple[Endpoint, str], int] = {}
         self._names = NameCache()
+        self._sources = Sources(directory.supervisors_here(), clock)
         self._inboxes: dict[Subscription, _Inbox] = {}
         self._closed = False
         self._watching: asyncio.Task[None] | None = None
@@ -230,13 +232,23 @@ class AsyncClient:
         if self._watching is None:
             self._watching = self._loop.create_task(self._watch_names())
         asked = core_orchestrator.LocateAgent(agent_name=target, curve=self._credentials.has_keys)
-        timeout_s, changes = min(5.0, deadline - self._now()), self._names.changes
-        at = await self.call(
-            core_orchestrator.SERVICE, core_orchestrator.GET_AGENT_ENDPOINT, asked, timeout_s=timeout_s
-        )
-        found = self._credentials.found(at)
+        changes = self._names.changes
+        found = self._credentials.found(await self._located(asked, deadline))
         self._names.learn(target, found.endpoint, found.dress, changes, self._now())
         return found
+
+    async def _located(self, asked: core_orchestrator.LocateAgent, deadline: float) -> core_orchestrator.Endpoint:
+        locating = self._sources.locate(deadline)
+        step = next(locating)
+        while True:
+            try:
+                at = await self.call(
+                    step.target, core_orchestrator.GET_AGENT_ENDPOINT, asked, timeout_s=step.timeout_s
+                )
+            except TandemError as error:
+                step = locating.throw(error)
+            else:
+                return at
 
     async def _watch_names(self) -> None:
         names, now = self._names, self._clock.monotonic
@@ -355,7 +367,7 @@ class AsyncClient:
         if place is not None:
             return self._credentials.dressed(place)
         asked = core_orchestrator.LocateAgent(agent_name=target, curve=self._credentials.has_keys)
-        at = await self.call(core_orchestrator.SERVICE, core_orchestrator.GET_AGENT_ENDPOINT, asked)
+        at = await self._located(asked, self._now() + self._settings.timeout_s)
         return self._credentials.place(at)
 
     async def _fill(self, target: str, following: Following, gap: Fill) -> list[Notice]:

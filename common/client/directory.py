@@ -65,6 +65,11 @@ class Directory:
         """The well-known names."""
         return sorted(self._places)
 
+    def supervisors_here(self) -> list[str]:
+        """The supervisors on this host's loopback: its own, and those of other hosts that a relay offers there."""
+        places = ((name, place) for name, place in sorted(self._places.items()) if name.startswith("Supervisor/"))
+        return [name for name, place in places if not place.process and _is_loopback(place.requests.address)]
+
     def render(self) -> str:
         """The form of SERVICES_VARIABLE, for a child process."""
         return ",".join(_render(name, place) for name, place in sorted(self._places.items()))
@@ -80,6 +85,10 @@ def _entry(piece: str) -> tuple[str, Place]:
     if not (is_whole and _is_port(port) and _is_port(events_port or "0")):
         raise BadRequest(f"{SERVICES_VARIABLE}: {piece!r} is not Name=port[:events_port]@address[#host/process]")
     return name, _place(address, int(port), int(events_port or 0), host, process)
+
+
+def _is_loopback(address: str) -> bool:
+    return address.startswith(("tcp://127.", "tcp://localhost:", "tcp://[::1]:"))
 
 
 def _is_port(text: str) -> bool:

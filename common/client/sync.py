@@ -17,6 +17,7 @@ from common.client.credentials import NOBODY, Credentials
 from common.client.directory import Directory, Place
 from common.client.following import Event, Fill, Following, Lost, Notice, taken
 from common.client.guard import Guard
+from common.client.locating import Sources
 from common.client.names import NameCache
 from common.client.pursuit import Find, Forget, Found, Pause, Pursuit, Rules, Send, pursue
 from common.client.settings import ClientSettings
@@ -54,6 +55,7 @@ class Client:
         self._rules = Rules(clock, rng, self._guard, self._settings.retry)
         self._links: dict[tuple[Endpoint, str], BlockingLink | PlainBlockingLink] = {}
         self._names = NameCache()
+        self._sources = Sources(directory.supervisors_here(), clock)
         self._subscriptions: set[BlockingSubscription] = set()
         self._lock = threading.RLock()
 
@@ -148,8 +150,15 @@ class Client:
 
     def _ask_registry(self, target: str, deadline: float) -> core_orchestrator.Endpoint:
         asked = core_orchestrator.LocateAgent(agent_name=target, curve=self._credentials.has_keys)
-        timeout_s = min(5.0, deadline - self._clock.monotonic())
-        return self.call(core_orchestrator.SERVICE, core_orchestrator.GET_AGENT_ENDPOINT, asked, timeout_s=timeout_s)
+        locating = self._sources.locate(deadline)
+        step = next(locating)
+        while True:
+            try:
+                at = self.call(step.target, core_orchestrator.GET_AGENT_ENDPOINT, asked, timeout_s=step.timeout_s)
+            except TandemError as error:
+                step = locating.throw(error)
+            else:
+                return at
 
     def _link(self, found: Found) -> BlockingLink | PlainBlockingLink:
         if self._context.closed:
