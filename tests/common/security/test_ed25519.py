@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import Unauthenticated
-from common.security import ed25519
+from common.security import ed25519, sodium
 
 SEED = ed25519.encoded(bytes.fromhex("9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60"))
 PUBLIC = ed25519.encoded(bytes.fromhex("d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a"))
@@ -19,6 +21,54 @@ def test_keys_and_signatures_are_those_of_rfc_8032_section_7_1() -> None:
     assert ed25519.public_of(SEED) == PUBLIC
     assert ed25519.sign(SEED, b"") == SIGNATURE
     assert ed25519.verifier(PUBLIC)(SIGNATURE, b"")
+
+
+@pytest.fixture
+def without_libsodium(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine where pyzmq brings none and the system has none."""
+    monkeypatch.setattr(sodium, "_candidates", lambda: iter(["/nowhere/libsodium.so", "libc.so.6"]))
+    for cached in (sodium._library, ed25519.verifier):
+        cached.cache_clear()  # type: ignore[attr-defined]
+    yield
+    monkeypatch.undo()
+    for cached in (sodium._library, ed25519.verifier):
+        cached.cache_clear()  # type: ignore[attr-defined]
+
+
+@pytest.mark.usefixtures("without_libsodium")
+def test_without_libsodium_openssl_checks() -> None:
+    assert sodium.verifier(ed25519.decoded(PUBLIC)) is None
+    assert ed25519.verifier(PUBLIC)(SIGNATURE, b"")
+    assert not ed25519.verifier(PUBLIC)(SIGNATURE, b"x")
+    with pytest.raises(Unauthenticated, match="not an Ed25519 public key"):
+        ed25519.verifier("short")
+
+
+def test_pyzmq_brings_a_libsodium_that_is_used() -> None:
+    assert sodium.verifier(ed25519.decoded(PUBLIC)) is not None
+
+
+def test_a_library_that_checks_nothing_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Agreeing:
+        def sodium_init(self) -> int:
+            return 0
+
+        class crypto_sign_verify_detached:  # noqa: N801
+            def __new__(cls, *_: object) -> int:  # type: ignore[misc]
+                return 0
+
+    monkeypatch.setattr(sodium.ctypes, "CDLL", lambda _: Agreeing())
+    assert sodium._usable("any") is None
+
+
+@given(st.binary(max_size=100), st.binary(max_size=80), st.integers(0, 600))
+def test_libsodium_and_openssl_say_the_same_of_every_signature(message: bytes, noise: bytes, at: int) -> None:
+    both = [sodium.verifier(ed25519.decoded(PUBLIC)), ed25519.openssl_verifier(ed25519.decoded(PUBLIC))]
+    signature = ed25519.sign(SEED, message)
+    changed = bytearray(signature)
+    changed[at % 64] ^= 1 + at % 255
+    for shown in (signature, bytes(changed), noise, noise[:64].ljust(64, b"\0"), signature + noise):
+        assert len({check(shown, message) for check in both if check is not None}) == 1
 
 
 @given(st.binary(max_size=200), st.integers(0, 511))
