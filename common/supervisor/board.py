@@ -34,12 +34,16 @@ State = Literal["starting", "ready", "failed", "stopping"]
 
 
 class Progress(msgspec.Struct, frozen=True, kw_only=True):
-    """One host as its supervisor tells its door of it: how its first start stands, and all its processes."""
+    """One host as its supervisor tells its door of it: how its first start stands, and all its processes.
+
+    `unjoined` says, for each other host whose keys are not known here, what there is to do.
+    """
 
     host: str
     state: State
     elapsed_s: float
     processes: list[Process]
+    unjoined: dict[str, str] = {}
 
 
 class Face(Protocol):
@@ -155,6 +159,11 @@ class LineFace:
             if self._told.get(name) != gist:
                 self._told[name] = gist
                 lines.append(line)
+        for peer, why in progress.unjoined.items():
+            name = f"{progress.host} to {peer}"
+            if self._told.get(name) != why:
+                self._told[name] = why
+                lines.append(f"{progress.host}: {why}")
         return lines
 
     def say(self, text: str) -> None:
@@ -218,6 +227,8 @@ class LiveFace:
             for process in progress.processes if progress else ():
                 phase = Text(process.phase, style=_STYLES.get(process.phase, ""))
                 table.add_row(process.name, host, phase, Text(reason(process)), format_seconds(_since_s(process)))
+            for peer, why in progress.unjoined.items() if progress else ():
+                table.add_row(f"link to {peer}", host, Text("not joined", style="yellow"), Text(why), "")
             if not progress:
                 table.add_row("supervisor", host, Text("starting", style="yellow"), "its ports", "")
         return table

@@ -89,8 +89,6 @@ async def _serve(startup: Startup, supervisor: Supervisor, board: Board, *, keep
         board.say(f"{startup.host}: ready in {format_seconds(supervisor.elapsed_s())}")
         if why := supervisor.no_cards():
             board.say(f"{startup.host}: no cards to lease: {why}")
-        for why in supervisor.links.unjoined():
-            board.say(f"{startup.host}: {why}")
     failed = verdict == "failed"
     if failed:
         print(told(startup.host, supervisor.missing(), supervisor.elapsed_s()), file=sys.stderr, flush=True)

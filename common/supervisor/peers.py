@@ -25,7 +25,7 @@ ASK_TIMEOUT_S: Final = 2.0
 class Peer:
     """One peer; `tell` hears of its processes, `lacks` has it, with the reason, while it is not heard.
 
-    `unjoined` says what is to be done where its keys are not known yet, and nothing where they are.
+    `unjoined` says, by host, what is to be done where keys are not known yet.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Peer:
         clock: Clock,
         tell: Callable[[PeerHeard | PeerLost], None],
         lacks: dict[str, str],
-        unjoined: Callable[[], list[str]] = list,
+        unjoined: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
         self._host = host
         self._target = f"Supervisor/{host}"
@@ -68,8 +68,8 @@ class Peer:
 
     def away(self, reason: str) -> None:
         """It is lacked; and lost, if it was heard since it was last lost."""
-        told = self._unjoined() or [f"{self._host}'s supervisor is not heard: {reason}"]
-        self._lacks[f"peer {self._host}"] = "; ".join(told)
+        told = self._unjoined().get(self._host) or f"{self._host}'s supervisor is not heard: {reason}"
+        self._lacks[f"peer {self._host}"] = told
         if self._known:
             self._tell(PeerLost(self._host, self._now()))
         self._known = False

@@ -10,7 +10,6 @@ import asyncio
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -111,7 +110,7 @@ class Supervisor:
         )
         self.shell = Shell(stands, api.TOPICS, open_store(home.root, OWN_LOG, Durability.NORMAL))
         self._keeper = keeper
-        self.links = Links(self.shell, startup, keeper)
+        self.links = Links(self.shell, startup, keeper, self._tell_soon)
         self._elsewhere = Elsewhere(self.shell, startup, keeper.folder)
         self._now = self.shell.clock.monotonic
         self._begun_at = self._now()
@@ -251,8 +250,7 @@ class Supervisor:
         self.links.follow(self._client)
         self._elsewhere.follow(self._client)
         for host in self._startup.peers:
-            unjoined = partial(self.links.unjoined, host)
-            peer = Peer(host, self._client, self.shell.clock, self._feed, self.shell.lacks, unjoined)
+            peer = Peer(host, self._client, self.shell.clock, self._feed, self.shell.lacks, self.links.unjoined)
             self.shell.spawn(peer.follow(), f"following {host}")
 
     def _feed(self, event: Event) -> None:
@@ -350,9 +348,14 @@ class Supervisor:
             self._telling = None
         verdict = self._start_over.result() if self._start_over.done() else "starting"
         state: State = "stopping" if self._stop_asked else verdict
-        self._show(
-            Progress(host=self._startup.host, state=state, elapsed_s=self.elapsed_s(), processes=list(self._list()))
+        told = Progress(
+            host=self._startup.host,
+            state=state,
+            elapsed_s=self.elapsed_s(),
+            processes=list(self._list()),
+            unjoined=self.links.unjoined(),
         )
+        self._show(told)
 
     def _list(self) -> Iterator[api.Process]:
         return self._shown(self._desk.standings(self._now()))

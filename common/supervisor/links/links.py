@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
 
 from common.api import links as api
@@ -30,10 +31,13 @@ FORGET_S: Final = 60.0
 
 
 class Links:
-    """The links of the host of `startup`, whose keys `keeper` keeps."""
+    """The links of the host of `startup`, whose keys `keeper` keeps; `changed` hears when some host's list is another one."""
 
-    def __init__(self, shell: Shell, startup: Startup, keeper: Keeper) -> None:
+    def __init__(
+        self, shell: Shell, startup: Startup, keeper: Keeper, changed: Callable[[], None] = lambda: None
+    ) -> None:
         self._shell = shell
+        self._changed = changed
         self._startup = startup
         self._keeper = keeper
         self._near = neighbours(startup)
@@ -60,10 +64,10 @@ class Links:
         self._shell.spawn(Revocations(self._keeper, client, self._shell.lacks).follow(), "following revocations")
         self._shell.every(FORGET_S, self._keeper.forget_old)
 
-    def unjoined(self, *hosts: str) -> list[str]:
-        """What is to be done about these peers (all) where their keys are not known here; nothing about neighbours."""
-        far = [link for host, link in self._links.items() if host not in self._near and (not hosts or host in hosts)]
-        return [why for link in far if (why := link.unjoined())]
+    def unjoined(self) -> dict[str, str]:
+        """What is to be done about each peer whose keys are not known here; nothing about neighbours."""
+        far = {host: link for host, link in self._links.items() if host not in self._near}
+        return {host: why for host, link in far.items() if (why := link.unjoined())}
 
     def _exchange(self, asked: api.ExchangeKeys, _call: Call) -> api.ExchangedKeys:
         verdicts = self._keeper.take(asked.lists)
@@ -153,6 +157,7 @@ class Links:
 
     def _list_changed(self, host: str, serial: int) -> None:
         self._shell.publisher.publish(api.KEYS_CHANGED, host, api.KeysChanged(serial=serial))
+        self._changed()
 
     def _link_changed(self, link: PeerLink) -> None:
         told = link.told()

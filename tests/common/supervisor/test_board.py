@@ -53,6 +53,20 @@ def test_lines_tell_of_each_change_once_and_not_of_seconds_that_go_on() -> None:
     ]
 
 
+def test_a_host_that_has_not_joined_is_told_of_once_and_stands_in_the_table() -> None:
+    lone = Progress(
+        host="h", state="starting", elapsed_s=1.0, processes=[], unjoined={"pc2": "run `tandem invite pc2`"}
+    )
+    lines, table = io.StringIO(), Terminal()
+    for face in (LineFace(lines), LiveFace(["h"], table)):
+        face.progress(lone)
+        face.progress(lone)
+        face.end()
+    assert [line.split(maxsplit=1)[1] for line in lines.getvalue().splitlines()] == ["h: run `tandem invite pc2`"]
+    assert "link to pc2" in table.plain
+    assert "not joined" in table.plain
+
+
 def test_json_is_one_progress_a_line_and_no_sentence() -> None:
     out = io.StringIO()
     face = JsonFace(out)
