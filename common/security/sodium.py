@@ -1,7 +1,7 @@
 """Ed25519 verification by the libsodium that pyzmq brings for CURVE: 36 us a signature where OpenSSL takes 62.
 
-It is in every process already, so that one which only checks tokens imports nothing more. Whether it can be used is found out once, by RFC 8032's first test vector; where not, there is no `verifier` and the caller has
-another.
+It is in every process already, so that one which only checks tokens imports nothing more. Whether it can be used is found out
+once, by RFC 8032's first test vector; where not, there is no `verifier`, and the caller has another.
 """
 
 from __future__ import annotations
