@@ -35,7 +35,7 @@ class Scope(NamedTuple):
     key: str
 
 
-class ReplyKept(Struct, frozen=True, kw_only=True, tag_field="fact", tag="reply_kept.1"):
+class ReplyKept(Struct, frozen=True, kw_only=True, gc=False, tag_field="fact", tag="reply_kept.1"):
     """Fact: the request of this scope, with this body, got this reply at `at` (wall-clock seconds)."""
 
     identity: str
@@ -47,11 +47,12 @@ class ReplyKept(Struct, frozen=True, kw_only=True, tag_field="fact", tag="reply_
 
 
 class ReplyForgotten(Struct, frozen=True, kw_only=True, tag_field="fact", tag="reply_forgotten.1"):
-    """Fact: the reply of this scope is no longer kept."""
+    """Fact: the reply of this scope, which was kept at `at`, is no longer kept."""
 
     identity: str
     verb: str
     key: str
+    at: float = 0.0
 
 
 Fact = ReplyKept | ReplyForgotten
@@ -112,7 +113,8 @@ class Replies:
         return Fresh(scope)
 
     def settle(self, scope: Scope, reply: bytes, now: float) -> list[Fact]:
-        """Keeps the reply of a pending request; the facts to commit: that one, and the replies that had to go.
+        """Keeps the reply of a pending request; the facts to commit: the reply in whose place it comes, this one, and those that
+        had to go.
 
         Settling what is not pending is a bug and raises KeyError.
         """
@@ -124,8 +126,9 @@ class Replies:
             reply=reply,
             at=now,
         )
+        stale = self._kept.get(scope)
         self.fold(kept)
-        return [kept, *self._evict(now)]
+        return [*([_forgotten(stale)] if stale is not None else []), kept, *self._evict(now)]
 
     def abandon(self, scope: Scope) -> None:
         """Forgets a pending request that was not done, so that the next try does it."""
@@ -154,8 +157,8 @@ class Replies:
             scope = next(iter(self._kept))
             if not self._over(self._kept[scope], now):
                 break
+            gone.append(_forgotten(self._kept[scope]))
             self._drop(scope)
-            gone.append(ReplyForgotten(identity=scope.identity, verb=scope.verb, key=scope.key))
         return gone
 
     def _over(self, oldest: ReplyKept, now: float) -> bool:
@@ -167,3 +170,7 @@ class Replies:
         gone = self._kept.pop(scope, None)
         if gone is not None:
             self._bytes -= len(gone.reply)
+
+
+def _forgotten(kept: ReplyKept) -> ReplyForgotten:
+    return ReplyForgotten(identity=kept.identity, verb=kept.verb, key=kept.key, at=kept.at)

@@ -12,13 +12,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 from heapq import merge
 from itertools import islice
 from math import inf
 from typing import Any
 
-from msgspec import msgpack
+from msgspec import Struct, msgpack
 
 from common.api.tasks import TaskState
 from common.dispatch.ageing import rank
@@ -53,8 +52,7 @@ from pc2.resource_manager.tasks.task import (
 Index = dict[tuple[TaskState, str], dict[str, int]]
 
 
-@dataclass(slots=True)
-class Entry:
+class Entry(Struct, gc=False):
     """A task with what is not in its row; `rank` and `deadline` are by the monotonic clock. Only the book changes it."""
 
     task: Task

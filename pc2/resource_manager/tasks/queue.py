@@ -189,14 +189,14 @@ class Tasks:
         kept = book.kept
         over = kept.retention.due(now)
         if over is not None:
-            return Decision((Forgotten(over),))
+            return Decision((Forgotten(over, self._seq(over)),))
         oldest = kept.oldest()
         if oldest is None or (len(kept) <= limits.kept and kept.bytes <= limits.kept_bytes):
             return Decision()
         result = kept.oldest_result()
         if len(kept) <= limits.kept and result is not None:
-            return Decision((ResultDropped(result),))
-        return Decision((Forgotten(oldest),))
+            return Decision((ResultDropped(result, self._seq(result)),))
+        return Decision((Forgotten(oldest, self._seq(oldest)),))
 
     # inside
 
@@ -262,6 +262,9 @@ class Tasks:
                 return detail
             case _:
                 return NOBODY
+
+    def _seq(self, task_id: str) -> int:
+        return self._book.entries[task_id].task.seq
 
     def _settled(self, task_id: str, run: int) -> tuple[Fact, ...]:
         return (Settled(task_id, run),) if (task_id, run) in self._book.load.calls else ()

@@ -71,11 +71,11 @@ UNDONE: Final[frozenset[TaskState]] = frozenset({"failed", "dead", "expired"})
 """Ends that somebody may want to look into: kept for longer."""
 
 
-class Task(Struct, kw_only=True):
+class Task(Struct, kw_only=True, gc=False):
     """A task as its row holds it; times are seconds since 1970, 0 for none. Only the book changes it.
 
-    `runs` numbers the calls made for it and never falls; `attempts` counts those that may have done something, since it was
-    submitted or replayed. `delay_s` is the wait that led to `run_at`.
+    `seq` grows with each task accepted. `runs` numbers the calls made for it and never falls; `attempts` counts those that may
+    have done something, since it was submitted or replayed. `delay_s` is the wait that led to `run_at`.
     """
 
     task_id: str
@@ -157,6 +157,7 @@ class ResultDropped:
     """Fact: the results took too much room, so this one is no longer kept; how the task ended still is."""
 
     task_id: str
+    seq: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +165,7 @@ class Forgotten:
     """Fact: the ended task is no longer known."""
 
     task_id: str
+    seq: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,7 +91,7 @@ def test_old_replies_are_forgotten_when_a_new_one_is_kept() -> None:
     replies = Replies(KNOBS)
     settled(replies, "old", 0.0)
     facts = settled(replies, "new", 100.0)
-    assert facts[1:] == [ReplyForgotten(identity="local@mainpc", verb="acquire_lease", key="old")]
+    assert facts[1:] == [ReplyForgotten(identity="local@mainpc", verb="acquire_lease", key="old", at=0.0)]
     assert len(replies) == 1
 
 
@@ -168,6 +168,11 @@ class RepliesMachine(RuleBasedStateMachine):
         it, body = self.pending.popitem()
         facts = self.replies.settle(it, bytes(size), self.now)
         self.facts += facts
+        replaced = self.kept.pop(it, None)
+        if replaced is not None:
+            forgotten = facts.pop(0)
+            assert (forgotten.key, forgotten.at) == (it.key, replaced[2])
+        assert isinstance(facts[0], ReplyKept)
         self.kept[it] = (body, bytes(size), self.now)
         for gone in facts[1:]:
             del self.kept[scope(gone.key)]
