@@ -6,6 +6,7 @@ from math import inf
 from typing import Final
 
 from common.errors import Cancelled
+from common.security.rights import Standing
 from common.service.reply import Reply
 
 ANSWER_S: Final = 0.2
@@ -16,34 +17,34 @@ ANSWER_SHARE: Final = 0.2
 class Call:
     """The circumstances of one request; `deadline` is on this process's monotonic clock, None for no deadline.
 
-    `identity` is who asks and `host` where from; `binding` is what a token issued to this caller is bound to, its CURVE key in
-    Z85 or `local@HOST`; `scopes` are what it may do, with all that it has shown.
+    `identity` is who asks, and `scopes` what it may do, both with all that it has shown; `binding` is what a token issued to it
+    is bound to, its CURVE key in Z85 or `local@HOST`.
     """
 
-    __slots__ = ("_gone", "_reply", "arrived", "binding", "deadline", "host", "identity", "scopes", "trace", "verb")
+    __slots__ = ("_caller", "_gone", "_reply", "arrived", "deadline", "identity", "scopes", "trace", "verb")
 
     def __init__(
-        self,
-        reply: Reply,
-        verb: str,
-        identity: str,
-        arrived: float,
-        deadline: float | None,
-        trace: str | None,
-        host: str | None = None,
-        binding: str | None = None,
-        scopes: tuple[str, ...] = ("control",),
+        self, reply: Reply, verb: str, caller: Standing, arrived: float, deadline: float | None, trace: str | None
     ) -> None:
         self._reply = reply
         self._gone = False
+        self._caller = caller
         self.verb = verb
-        self.identity = identity
+        self.identity = caller.identity
+        self.scopes = caller.scopes
         self.arrived = arrived
         self.deadline = deadline
         self.trace = trace
-        self.host = identity.rpartition("@")[2] if host is None else host
-        self.binding = identity if binding is None else binding
-        self.scopes = scopes
+
+    @property
+    def host(self) -> str:
+        """The host that the caller is on, or speaks for."""
+        return self._caller.host
+
+    @property
+    def binding(self) -> str:
+        """What a token for this caller is bound to; empty for one that is not known."""
+        return self._caller.bindings[0] if self._caller.bindings else ""
 
     @property
     def streams(self) -> bool:

@@ -161,19 +161,12 @@ class Onion:
             self._refuse(reply, refusal(caller, None, _UNKNOWN) or self._routes.unknown(verb))
             return
         now = self._now()
-        deadline = now + head.budget_ms / 1000 if head is not None and head.budget_ms else None
-        trace, token = (head.trace, head.token) if head is not None else (None, None)
-        call = Call(
-            reply,
-            verb,
-            caller.identity,
-            now,
-            deadline,
-            trace,
-            host=caller.host,
-            binding=caller.bindings[0] if caller.bindings else "",
-            scopes=caller.scopes,
-        )
+        deadline = trace = token = None
+        if head is not None:
+            trace, token = head.trace, head.token
+            if head.budget_ms:
+                deadline = now + head.budget_ms / 1000
+        call = Call(reply, verb, caller, now, deadline, trace)
         route.meter.begin()
         try:
             if self.draining is not None and route.verb.access is not Access.READ:

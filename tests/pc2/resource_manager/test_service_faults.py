@@ -22,6 +22,7 @@ from common.errors import (
     TandemError,
     Unavailable,
 )
+from common.security import rights
 from common.service.call import Call
 from common.service.shell import ShellSettings
 from common.store.memory import MemoryStore
@@ -262,7 +263,7 @@ class Peer:
 
 
 def a_call(gone: bool = False) -> Call:
-    return Call(cast("Any", Peer(gone)), "acquire_lease", "local@pc2", 0.0, None, None)
+    return Call(cast("Any", Peer(gone)), "acquire_lease", rights.local("pc2"), 0.0, None, None)
 
 
 @pytest.mark.parametrize("key", ["", "k"])
