@@ -199,6 +199,8 @@ class KeyringFile:
     def _look(self) -> tuple[int, int, int] | None:
         try:
             found = self._path.stat()
-        except OSError:
+        except FileNotFoundError:
             return None
+        except OSError:
+            return 0, 0, 0  # reading it says why
         return found.st_mtime_ns, found.st_ino, found.st_size

@@ -192,6 +192,30 @@ class TestFollowing:
         assert not followed.problem
         assert followed.current == self.ring("bus")
 
+    def test_a_file_that_cannot_be_looked_at_leaves_the_last_keyring_in_force(self, folder: Path) -> None:
+        path = folder / "keyring.json"
+        keyfiles.write(path, self.ring("hub"))
+        followed = KeyringFile(path, "pc2")
+        path.unlink()
+        path.symlink_to(path.name)
+        assert not followed.refresh()
+        assert "cannot be read" in followed.problem
+        assert followed.current == self.ring("hub")
+
+    def test_a_file_that_goes_between_the_look_and_the_reading_is_looked_at_again(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = folder / "keyring.json"
+        keyfiles.write(path, self.ring("hub"))
+        followed = KeyringFile(path, "pc2")
+        path.unlink()
+        monkeypatch.setattr(followed, "_look", lambda: (1, 2, 3))
+        assert not followed.refresh()
+        assert followed.current == self.ring("hub")
+        monkeypatch.undo()
+        assert followed.refresh()
+        assert followed.current == Keyring(own_host="pc2")
+
     def test_a_file_that_only_became_private_again_is_taken(self, folder: Path) -> None:
         path = folder / "keyring.json"
         keyfiles.write(path, self.ring("hub"))
