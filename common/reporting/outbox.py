@@ -21,6 +21,8 @@ from common.reporting.spool import Batch, Spool
 
 LINGER_S: Final = 2.0
 """How long the thread waits for more before it ends."""
+LAST_S: Final = 0.5
+"""How long whoever closes waits for the thread, which may be waiting for an answer; it holds up nobody's end."""
 RETRY_S: Final = 1.0
 """When the disk is tried again that could not be read."""
 
@@ -168,7 +170,7 @@ class Outbox:
             thread = self._thread
             self._changed.notify_all()
         if thread is not None:
-            thread.join(within_s + 1.0)
+            thread.join(LAST_S)
         return done
 
     def abandon(self) -> None:
