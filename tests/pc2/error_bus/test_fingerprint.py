@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.api.error_bus import StackFrame
@@ -59,6 +59,7 @@ def test_long_texts_are_judged_like_short_ones() -> None:
     assert len(long.title) == TITLE_CHARS
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.text(min_size=1), st.text(), st.text(), st.text(), st.lists(st.text(), max_size=3))
 def test_every_report_has_one_fingerprint_however_strange(
     error_type: str, message: str, stack: str, explicit: str, own_code: list[str]

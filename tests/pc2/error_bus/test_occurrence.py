@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.errors import BadRequest
@@ -29,6 +29,7 @@ def test_where_a_clock_stepped_in_between_the_arrival_counts(offset_s: float) ->
     assert occurred(at(offset_s), "", NOW) == NOW
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.floats(-1e9, 1e9), st.floats(-1e9, 1e9))
 def test_nothing_occurs_in_the_future_or_before_a_spool_could_hold_it(told_s: float, sent_s: float) -> None:
     happened = occurred(at(told_s), at(sent_s), NOW)

@@ -21,8 +21,9 @@ from pc2.error_bus.samples import (
 from tests.pc2.error_bus.desk import HIDING, report
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=50) | st.binary(max_size=9),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(max_size=9), inner, max_size=5),
+    max_leaves=20,
 )
 
 
@@ -78,7 +79,7 @@ def test_what_is_no_json_is_told_by_its_kind() -> None:
     assert details == {"raw": "<3 bytes>", "view": "<2 bytes>", "huge": str(2**60), "kind": "{1}"}
 
 
-@settings(max_examples=40)
+@settings(max_examples=60, deadline=None)
 @given(st.dictionaries(st.text(), JSON))
 def test_any_details_become_bounded_json(details: dict[str, Any]) -> None:
     kept = sample(details=details)

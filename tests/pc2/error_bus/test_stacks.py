@@ -4,7 +4,7 @@ import traceback
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.api.error_bus import StackFrame
@@ -169,6 +169,7 @@ def test_a_stack_is_shown_as_a_traceback() -> None:
     assert shown == '  File "/a.py", line 3, in f\n  File "/b.py", line 0, in ?'
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.text(alphabet='File ",line123in at(a.js:|+-)\n\\/', max_size=2_000))
 def test_any_text_is_read_and_gives_few_places(stack: str) -> None:
     assert len(own_places(stack)) <= PLACES
