@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from time import perf_counter
-from typing import Final
+from typing import Any, Final
 
 from benchmarks.asking import crowd, timed_calls
 from benchmarks.peer import PAYLOAD, Announce
@@ -35,9 +35,9 @@ def echo(request: Echo, call: Call) -> Echo:
     return request
 
 
-def service() -> Shell:
+def service(**settings: Any) -> Shell:
     """A shell as every service has it, with its events and its health port; made on the running loop."""
-    shell = Shell(ShellSettings(SERVICE, "bench", 0, events_port=0, health_port=0))
+    shell = Shell(ShellSettings(SERVICE, "bench", 0, events_port=0, health_port=0, **settings))
     shell.handle(ECHO, echo)
     return shell
 

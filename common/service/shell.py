@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from functools import partial
 from typing import Any, Final
 
 from common.api.basic import BreakerStats, Health, Phase, Status
 from common.api.words import Topic, Verb
+from common.config.settings import supervisors_mark
 from common.errors import Conflict, Unavailable
 from common.ids import new_id
 from common.resilience.bulkhead import Bulkhead
@@ -63,6 +63,7 @@ class Shell:
         self.clock = SystemClock()
         self.rng = system_rng()
         self.boot = new_id("boot", self.rng)
+        self._mark = supervisors_mark()
         self.context = sockets.new_context()
         self.log = logging.getLogger("tandem.service")
         self.phase: Phase = "starting"
@@ -221,40 +222,35 @@ class Shell:
         for host in others:
             if keys is None:
                 self.lacks[host] = f"{host}: {NO_KEYS}"
-            else:
+            elif not self._listen_at(host, keys):
                 self.spawn(self._listen(host, keys), f"listening on {host}")
 
+    def _listen_at(self, host: str, keys: sockets.Keys) -> bool:
+        """Open what is not open yet at an address of this host, encrypted; False, and the reason a lack, where it cannot be."""
+        try:
+            if not any(port.address.host == host for port in self._ports):
+                address = sockets.Address(host, self.port, keys)
+                self._ports += open_ports(self.context, [address], self.onion.receive, self.onion.drained)
+            if self._events is not None and not self._events.is_open_at(host):
+                self._events.add(sockets.Address(host, self.events_port, keys))
+        except (Unavailable, Conflict) as error:
+            self.lacks[host] = error.message
+            return False
+        self.lacks.pop(host, None)
+        return True
+
     async def _listen(self, host: str, keys: sockets.Keys) -> None:
-        """Serve an address of this host, encrypted, once it is there."""
-        port = sockets.Address(host, self.port, keys)
-        await self._open_late(host, lambda: self._ports.extend(self._opened(port)))
-        if self._events is not None:
-            events, address = self._events, sockets.Address(host, self.events_port, keys)
-            await self._open_late(host, lambda: events.add(address))
-
-    def _opened(self, address: sockets.Address) -> list[RouterPort]:
-        return open_ports(self.context, [address], self.onion.receive, self.onion.drained)
-
-    async def _open_late(self, host: str, opened: Callable[[], None]) -> None:
         pause_s = REOPEN_S
-        while True:
-            try:
-                opened()
-            except (Unavailable, Conflict) as error:
-                self.lacks[host] = error.message
-                await asyncio.sleep(pause_s)
-                pause_s = min(RETRY_ADDRESS_S, 2 * pause_s)
-            else:
-                self.lacks.pop(host, None)
-                return
+        while not self._listen_at(host, keys):
+            await asyncio.sleep(pause_s)
+            pause_s = min(RETRY_ADDRESS_S, 2 * pause_s)
 
     def _follow_keys(self) -> None:
         """Take in what the keyring says now; where a key was revoked, encrypted subscriptions end, and whoever may comes back."""
-        if self.authority.follow() and self._events is not None:
-            events = self._events
-            for address in events.close_encrypted():
-                work = self._open_late(address.host, partial(events.add, address))
-                self.spawn(work, f"publishing on {address.host} again")
+        keys = self.authority.keys
+        if self.authority.follow() and self._events is not None and keys is not None:
+            for host in self._events.close_encrypted():
+                self.spawn(self._listen(host, keys), f"publishing on {host} again")
         if self.authority.problem:
             self.problems[KEYRING] = self.authority.problem
         else:
@@ -281,6 +277,7 @@ class Shell:
             phase=self.phase,
             reasons=problems,
             lacks=list(self.lacks.values()),
+            supervised=self._mark,
         )
 
     def uptime_s(self) -> float:

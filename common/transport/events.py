@@ -95,13 +95,17 @@ class EventPort:
         marks = Marks(send)
         self._outlets.append(_Outlet(wanted, socket, send, Drain(socket, marks.subscription, marks.sent)))
 
-    def close_encrypted(self) -> list[sockets.Address]:
-        """End every CURVE subscription at once, and say where to `add` again: whoever may still come in comes back."""
+    def is_open_at(self, host: str) -> bool:
+        """Whether events are published at one of this host's addresses."""
+        return any(outlet.address.host == host for outlet in self._outlets)
+
+    def close_encrypted(self) -> list[str]:
+        """End every CURVE subscription at once, and say at which addresses to `add` again: whoever may come in comes back."""
         closed = [outlet for outlet in self._outlets if outlet.address.keys is not None]
         self._outlets = [outlet for outlet in self._outlets if outlet.address.keys is None]
         for outlet in closed:
             outlet.close(0)
-        return [outlet.address for outlet in closed]
+        return [outlet.address.host for outlet in closed]
 
     def publish(self, topic: bytes, header: bytes, body: bytes) -> None:
         """Send one event to whoever listens."""

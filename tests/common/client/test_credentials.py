@@ -54,7 +54,6 @@ async def far_service(home: KeyHome) -> AsyncIterator[Service]:
         shell.handle(verb, who)
     await shell.open()
     try:
-        await until(lambda: len(shell._ports) == 2 and shell._events is not None and len(shell._events._outlets) == 2)
         yield made
     finally:
         await shell.close(drain_s=0)

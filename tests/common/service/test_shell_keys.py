@@ -69,7 +69,6 @@ async def keyed(home: KeyHome, *, admits: bool = False, **settings: Any) -> Asyn
         shell.handle(verb, who)
     await shell.open()
     try:
-        await until(lambda: len(shell._ports) == 2 and shell._events is not None and len(shell._events._outlets) == 2)
         yield serving
     finally:
         await shell.close(drain_s=0)
@@ -232,7 +231,7 @@ async def test_a_key_revoked_midway_is_refused_message_by_message_and_hears_no_m
                 assert (answer["code"], "revoked" in answer["message"]) == ("unauthenticated", True)
             assert (await revoked.ask(Verb("ping", Empty, Said, Access.READ)))["code"] == "unauthenticated"
             assert told(await kept.ask(WHO))
-            await until(lambda: lab.shell._events is not None and len(lab.shell._events._outlets) == 2)
+            await until(lambda: lab.shell._events is not None and lab.shell._events.is_open_at(CURVE))
             while await ears.socket.poll(0):
                 await ears.socket.recv_multipart()
             while await other.socket.poll(0):

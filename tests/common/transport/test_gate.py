@@ -305,9 +305,9 @@ async def test_closing_the_encrypted_events_ends_their_subscriptions_and_lets_th
     await until(lambda: all(follower.heard for follower in followers))
 
     known.remove(bad_keys.public.decode())
-    (closed,) = events.close_encrypted()
-    assert (closed.host, closed.port) == ("127.0.0.1", events.number)
-    await add_again(events, closed)
+    assert events.close_encrypted() == ["127.0.0.1"]
+    assert [events.is_open_at(host) for host in ("127.0.0.1", "127.0.0.2")] == [False, True]
+    await add_again(events, Address("127.0.0.1", 0, server))
     await until(lambda: good.lives == 2 and gate.refused > 0)
     events.publish(b"t", b"{}", b"2")
     await until(lambda: good.heard == plain.heard == [b"1", b"2"])
