@@ -14,6 +14,7 @@ class Health(Message, frozen=True):
     """The one health answer: of `ping`, `health_check`, raw `ping` and `health`, and of the health port.
 
     `ready` says whether work is taken; `reasons` says why not, or why `status` is not ok; `boot` changes with the process.
+    `supervised` is the mark of the supervisor that started it, by which that knows its own; empty where it was started by hand.
     """
 
     status: Status
@@ -26,6 +27,7 @@ class Health(Message, frozen=True):
     phase: Phase = "ready"
     reasons: list[str] = []
     lacks: list[str] = []
+    supervised: str = ""
 
 
 class VerbInfo(Message, frozen=True):

@@ -111,5 +111,10 @@ class AgentEnvironment:
         }
 
 
+def supervisors_mark(environ: Mapping[str, str] = os.environ) -> str:
+    """The mark of the supervisor's launch that this process comes from; empty where it was started by hand."""
+    return environ.get(MARK, "")
+
+
 def _is_port(text: str) -> bool:
     return text.isascii() and text.isdigit() and int(text[:6]) <= 65_535

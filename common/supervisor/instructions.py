@@ -26,7 +26,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Launched:
-    """A `Launch` was performed: the process, pinned by pid and start time, and the ports it was given."""
+    """A `Launch` was performed: the process, pinned by pid and start time, the ports it was given, and the mark it carries."""
 
     name: str
     life: int
@@ -36,6 +36,7 @@ class Launched:
     port: int = 0
     events_port: int = 0
     health_check_port: int = 0
+    mark: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,8 @@ follows from it.
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 import zmq
 
@@ -46,16 +47,28 @@ class Prober:
     async def _ask(self, probe: HealthProbe, process: Launched) -> str:
         match probe.how:
             case "zmq":
-                return await self._over_zmq(probe, process.health_check_port)
+                return await self._over_zmq(probe, process)
             case "http":
-                reason, _ = await over_http(LOOPBACK, process.health_check_port)
-                return reason
+                reason, body = await over_http(LOOPBACK, process.health_check_port)
+                return stranger(body, process) or reason
         await knock(LOOPBACK, process.health_check_port or process.port)
         return ""
 
-    async def _over_zmq(self, probe: HealthProbe, port: int) -> str:
-        link = PlainLink(self._context, Endpoint.tcp(LOOPBACK, port), self._clock)
+    async def _over_zmq(self, probe: HealthProbe, process: Launched) -> str:
+        link = PlainLink(self._context, Endpoint.tcp(LOOPBACK, process.health_check_port), self._clock)
         try:
-            return judge(await over_zmq(link, self._clock.monotonic() + probe.timeout_s))
+            answer = await over_zmq(link, self._clock.monotonic() + probe.timeout_s)
         finally:
             link.close()
+        return stranger(answer, process) or judge(answer)
+
+
+def stranger(answer: Mapping[str, Any], process: Launched) -> str:
+    """That another process answers at this one's health port, by the mark of its launch; empty where none says so.
+
+    A port of the system's choosing may be taken by someone else before its process binds it.
+    """
+    mark = answer.get("supervised")
+    if not mark or not isinstance(mark, str) or not process.mark or mark == process.mark:
+        return ""
+    return f"another process answers at its health port {process.health_check_port}: {mark[:100]}"

@@ -224,7 +224,7 @@ class Processes:
         session = child.session
         return Launched(
             child.entry.name, child.life, self._clock.monotonic(), session.pid, session.start_time,
-            session.port, session.events_port, session.health_check_port,
+            session.port, session.events_port, session.health_check_port, session.mark,
         )  # fmt: skip
 
     def _listen(self, child: _Child, pipe: int) -> None:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 import zmq
@@ -13,7 +15,7 @@ from common.config.schema import HealthProbe, Ports
 from common.config.units import Duration
 from common.supervisor.instructions import Launched
 from common.supervisor.launching import choose_ports
-from common.supervisor.probing import Prober
+from common.supervisor.probing import Prober, stranger
 from common.telemetry.system_clock import SystemClock
 from common.transport import sockets
 
@@ -109,3 +111,16 @@ async def test_silence_and_absence_are_told_within_the_probes_time(prober: Probe
 )
 def test_ready_decides_where_it_is_said_and_status_where_it_is_not(answer: dict[str, object], reason: str) -> None:
     assert judge(answer) == reason
+
+
+@pytest.mark.parametrize(("mark", "ready"), [("boot-1/a", True), ("", True), ("boot-1/b", False), ("boot-2/a", False)])
+async def test_whoever_took_the_port_first_does_not_make_the_process_ready(
+    prober: Prober, mark: str, ready: bool
+) -> None:
+    body = json.dumps({"status": "ok", "ready": True, "supervised": mark}).encode()
+    head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    async with serving(lambda writer: writer.write(head + body)) as port:
+        launched = replace(at(health_port=port), mark="boot-1/a")
+        reason = await prober.ask(probe("http"), launched)
+    assert reason == ("" if ready else f"another process answers at its health port {port}: {mark}")
+    assert stranger({"supervised": mark}, at()) == ""
