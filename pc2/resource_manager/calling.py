@@ -7,7 +7,7 @@ It decides nothing about leases.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Final, TypeVar
 
 from common.api.leases import RELEASE_LEASE
@@ -15,7 +15,6 @@ from common.api.supervisor import ADMIT_LEASE
 from common.api.words import Message, Verb
 from common.client.aio import AsyncClient
 from common.client.directory import Directory
-from common.client.pursuit import Found
 from common.errors import Internal, NotFound, TandemError
 from common.service.call import Call
 from common.service.shell import Shell
@@ -42,14 +41,14 @@ class Calling:
     def __init__(self, shell: Shell, client: AsyncClient, directory: Directory, answer_s: float) -> None:
         self._shell = shell
         self._client = client
-        self._found = _supervisors(directory)
+        self._hosts = tuple(name.removeprefix(SUPERVISOR) for name in directory.names() if name.startswith(SUPERVISOR))
         self._answer_s = answer_s
         self._open: set[asyncio.Task[None]] = set()
 
     @property
     def hosts(self) -> tuple[str, ...]:
         """The hosts that have a supervisor."""
-        return tuple(self._found)
+        return self._hosts
 
     def ask(self, asked: AskSupervisor) -> None:
         """Has a supervisor admit a lease; its answer is told later, never from within this call."""
@@ -80,8 +79,8 @@ class Calling:
         self, host: str, verb: Verb[Req, Rep], request: Callable[[str], Req]
     ) -> dict[str, Rep | TandemError]:
         """What each supervisor, or one host's, answers now; NotFound for a host that has none."""
-        if host and host not in self._found:
-            raise NotFound(f"no host {host!r}; there are {', '.join(self._found)}")
+        if host and host not in self._hosts:
+            raise NotFound(f"no host {host!r}; there are {', '.join(self._hosts)}")
         return await self._all([host] if host else self.hosts, verb, request, LIVE_S)
 
     async def _all(
@@ -93,10 +92,13 @@ class Calling:
 
     async def _one(self, host: str, verb: Verb[Req, Rep], request: Req, timeout_s: float) -> Rep | TandemError:
         try:
-            reply: Rep = await self._client.call_at(self._found[host], verb, request, timeout_s=timeout_s)
+            reply = await self._at(host, verb, request, timeout_s)
         except TandemError as error:
             return error
         return reply
+
+    async def _at(self, host: str, verb: Verb[Req, Rep], request: Req, timeout_s: float) -> Rep:
+        return await self._client.call(f"{SUPERVISOR}{host}", verb, request, timeout_s=timeout_s, idempotent=False)
 
     def _begin(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = self._shell.spawn(work, name)
@@ -123,18 +125,13 @@ class Calling:
 
     async def _once(self, host: str, verb: Verb[Req, Rep], request: Req) -> Rep:
         try:
-            reply: Rep = await self._client.call_at(self._found[host], verb, request, timeout_s=self._answer_s)
+            reply = await self._at(host, verb, request, self._answer_s)
         except (TandemError, asyncio.CancelledError):
             raise
         except Exception as bug:
             self._shell.log.exception("%s at %s failed inside the service", verb.name, host)
             raise Internal(f"{verb.name} at {host} failed inside the service: {type(bug).__name__}") from bug
         return reply
-
-
-def _supervisors(directory: Directory) -> Mapping[str, Found]:
-    places = {name: directory.place(name) for name in directory.names() if name.startswith(SUPERVISOR)}
-    return {name.removeprefix(SUPERVISOR): Found(place.requests) for name, place in places.items() if place is not None}
 
 
 def _distance(error: TandemError) -> int:
