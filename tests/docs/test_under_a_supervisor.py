@@ -47,7 +47,8 @@ def test_each_agent_is_restarted_by_its_supervisor(fabric: Fabric) -> None:
     for entry in ENTRIES:
         name = entry["name"]
         before = fabric.processes("mainpc")[name]["pid"]
-        fabric.ask("mainpc", {"action": "restart_agent", "agent_name": name})
+        shown = {"_token": fabric.token("mainpc")}
+        fabric.ask("mainpc", {"action": "restart_agent", "agent_name": name, **shown})
         until(lambda name=name, before=before: fabric.processes("mainpc")[name]["pid"] not in (0, before), 20, name)
     until(fabric.is_ready, 20, "every agent ready again")
 

@@ -24,6 +24,10 @@ from common.client.directory import Directory
 from common.client.opening import open_client
 from common.client.settings import ClientSettings
 from common.client.sync import Client
+from common.security import keyfiles
+from common.security.keyfiles import OPERATOR_FILE, SigningKeys
+from common.security.keyring import local_binding
+from common.security.tokens import Minter
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVICES = {
@@ -212,6 +216,12 @@ class Fabric:
             return None
         finally:
             socket.close(0)
+
+    def token(self, host: str, scope: str = "control", ttl_s: float = 60.0) -> str:
+        """A token of the host's operator for a plain caller on its loopback, as the `tandem` command makes them."""
+        keys = keyfiles.read(keyfiles.keys_folder(self.home, host) / OPERATOR_FILE, SigningKeys)
+        minter = Minter(keys.name, keys.seed)
+        return minter.mint(keys.name, [scope], local_binding(host), now=time.time(), ttl_s=ttl_s).token
 
     def used_bytes(self) -> dict[str, tuple[int, int]]:
         """Used and total bytes of every card, counted from outside: the files that living processes wrote."""

@@ -175,17 +175,22 @@ def test_a_full_card_says_what_was_needed_and_what_is_free(fabric: Fabric, name:
         assert fabric.ask(name, {"action": "release_lease", **token}) == {"status": "success"}
 
 
-def test_an_agent_is_stopped_started_and_restarted_by_a_bare_client(fabric: Fabric) -> None:
+def test_an_agent_is_stopped_started_and_restarted_by_a_bare_client_with_a_token(fabric: Fabric) -> None:
     from tests.lab.fabric import until
 
     before = fabric.processes("mainpc")["echo"]["pid"]
+    refused = fabric.ask("mainpc", {"action": "stop_agent", "agent_name": "echo"})
+    assert refused is not None
+    assert refused["code"] == "forbidden"
+    assert "token" in refused["details"]["mend"]
+    shown = {"_token": fabric.token("mainpc")}
     for action, phase in (("stop_agent", "stopped"), ("start_agent", "ready"), ("restart_agent", "ready")):
-        operation = fabric.ask("mainpc", {"action": action, "agent_name": "echo"})
+        operation = fabric.ask("mainpc", {"action": action, "agent_name": "echo", **shown})
         assert operation is not None
         assert operation["operation_id"]
         until(lambda wanted=phase: fabric.processes("mainpc")["echo"]["phase"] == wanted, 20, f"echo to be {phase}")
     until(lambda: fabric.processes("mainpc")["echo"]["pid"] not in (0, before), 20, "a new echo")
-    wrong = fabric.ask("mainpc", {"action": "start_agent", "agent_name": "nobody"})
+    wrong = fabric.ask("mainpc", {"action": "start_agent", "agent_name": "nobody", **shown})
     assert wrong is not None
     assert wrong["code"] == "not_found"
 
