@@ -15,6 +15,7 @@ from common.client.following import Event
 from common.errors import TandemError
 from common.service.basics import info, stats
 from common.store.memory import MemoryStore
+from pc2.security_gateway.own_files import OperatorSecret
 from tests.pc2.security_gateway.gateway import Gateway, gateway
 
 PASSWORD = "correct horse battery"
@@ -92,4 +93,5 @@ def test_no_repr_shows_what_a_message_carries_in_secret() -> None:
         api.TokenAsked(token="s3cr3t"),
     ]
     assert not [each for each in map(repr, messages) if "s3cr3t" in each]
+    assert "s3cr3t" not in repr(OperatorSecret("operator", "s3cr3t"))
     assert repr(messages[2]) == "IssueToken(name='bob', scopes=None, ttl_s=900)"

@@ -170,6 +170,17 @@ def test_of_too_many_keys_the_quietest_is_forgotten_first_and_none_that_is_being
     assert len(lockout) <= 3
 
 
+def test_where_all_are_being_tried_none_is_forgotten() -> None:
+    lockout = Lockout(Limits(remembered=1))
+    for name in ("one", "one", "two"):
+        lockout.begin(name, "pc2", 0.0)
+    lockout.failed("one", "pc2", 0.0)
+    assert len(lockout._pairs) == 2
+    lockout.failed("one", "pc2", 0.0)
+    lockout.failed("two", "pc2", 0.0)
+    assert len(lockout._pairs) == 1
+
+
 def test_those_who_have_proven_themselves_are_bounded_too() -> None:
     lockout = Lockout(Limits(proven=1))
     for name in ("one", "two"):

@@ -270,6 +270,13 @@ class TestUnderASupervisor:
             assert created["identity"]["created_by"] == "operator"
             assert await running.verdict(await running.token("bob", created["api_key"])) == "valid"
 
+    async def test_who_controls_everything_by_its_token_may_hand_that_on(self, tmp_path: Path) -> None:
+        async with gateway(tmp_path, keys=supervised(tmp_path)) as running:
+            running.client = running.open_client(await running.token("operator", running.operator.secret))
+            admins = await running.create("admin", "control")
+            running.client = running.open_client(await running.token("admin", admins))
+            assert len((await running.call("list_identities"))["identities"]) == 2
+
     async def test_nobody_gives_scopes_beyond_its_own(self, tmp_path: Path) -> None:
         async with gateway(tmp_path, keys=supervised(tmp_path)) as running:
             token = await running.token("operator", running.operator.secret, scopes=["control:SecurityGateway"])
@@ -336,6 +343,22 @@ class TestMemory:
                 "bob",
                 "operator",
             ]
+
+    async def test_revocations_that_still_hold_are_kept_and_none_is_dropped_while_the_disk_takes_nothing(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        store = SmallDisk()
+        async with gateway(tmp_path, store) as running:
+            token = await running.token("bob", await running.create("bob"))
+            await running.call("revoke_token", token=token)
+            running.service._trim()
+            assert len((await running.call("list_revocations"))["tokens"]) == 1
+            monkeypatch.setattr(running.service._revoked, "drop", _late(running.service._revoked.drop, 1e11))
+            store.full = True
+            with pytest.raises(StorageUnavailable):
+                await running.create("eve")
+            running.service._trim()
+            assert len(running.service._revoked) == 1
 
     async def test_revocations_of_what_has_expired_are_dropped_and_that_is_told(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
