@@ -66,8 +66,19 @@ class Agents:
             self._tell("closed", relay)
         for name, agent in wanted.items():
             offered = self._offered.get(name)
-            if offered is None or offered[0] != agent:
+            if offered is not None and _same_way(offered[0], agent):
+                self._follow(name, agent, joined)
+            else:
                 self._offer(name, agent, joined)
+
+    def _follow(self, name: str, agent: FarAgent, joined: Callable[[str], bool]) -> None:
+        """The same way leads on, though perhaps to another place."""
+        before, way, relay = self._offered[name]
+        if before != agent:
+            self._offered[name] = agent, way, relay
+            if isinstance(way, Passage):
+                way.far = agent.far
+                way.refresh(host_joined=joined(agent.far.host))
 
     def _offer(self, name: str, agent: FarAgent, joined: Callable[[str], bool]) -> None:
         before = self._offered.pop(name, None)
@@ -138,6 +149,12 @@ class Agents:
         for _, way, _ in self._offered.values():
             way.close()
         self._offered.clear()
+
+
+def _same_way(before: FarAgent, now: FarAgent) -> bool:
+    """Whether what was bound for one place of an agent serves for the other: a call passed on finds it by its name."""
+    same = before.over_curve == now.over_curve and before.far.host == now.far.host
+    return same and (not now.over_curve or bool(before.far.ports.events_port) == bool(now.far.ports.events_port))
 
 
 def _bind(opened: Callable[[int], None], *numbers: int) -> None:

@@ -27,7 +27,7 @@ class Passage:
         self.reach = Reach(far.service, far.host, own_host, self._since())
         self._requests = Requests(context, clock, self.reach)
         self._events = Events(context)
-        self._endpoint: Endpoint | None = None
+        self._leads_to: tuple[Endpoint, Endpoint | None] | None = None
 
     @property
     def port(self) -> int:
@@ -54,25 +54,27 @@ class Passage:
 
     def refresh(self, *, host_joined: bool) -> None:
         """Connect to where the far process is now, where that has changed."""
-        endpoint = self._locate(self.far, self.far.ports.port)
-        if endpoint is not None and endpoint == self._endpoint:
+        ports = self.far.ports
+        requests = self._locate(self.far, ports.port)
+        events = self._locate(self.far, ports.events_port) if ports.events_port else None
+        wanted = None if requests is None else (requests, events)
+        if wanted is not None and wanted == self._leads_to:
             return
-        self._endpoint = endpoint
-        if endpoint is None:
+        self._leads_to = wanted
+        if wanted is None:
             self._requests.lead(None)
             self._events.lead(None)
             self.reach.unknown(host_joined, self._since())
         else:
-            self._connect(endpoint)
+            self._connect(*wanted)
 
-    def _connect(self, endpoint: Endpoint) -> None:
+    def _connect(self, requests: Endpoint, events: Endpoint | None) -> None:
         self.reach.joined()
-        events = self._locate(self.far, self.far.ports.events_port) if self.far.ports.events_port else None
         try:
-            self._requests.lead(lambda requests: Curve(self._context, endpoint, requests))
+            self._requests.lead(lambda own: Curve(self._context, requests, own))
             self._events.lead(events)
         except TandemError as error:
-            self._endpoint = None
+            self._leads_to = None
             self.reach.lost(error.message, self._since())
 
     def sweep(self) -> None:
