@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Protocol
 
+from common.api import error_bus
 from common.api.catalog import ServiceSpec
 from common.client.directory import Directory
 from common.client.opening import directory_of_environment
@@ -61,8 +62,7 @@ def run_service(
         lone=not environment.supervised,
     )
     configure(spec.name, host)
-    reporter = ErrorReporter(store_name, host=host)
-    report_everything(reporter)
+    reporter = _reporter(spec, store_name, host)
     try:
         store = open_store(environment.store or environment.home / host, store_name, durability)
         run(_serve(lambda: make(settings, directory_of_environment(), store), reporter))
@@ -72,8 +72,18 @@ def run_service(
     return 0
 
 
-async def _serve(make: Callable[[], Service], reporter: ErrorReporter) -> None:
-    report_from_loop(reporter, asyncio.get_running_loop())
+def _reporter(spec: ServiceSpec, name: str, host: str) -> ErrorReporter | None:
+    """What tells of this service's own errors; ErrorBus has none, for it would tell itself."""
+    if spec.name == error_bus.SERVICE:
+        return None
+    reporter = ErrorReporter(name, host=host)
+    report_everything(reporter)
+    return reporter
+
+
+async def _serve(make: Callable[[], Service], reporter: ErrorReporter | None) -> None:
+    if reporter is not None:
+        report_from_loop(reporter, asyncio.get_running_loop())
     service = make()
     await service.open()
     on_stop_signal(service.shell.stop)
