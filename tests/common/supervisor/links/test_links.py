@@ -44,8 +44,7 @@ async def link(host: Host) -> dict[str, Any]:
 
 async def test_neighbours_join_by_themselves_and_see_each_other(tmp_path: Path, ports: dict[str, Ports]) -> None:
     async with running(tmp_path, *neighbours(ports)) as (a, b):
-        for host in (a, b):
-            await until(lambda host=host: set(ring(host).hosts) == {"a", "b"})
+        await until(lambda: all(set(ring(host).hosts) == {"a", "b"} for host in (a, b)))
         seen: dict[str, Any] = {}
 
         async def is_up() -> bool:
