@@ -11,7 +11,7 @@ from typing import Final, cast
 
 from benchmarks.result import Result
 
-ORDER: Final = ("sequential", "in_flight_64", "in_flight_1500", "curve", "flooding", "fabric")
+ORDER: Final = ("sequential", "in_flight_64", "in_flight_1500", "curve", "flooding", "tokens", "fabric")
 
 
 def scenario(name: str) -> Callable[[int], Result]:
