@@ -56,13 +56,16 @@ class QueueMachine(RuleBasedStateMachine):
         max_attempts=st.integers(1, 3),
         retain_s=st.sampled_from([0.0, 5.0, 600.0]),
         key=st.sampled_from(["", "", "k1", "k2"]),
+        at_once=st.booleans(),
     )
-    def submit(self, capability: str, size: int, key: str, **fields: object) -> None:
+    def submit(self, capability: str, size: int, key: str, at_once: bool, **fields: object) -> None:
         try:
             task_id = self.bench.submit(capability, "x" * size, idempotency_key=key, **fields)
         except (Overloaded, IdempotencyMismatch):
             return
         self.acknowledged.add(task_id)
+        if at_once:
+            self.dispatch()
 
     @rule()
     def dispatch(self) -> None:
@@ -139,4 +142,4 @@ class QueueMachine(RuleBasedStateMachine):
 
 
 TestQueueMachine = QueueMachine.TestCase
-TestQueueMachine.settings = settings(max_examples=80, stateful_step_count=60, deadline=None)
+TestQueueMachine.settings = settings(max_examples=200, stateful_step_count=60, deadline=None)
