@@ -13,8 +13,8 @@ import msgspec
 import zmq
 import zmq.asyncio
 
+from common.api import core_orchestrator, resource_manager, supervisor
 from common.api import leases as api
-from common.api import resource_manager, supervisor
 from common.api.basic import EventsSince
 from common.api.leases import AcquireLease, Lease, LeaseChanged, LeaseGranted, LeaseProgress
 from common.client.aio import AsyncClient
@@ -34,6 +34,7 @@ from pc2.resource_manager.service import ResourceManager
 from pc2.resource_manager.steps import PlannerPolicy
 
 RM = resource_manager.SERVICE
+CORE = core_orchestrator.SERVICE
 PATIENCE_S = 10.0
 PLANNER = PlannerPolicy(answer_s=1.0, retry_s=0.1, pause_s=0.2)
 
@@ -153,6 +154,11 @@ class Fabric:
     def another_client(self) -> AsyncClient:
         """A client of its own."""
         return open_async_client(ClientSettings(retry=RetrySettings(attempts=1)), self.places)
+
+    @property
+    def hosts_lacked(self) -> dict[str, str]:
+        """The hosts that ResourceManager lacks, with the reason; there is no CoreOrchestrator here, which it lacks always."""
+        return {name: why for name, why in self.shell.lacks.items() if name != CORE}
 
     @property
     def places(self) -> Directory:
