@@ -33,7 +33,7 @@ class Elsewhere:
         self._forwarding.add_routes()
 
     def open(self) -> None:
-        """Take in the copy that was kept, and offer what is elsewhere. CorruptRecord; StorageUnavailable."""
+        """Take in the copy that was kept, and offer what is elsewhere."""
         self._relay.open()
         self._lookups.open()
 

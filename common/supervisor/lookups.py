@@ -65,9 +65,15 @@ class Lookups:
         self._shell.handle(api.FIND_AGENTS, self._find)
 
     def open(self) -> None:
-        """Take in what was kept. CorruptRecord; StorageUnavailable while the store cannot be read."""
+        """Take in what was kept; one that cannot be read is begun anew, since it is only a copy."""
         store = self._shell.store
-        self._copy.restore((agent for _, agent in AGENTS.load(store)), (step for _, step in STEPS.load(store)))
+        try:
+            agents, steps = [one for _, one in AGENTS.load(store)], [one for _, one in STEPS.load(store)]
+        except StorageUnavailable as error:
+            self._shell.log.warning("the copy of the registry is begun anew: %s", error.message)
+            self._unkept = True
+            return
+        self._copy.restore(agents, steps)
         self._changed()
 
     def follow(self, client: AsyncClient) -> None:
