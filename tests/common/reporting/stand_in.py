@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from common.api import error_bus, observability_hub
-from common.errors import BadRequest, TandemError
+from common.errors import BadRequest, TandemError, Unavailable
 from common.service.call import Call
 from common.service.loop import on_stop_signal
 from common.service.shell import Shell, ShellSettings
@@ -33,12 +33,16 @@ class Taken(msgspec.Struct):
 
 
 class StandIn:
-    """The two verbs. `refuse` is raised instead of an answer; a report of type `Poison` is refused for what it says."""
+    """The two verbs. `refuse` is raised instead of taking; with `answers_lost` it takes, and nobody hears of it.
+
+    A report of type `Poison` is refused for what it says.
+    """
 
     def __init__(self, shell: Shell, file: Path) -> None:
         self._file = file
         self.taken = read_taken(file)
         self.refuse: TandemError | None = None
+        self.answers_lost = False
         self.batches: list[int] = []
         shell.handle(error_bus.REPORT_ERRORS, self.report_errors)
         shell.handle(observability_hub.PUSH_METRICS, self.push_metrics)
@@ -75,6 +79,8 @@ class StandIn:
         beside = self._file.with_suffix(".new")
         beside.write_bytes(msgspec.msgpack.encode(self.taken))
         os.replace(beside, self._file)
+        if self.answers_lost:
+            raise Unavailable("it was taken, and the answer was lost")
 
 
 def read_taken(file: Path) -> Taken:

@@ -166,6 +166,26 @@ def test_a_bus_that_is_killed_again_and_again_has_everything_once(reporter: Erro
     assert [point.value for point in bus.taken.points] == list(range(8_000))
 
 
+async def test_what_was_taken_without_an_answer_is_not_doubled_by_what_came_behind_it(
+    reporter: ErrorReporter, port: int, tmp_path: Path
+) -> None:
+    async with standing_in(tmp_path / "taken", port) as (bus, _):
+        bus.answers_lost = True
+        for number in range(9):
+            reporter.report_error("Numbered", str(number))
+            reporter.metric("number", number)
+            wanted = len(bus.batches) + 2
+            await asyncio.to_thread(until, lambda wanted=wanted: len(bus.batches) >= wanted)
+            if number == 4:
+                reporter.close(0.0)
+                reporter = ErrorReporter("reader")
+        bus.answers_lost = False
+        await asyncio.to_thread(delivered, reporter)
+        await asyncio.to_thread(reporter.close)
+        assert [report.message for report in bus.taken.reports] == [str(number) for number in range(9)]
+        assert [point.value for point in bus.taken.points] == list(range(9))
+
+
 SENDER = """
 import sys
 from tandem import ErrorReporter
