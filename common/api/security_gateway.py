@@ -73,7 +73,9 @@ class Identity(Message, frozen=True):
 class CreateIdentity(_Discreet, frozen=True):
     """Makes an identity; with a `secret` that is its password, without one an API key is made for it.
 
-    The scopes are the most that its tokens may have; nobody gives scopes that it has not itself.
+    `name` has letters, digits, `_`, `.` and `-`; `kind` is a word for people to read, such as `person` or `agent`. The `scopes`
+    are the most that its tokens may have: `read`, `use` or `control`, each more than the one before, and everywhere, or at one
+    service: `control:Supervisor`. Nobody gives scopes that it has not itself. A password has 8 characters or more.
     """
 
     name: IdentityName
@@ -90,7 +92,10 @@ class IdentityCreated(_Discreet, frozen=True):
 
 
 class IssueToken(_Discreet, frozen=True):
-    """Asks for a token that only this caller can show; without `scopes` it has all that the identity may have."""
+    """Asks for a token that only this caller can show; without `scopes` it has all that the identity may have.
+
+    After some wrong secrets the next tries have to wait: `retry_after_ms` says how long.
+    """
 
     name: AskedName
     secret: Secret
@@ -110,7 +115,7 @@ class TokenIssued(_Discreet, frozen=True):
 
 
 class TokenAsked(_Discreet, frozen=True):
-    """A token."""
+    """The token, whole."""
 
     token: TokenText
 
@@ -128,7 +133,7 @@ class TokenVerified(Message, frozen=True):
 
 
 class IdentityAsked(Message, frozen=True):
-    """Names an identity."""
+    """Names an identity; one that was revoked lately may be named again."""
 
     name: AskedName
 

@@ -176,6 +176,8 @@ class SecurityGateway:
 
     def _revoke_identity(self, asked: api.IdentityAsked, call: Call) -> Empty:
         self.shell.journal.begin()
+        if not self._book.has(asked.name) and asked.name in self._revoked.identities:
+            return Empty()
         gone = self._book.revoke(asked.name)
         self._revoke(self._revoked.revoke_identity(asked.name, max(self.shell.clock.wall(), self._last_issued_at)))
         self._change(gone)

