@@ -7,6 +7,7 @@ It calls nobody.
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass, field
 from typing import Final
 
 Call = tuple[str, int]
@@ -16,16 +17,14 @@ TURNS_KEPT: Final = 10_000
 """Agents whose last turn is remembered for round robin; the one unused for longest is forgotten first."""
 
 
+@dataclass(slots=True)
 class Load:
-    """The calls in flight, by agent."""
+    """The calls in flight, by agent; `turn` counts all that were ever begun."""
 
-    __slots__ = ("_by_agent", "_turns", "calls", "turn")
-
-    def __init__(self) -> None:
-        self.calls: dict[Call, str] = {}
-        self.turn = 0
-        self._by_agent: dict[str, dict[Call, None]] = {}
-        self._turns: dict[str, int] = {}
+    calls: dict[Call, str] = field(default_factory=dict)
+    turn: int = 0
+    _by_agent: dict[str, dict[Call, None]] = field(default_factory=dict)
+    _turns: dict[str, int] = field(default_factory=dict)
 
     def begin(self, call: Call, agent_name: str) -> None:
         """A call goes to the agent; it is the agent's turn."""
@@ -57,8 +56,3 @@ class Load:
     def calls_to(self, agent_name: str) -> Collection[Call]:
         """Every unsettled call to the agent, oldest first."""
         return tuple(self._by_agent.get(agent_name, ()))
-
-    @property
-    def agents(self) -> Collection[str]:
-        """The agents that have a call in flight."""
-        return tuple(self._by_agent)

@@ -11,7 +11,7 @@ It decides nothing, sends nothing and reads no clock.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,6 +19,7 @@ from msgspec import msgpack, structs
 
 from common.api.core_orchestrator import RequestStatus, State
 from common.dispatch.ageing import rank
+from common.dispatch.load import Call, Load
 from common.errors import Internal, NotFound
 from main_pc.core_orchestrator.request_facts import (
     NEXT,
@@ -38,8 +39,6 @@ from main_pc.core_orchestrator.request_facts import (
 from main_pc.core_orchestrator.request_limits import Limits
 
 RESULT_GONE: Final = "done, but its result is no longer kept"
-TURNS_KEPT: Final = 10_000
-"""Agents whose last turn is remembered for round robin; the one unused for longest is forgotten first."""
 
 
 @dataclass(slots=True)
@@ -95,15 +94,12 @@ class RequestBook:
         self.ended: dict[str, Ended] = {}
         self.queues: dict[str, list[Place]] = {}
         self.stalls: dict[str, Stall] = {}
-        self.calls: dict[tuple[str, int], str] = {}
         self.active_bytes = 0
         self.results: dict[str, int] = {}
         self.kept_bytes = 0
         self.next_seq = 1
-        self.turn = 0
+        self._load = Load()
         self._keys: dict[tuple[str, str], str] = {}
-        self._in_flight: dict[str, int] = {}
-        self._turns: dict[str, int] = {}
 
     # the fold
 
@@ -123,7 +119,7 @@ class RequestBook:
             case RequestForgotten():
                 self._forget(fact.request_id)
             case CallSettled():
-                self._settle(fact)
+                self._load.settle((fact.request_id, fact.attempt))
             case _:
                 self.stalls[fact.capability] = Stall(fact.reason, fact.nobody, now)
         return None
@@ -160,17 +156,27 @@ class RequestBook:
         ended = self.ended.get(request_id)
         return request_id, ended.fact.digest if ended else self.active[request_id].asked.digest
 
+    @property
+    def calls(self) -> Mapping[Call, str]:
+        """The agent of every call that has not been settled."""
+        return self._load.calls
+
+    @property
+    def turn(self) -> int:
+        """How many calls there have been."""
+        return self._load.turn
+
     def in_flight(self, agent_name: str) -> int:
         """Calls to the agent that have not been settled."""
-        return self._in_flight.get(agent_name, 0)
+        return self._load.in_flight(agent_name)
 
     def last_used(self, agent_name: str) -> int:
         """The turn at which the agent was last given a request; 0 when never."""
-        return self._turns.get(agent_name, 0)
+        return self._load.last_used(agent_name)
 
-    def calls_to(self, agent_name: str) -> Iterator[tuple[str, int]]:
+    def calls_to(self, agent_name: str) -> Collection[Call]:
         """The (request id, attempt) of every unsettled call to the agent, oldest first."""
-        return (call for call, agent in self.calls.items() if agent == agent_name)
+        return self._load.calls_to(agent_name)
 
     def runs(self, request_id: str, attempt: int) -> bool:
         """Whether this attempt is the one the request waits for; what any other says is ignored."""
@@ -200,9 +206,7 @@ class RequestBook:
     def _started(self, fact: RequestStarted) -> RequestStatus:
         request = self._move(fact.request_id, Move.START)
         request.attempts, request.agent_name, request.idempotent = fact.attempt, fact.agent_name, fact.idempotent
-        self.calls[fact.request_id, fact.attempt] = fact.agent_name
-        self._in_flight[fact.agent_name] = self.in_flight(fact.agent_name) + 1
-        self._took_turn(fact.agent_name)
+        self._load.begin((fact.request_id, fact.attempt), fact.agent_name)
         return self._status(request)
 
     def _returned(self, fact: RequestReturned, now: float) -> RequestStatus:
@@ -242,19 +246,6 @@ class RequestBook:
         if not queue:
             del self.queues[capability]
             self.stalls.pop(capability, None)
-
-    def _took_turn(self, agent_name: str) -> None:
-        self.turn += 1
-        self._turns.pop(agent_name, None)
-        self._turns[agent_name] = self.turn
-        if len(self._turns) > TURNS_KEPT:
-            del self._turns[next(iter(self._turns))]
-
-    def _settle(self, fact: CallSettled) -> None:
-        agent_name = self.calls.pop((fact.request_id, fact.attempt))
-        left = self._in_flight.pop(agent_name) - 1
-        if left:
-            self._in_flight[agent_name] = left
 
     def _keep(self, fact: RequestEnded, now: float) -> None:
         self.ended[fact.request_id] = Ended(fact, now)

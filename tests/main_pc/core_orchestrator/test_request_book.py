@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from common.dispatch import load
 from common.errors import Internal, NotFound
-from main_pc.core_orchestrator import request_book
 from main_pc.core_orchestrator.request_book import RequestBook
 from main_pc.core_orchestrator.request_facts import NEXT, CallSettled, Move, RequestQueued, RequestReturned, rows
 from tests.main_pc.core_orchestrator.desk import Desk, provider
@@ -55,7 +55,7 @@ def test_facts_of_memory_alone_have_no_rows() -> None:
 
 
 def test_only_so_many_turns_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(request_book, "TURNS_KEPT", 2)
+    monkeypatch.setattr(load, "TURNS_KEPT", 2)
     desk = Desk(text=[provider(name) for name in "abc"])
     for _ in range(3):
         desk.submit()
