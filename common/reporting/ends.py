@@ -68,6 +68,19 @@ def report_of_traceback(agent: str, host: str, at: str, seen: Seen, end: End | N
     )
 
 
+def report_of_lateness(agent: str, host: str, at: str, reason: str, tail: tuple[str, ...]) -> ErrorReport:
+    """The error that a process did not become ready in time; `reason` is what its supervisor says of it."""
+    return ErrorReport(
+        agent=agent,
+        error_type="NotReady",
+        message=f"{agent} was {reason}",
+        details={"stderr_tail": list(tail)} if tail else {},
+        host=host,
+        occurred_at=at,
+        fingerprint=f"{agent} ended: NotReady",
+    )
+
+
 def end_details(end: End) -> dict[str, Any]:
     """What a report says of an end beside its sentence."""
     told = {"exit_code": end.code, "signal": end.signal, "stderr_tail": list(end.tail), "reason": end.reason}

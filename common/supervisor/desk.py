@@ -51,7 +51,10 @@ LAST_LINE: Final = 120
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """One process as it stands: what lists and the readiness table show. `life` is 0 before the first launch."""
+    """One process as it stands: what lists and the readiness table show. `life` is 0 before the first launch.
+
+    `late`: its last life was ended because it had not become ready in time.
+    """
 
     entry: Entry
     phase: Phase
@@ -62,6 +65,7 @@ class Standing:
     restarts: int
     last_exit: str
     stderr_tail: tuple[str, ...]
+    late: bool = False
 
 
 class Desk:
@@ -126,6 +130,7 @@ class Desk:
             restarts=process.restarts,
             last_exit=process.last_exit,
             stderr_tail=process.stderr_tail,
+            late=not process.in_time,
         )
 
     def standings(self, at: float) -> list[Standing]:

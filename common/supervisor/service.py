@@ -117,6 +117,7 @@ class Supervisor:
         self.reporter = ErrorReporter(
             OWN_LOG, host=startup.host, home=home.root.parent, connect=self._reporting_client, environ={}
         )
+        self._witness = Witness(self.reporter, startup.host, self.shell.clock)
         self._desk = Desk(startup, self.shell.rng, self._begun_at)
         self._first_start = FirstStart()
         self._start_over: asyncio.Future[Verdict] = self.shell.loop.create_future()
@@ -148,7 +149,7 @@ class Supervisor:
         directory = self._directory()
         processes = Processes(
             self._startup, self._home, self.shell.boot, self.shell.clock, self._feed, self._surroundings(directory),
-            Witness(self.reporter, self._startup.host, self.shell.clock),
+            self._witness,
         )  # fmt: skip
         self._events.extend(Adopted(launched) for launched in await processes.open())
         self._processes = processes
@@ -322,6 +323,8 @@ class Supervisor:
             self.shell.log.error("%s", problem, extra=extra)
         else:
             self.shell.log.info("%s went from %s to %s %s", name, was, now, standing.waiting_for or standing.last_exit)
+        if was == "draining" and standing.late:
+            self._witness.late(name, standing.last_exit, standing.stderr_tail)
         self._judge_start()
         process = next(self._shown([standing]))
         self.shell.publisher.publish(api.PROCESS_CHANGED, name, api.ProcessChanged(process=process, was=was))

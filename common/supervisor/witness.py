@@ -16,7 +16,7 @@ import msgspec
 
 from common.api.error_bus import ErrorReport
 from common.clock import Clock, timestamp
-from common.reporting.ends import End, report_of_end, report_of_traceback
+from common.reporting.ends import End, report_of_end, report_of_lateness, report_of_traceback
 from common.reporting.places import agent_name
 from common.reporting.reporter import ErrorReporter
 from common.reporting.stderr import Seen, StderrReader
@@ -61,6 +61,11 @@ class Witness:
         report = report_of_end(end, reader.last)
         if report is not None:
             self._reporter.report(report.fingerprint, lambda: _safe(report))
+
+    def late(self, name: str, reason: str, tail: tuple[str, ...]) -> None:
+        """A life of the process was ended because it had not become ready in time, as `reason` says."""
+        report = report_of_lateness(name, self._host, self._now(), reason, tail)
+        self._reporter.report(report.fingerprint, lambda: _safe(report))
 
     def _fell_quiet(self, name: str) -> None:
         self._quiet.pop(name, None)

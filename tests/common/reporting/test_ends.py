@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from common.reporting.ends import End, report_of_end, report_of_traceback
+from common.reporting.ends import End, report_of_end, report_of_lateness, report_of_traceback
 from common.reporting.stderr import Seen
 
 SEEN = Seen("ValueError", "bad", "Traceback\n  frame\nValueError: bad", told=False)
@@ -47,6 +47,13 @@ def test_every_end_of_one_kind_is_one_problem() -> None:
     assert other is not None
     assert first.fingerprint == second.fingerprint != other.fingerprint
     assert first.details == {"exit_code": -11, "signal": "SIGSEGV", "stderr_tail": ["one"]}
+
+
+def test_a_process_that_is_not_ready_in_time_is_one_problem_whatever_it_answered() -> None:
+    first = report_of_lateness("reader", "mainpc", "", "not ready within 5 s: no answer", ("slow",))
+    second = report_of_lateness("reader", "mainpc", "", "not ready within 5 s: refused", ())
+    assert (first.message, first.details) == ("reader was not ready within 5 s: no answer", {"stderr_tail": ["slow"]})
+    assert (second.fingerprint, second.details) == (first.fingerprint, {})
 
 
 def test_an_exception_that_ended_the_process_is_told_once() -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from common.api.error_bus import ErrorReport
 from common.config.schema import Agent, HealthProbe
+from common.config.units import Duration
 from common.reporting.reporter import ErrorReporter
 from common.supervisor import witness as module
 from common.supervisor.witness import Witness, kills_for_memory
@@ -107,6 +108,19 @@ async def test_a_process_that_a_signal_killed_is_told_of_and_one_that_was_stoppe
     assert {report.error_type for report in reports} == {"KilledBySignal"}
     assert len({report.fingerprint for report in reports}) == 1
     assert (reports[0].details["signal"], reports[0].details["stderr_tail"]) == ("SIGSEGV", ["last words"])
+
+
+async def test_a_process_that_is_not_ready_in_time_is_told_of(tmp_path: Path, bus: tuple[StandIn, int]) -> None:
+    stand_in, port = bus
+    never = HealthProbe(how="tcp", ready_within_s=Duration(0.2))
+    host = Host(startup("h", shell_agent("slow", health=never)), tmp_path, surroundings(port))
+    try:
+        await host.supervisor.open()
+        (report, *_) = await told(stand_in, 1)
+    finally:
+        await host.stop()
+    assert (report.agent, report.error_type) == ("slow", "NotReady")
+    assert "not ready within 0.2 s" in report.message
 
 
 async def test_a_process_that_cannot_be_launched_is_told_of(tmp_path: Path, bus: tuple[StandIn, int]) -> None:
