@@ -6,7 +6,7 @@ steps no finer than that level's. It reads nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil
@@ -74,26 +74,25 @@ def merged(buckets: Iterable[Bucket], asked: Span) -> list[Bucket]:
     return list(found.values())
 
 
+_OF_BUCKET: Final[Mapping[Aggregate, Callable[[Bucket], float]]] = {
+    "avg": lambda one: one.total / one.count,
+    "sum": lambda one: one.total,
+    "count": lambda one: float(one.count),
+    "min": lambda one: one.least,
+    "max": lambda one: one.most,
+    "last": lambda one: one.last,
+}
+
+
 def values(buckets: Sequence[Bucket], aggregate: Aggregate, kind: MetricKind) -> list[tuple[int, float]]:
     """The points of the answer; a rate is per second, and a counter that fell began anew at nought."""
-    match aggregate:
-        case "rate":
-            return [
-                (after.start, _growth(before.last, after.last, kind) / (after.start - before.start))
-                for before, after in pairwise(buckets)
-            ]
-        case "avg":
-            return [(one.start, one.total / one.count) for one in buckets]
-        case "sum":
-            return [(one.start, one.total) for one in buckets]
-        case "count":
-            return [(one.start, float(one.count)) for one in buckets]
-        case "min":
-            return [(one.start, one.least) for one in buckets]
-        case "max":
-            return [(one.start, one.most) for one in buckets]
-        case "last":
-            return [(one.start, one.last) for one in buckets]
+    if aggregate == "rate":
+        return [
+            (after.start, _growth(before.last, after.last, kind) / (after.start - before.start))
+            for before, after in pairwise(buckets)
+        ]
+    of_bucket = _OF_BUCKET[aggregate]
+    return [(one.start, of_bucket(one)) for one in buckets]
 
 
 def _growth(before: float, after: float, kind: MetricKind) -> float:

@@ -8,6 +8,7 @@ once. It keeps no time: how soon a verdict may change again is `steady`'s to say
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Final
@@ -55,6 +56,7 @@ class Evidence:
 
     believed: Verdict = "unknown"
     reason: str = ""
+    rests_on_silence: bool = False
     latency_s: float = 0.0
     answered_at: float = float("-inf")
     missed_since: float | None = None
@@ -62,7 +64,7 @@ class Evidence:
 
     def take(self, outcome: Outcome, at: float) -> None:
         """Weighs one more probe, begun at `at` (monotonic seconds)."""
-        first = not self._last
+        first = not self._last or self.believed == "unknown"
         self._last.append(outcome)
         if outcome.weight is Weight.MISS:
             self.missed_since = at if self.missed_since is None else self.missed_since
@@ -70,17 +72,19 @@ class Evidence:
             self.missed_since = None
             self.answered_at, self.latency_s = at, outcome.latency_s
         if first and outcome.weight is not Weight.MISS:
-            self._believe(outcome.weight, outcome.reason)
+            self._believe(outcome.weight, [outcome])
         else:
             self._weigh()
 
     def drop_silence(self) -> None:
-        """The asker was slow: silences say nothing."""
+        """The asker was slow: silences say nothing, and what is believed because of them is not known any more."""
         kept = [outcome for outcome in self._last if not outcome.silent]
         self._last.clear()
         self._last.extend(kept)
         if not any(outcome.weight is Weight.MISS for outcome in kept[-1:]):
             self.missed_since = None
+        if self.rests_on_silence:
+            self.believed, self.reason, self.rests_on_silence = "unknown", "", False
 
     def _weigh(self) -> None:
         recent = list(self._last)[-RECENT:]
@@ -89,27 +93,24 @@ class Evidence:
         if confirmed is Weight.MISS and self._misses() < DOWN:
             confirmed = Weight.WEAK
         standing = _weight_of(self.believed)
-        if confirmed > standing or (confirmed == standing and confirmed is not Weight.WELL):
-            self._believe(confirmed, self._why(confirmed))
+        if confirmed >= standing and confirmed is not Weight.WELL:
+            self._believe(confirmed, self._last)
         elif len(recent) >= BETTER:
             best = max(outcome.weight for outcome in recent[-BETTER:])
-            if best is not Weight.MISS and (best < standing or self.believed == "unknown"):
-                self._believe(best, self._why(best))
+            if best is not Weight.MISS and best < standing:
+                self._believe(best, self._last)
 
     def _misses(self) -> int:
         return sum(outcome.weight is Weight.MISS for outcome in self._last)
 
-    def _why(self, weight: Weight) -> str:
-        """The newest reason of an outcome as bad as that; of one that may be missing, how many probes say so."""
-        bad = [outcome for outcome in self._last if outcome.weight >= max(weight, Weight.WEAK)]
-        if not bad or weight is Weight.WELL:
-            return ""
-        if bad[-1].weight is Weight.MISS and weight is Weight.WEAK:
-            return f"{bad[-1].reason} ({self._misses()} of the last {len(self._last)} probes)"
-        return bad[-1].reason
-
-    def _believe(self, weight: Weight, reason: str) -> None:
-        self.believed, self.reason = VERDICTS[weight], reason
+    def _believe(self, weight: Weight, outcomes: Iterable[Outcome]) -> None:
+        """Believes it for the newest reason of an outcome as bad; for one that may be missing, how many probes say so."""
+        bad = [outcome for outcome in outcomes if outcome.weight >= max(weight, Weight.WEAK)]
+        self.believed, self.reason, self.rests_on_silence = VERDICTS[weight], "", False
+        if weight is not Weight.WELL:
+            self.reason, self.rests_on_silence = bad[-1].reason, bad[-1].silent
+            if bad[-1].weight is Weight.MISS and weight is Weight.WEAK:
+                self.reason += f" ({self._misses()} of the last {len(self._last)} probes)"
 
 
 def _weight_of(verdict: Verdict) -> Weight:

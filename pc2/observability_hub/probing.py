@@ -50,6 +50,7 @@ class Probing:
         self._due: dict[str, float] = {}
         self._under_way: dict[str, asyncio.Task[None]] = {}
         self._links: dict[str, tuple[Way, PlainLink]] = {}
+        self._turns: asyncio.Task[None] | None = None
         self.done = 0
 
     @property
@@ -59,14 +60,16 @@ class Probing:
 
     def begin(self) -> None:
         """Probe until the shell ends."""
-        self._shell.spawn(self._take_turns(), "probing")
+        self._turns = self._shell.spawn(self._take_turns(), "probing")
 
     def look(self, key: str) -> None:
         """Probe this one in the next turn."""
         self._plan(key, self._now())
 
     def close(self) -> None:
-        """Hang up everywhere."""
+        """Probe no more, and hang up everywhere."""
+        if self._turns is not None:
+            self._turns.cancel()
         for task in self._under_way.values():
             task.cancel()
         for _, link in self._links.values():

@@ -1,13 +1,12 @@
-"""The metric points of the last minutes in memory, and the buckets that history is made of: both bounded, whatever is pushed.
+"""Points of metrics on their way to history: gathered into buckets, so that memory is bounded whatever is pushed.
 
-A series is a metric of one agent with one set of labels. Its newest points lie in a ring; its buckets of BUCKET_S are handed over
-every few seconds, and what comes later for the same bucket is handed over as a bucket of its own, to be added. What would go
-beyond a bound is dropped and counted, and so is what is no number, too old or too new. It touches no disk.
+A series is a metric of one agent with one set of labels. Its buckets of BUCKET_S are handed over every few seconds, and what
+comes later for the same bucket is handed over as a bucket of its own, to be added. What would go beyond a bound is dropped and
+counted, and so is what is no number, too old or too new. It touches no disk.
 """
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from math import isfinite
@@ -16,7 +15,6 @@ from typing import Final, NamedTuple
 from common.api.observability_hub import MetricKind, MetricPoint
 
 BUCKET_S: Final = 10
-RING: Final = 60
 MAX_SERIES: Final = 20_000
 MAX_PER_AGENT: Final = 5_000
 IDLE_S: Final = 900.0
@@ -60,37 +58,22 @@ class Bucket:
 
 @dataclass(slots=True)
 class Series:
-    """One series: the ring of its newest points (time and value by turns), and its buckets that are under way, by start."""
+    """One series, and what was added to it since it was handed over last, by the start of the bucket."""
 
     key: SeriesKey
     kind: MetricKind
-    newest_at: float = 0.0
     heard_at: float = 0.0
     open: dict[int, Bucket] = field(default_factory=dict)
-    _ring: array[float] = field(default_factory=lambda: array("d"))
-    _next: int = 0
 
     def add(self, value: float, at: float, heard_at: float) -> None:
         """One point of the time `at`."""
-        ring = self._ring
-        if len(ring) < 2 * RING:
-            ring.append(at)
-            ring.append(value)
-        else:
-            ring[self._next], ring[self._next + 1] = at, value
-            self._next = (self._next + 2) % (2 * RING)
-        self.newest_at, self.heard_at = max(self.newest_at, at), heard_at
+        self.heard_at = heard_at
         start = int(at) - int(at) % BUCKET_S
         bucket = self.open.get(start)
         if bucket is None:
             self.open[start] = Bucket(start, 1, value, value, value, value)
         else:
             bucket.add(value)
-
-    def points(self) -> list[tuple[float, float]]:
-        """The points of the ring, oldest first."""
-        ring = self._ring
-        return sorted(zip(ring[::2], ring[1::2], strict=True))
 
 
 class Closed(NamedTuple):

@@ -138,7 +138,7 @@ class ObservabilityHub:
         self._perform(self._ward.probed(key, life, outcome, at, now, wall))
 
     def _late(self, by_s: float) -> None:
-        self._ward.doubt.late(by_s, self._clock.monotonic())
+        self._ward.late(by_s, self._clock.monotonic())
 
     def _worked(self, key: str, problem: str) -> None:
         self._perform(self._ward.worked(key, problem, self._clock.monotonic(), self._clock.wall()))

@@ -202,10 +202,19 @@ class Ward:
         before = self.doubt.now(now)
         if subject.near:
             self.doubt.silence(subject.key, now)
+        self._doubted(before, now)
+        return bool(self.doubt.now(now))
+
+    def late(self, by_s: float, now: float) -> None:
+        """Something that was due here happened `by_s` late."""
+        before = self.doubt.now(now)
+        self.doubt.late(by_s, now)
+        self._doubted(before, now)
+
+    def _doubted(self, before: str, now: float) -> None:
         if self.doubt.now(now) and not before:
             for one in self:
                 one.evidence.drop_silence()
-        return bool(self.doubt.now(now))
 
     def tick(self, now: float, wall: float) -> list[Instruction]:
         """Time passed: what waited for it is judged again; called a few times a second."""
@@ -213,9 +222,7 @@ class Ward:
         for host in self.hosts.values():
             found += self._judge_host(host, now, wall)
         for key in list(self._unsettled):
-            subject = self._subjects.get(key)
-            if subject is not None:
-                found += self._judge(subject, now, wall)
+            found += self._judge(self._subjects[key], now, wall)
         return found
 
     # judging
@@ -230,7 +237,7 @@ class Ward:
         event = _event("host", host.name, host.name, was, host.steady)
         found.insert(0, Changed(host.name, event, _stood(host.steady)))
         for subject in host.processes.values():
-            if was == "unreachable":  # it is back: what it is behind no more shows itself anew
+            if was == "unreachable" and subject.evidence.missed_since is not None:  # behind nothing now: seen anew
                 self._begin_anew(subject, keep=False)
                 found += self._look(subject)
             elif event.verdict == "unreachable":

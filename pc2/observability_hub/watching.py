@@ -141,7 +141,7 @@ class WatchedRegistry:
             if not subject.near and subject.agent is not None and subject.relayed is None
         ]
         for subject in unknown[:RELAYS_AT_ONCE]:
-            asked = registry.AgentName(agent_name=subject.name)
+            asked = registry.LocateAgent(agent_name=subject.name)
             try:
                 at = await self._client.call(registry.SERVICE, registry.GET_AGENT_ENDPOINT, asked, timeout_s=ASK_S)
             except TandemError as error:

@@ -76,7 +76,7 @@ class Work:
 
 
 def _move(seen: _Seen, verb: str, told: VerbStats, elapsed_s: float, now: float) -> None:
-    if told.count != seen.told.count or not told.in_flight:
+    if told.count != seen.told.count or not (told.in_flight and seen.told.in_flight):
         seen.moved_at = now
     if elapsed_s > 0:
         seen.per_s = (told.count - seen.told.count) / elapsed_s
