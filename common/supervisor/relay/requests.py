@@ -6,7 +6,7 @@ Nothing waits here for a line: while there is none every call is refused at once
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 import zmq
 
@@ -108,12 +108,12 @@ class Requests:
         for step in steps:
             if isinstance(step, Forward):
                 if self._line is not None:
-                    self._line.send(step)
+                    self._line.send(step._replace(frames=uncopied(step.frames)))
             elif not self._deliver(step) and step.part_of is not None:
                 self._perform(self._nat.caller_gone(step.part_of))
 
     def _deliver(self, step: Deliver) -> bool:
-        return self._port is not None and self._port.send(step.route, step.frames)
+        return self._port is not None and self._port.send(step.route, uncopied(step.frames))
 
     def message(self, frames: Sequence[Buffer]) -> None:
         """The far side said something."""
@@ -149,3 +149,14 @@ class Requests:
         if self._port is not None:
             self._port.close()
             self._port = None
+
+
+def uncopied(frames: Sequence[Buffer]) -> Sequence[Buffer]:
+    """The same frames, with each view of libzmq's own memory replaced by the frame that holds it, which is sent as it is."""
+    if not any(type(frame) is memoryview for frame in frames):
+        return frames
+    return [_holder(frame) if type(frame) is memoryview else frame for frame in frames]
+
+
+def _holder(view: memoryview) -> Buffer:
+    return cast("Buffer", view.obj) if isinstance(view.obj, zmq.Frame) else view

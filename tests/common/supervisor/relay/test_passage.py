@@ -19,6 +19,7 @@ from common.config.schema import Ports
 from common.errors import Conflict, Interrupted, TandemError, Unavailable
 from common.supervisor.relay.offers import Far
 from common.supervisor.relay.passage import Passage
+from common.supervisor.relay.requests import uncopied
 from common.telemetry.system_clock import SystemClock, system_rng
 from common.transport import sockets
 from common.transport.router_port import RouterPort
@@ -208,6 +209,13 @@ async def test_a_far_service_with_a_new_key_is_reached_by_it(tmp_path: Path) -> 
 async def test_a_relay_whose_key_is_not_known_there_says_how_to_join(tmp_path: Path) -> None:
     async with far_service(tmp_path, SERVER, []) as far, here(far.numbers) as relay:
         await until(lambda: "tandem invite mainpc" in str(relay.passage.reach.unavailable(0.0)))
+
+
+def test_a_large_frame_is_sent_as_the_frame_that_came() -> None:
+    frame = zmq.Frame(b"x" * 100_000)
+    small, view = b"small", memoryview(b"not of libzmq")
+    assert uncopied([small, frame.buffer, view]) == [small, frame, view]
+    assert uncopied(only := [small]) is only
 
 
 async def test_large_attachments_pass() -> None:
