@@ -57,7 +57,10 @@ class OwnFiles:
                 raise
             keys = self._made()
         if not keys.signing:
-            raise KeyfileRefused(f"{self.keys} holds no key to sign tokens with; remove it and start its host again")
+            raise KeyfileRefused(
+                f"{self.keys} holds no key to sign tokens with: only the service that its host's startup file names "
+                f"{PROCESS} is given one"
+            )
         return keys.signing
 
     def _made(self) -> ProcessKeys:
