@@ -15,29 +15,20 @@ from typing import Final
 
 from common.api import supervisor as api
 from common.api.basic import Phase
-from common.client.aio import AsyncClient
-from common.client.credentials import Credentials
-from common.client.directory import SERVICES_VARIABLE, Directory
-from common.client.opening import open_client
-from common.client.settings import at_own_pace
-from common.client.sync import Client
-from common.config.schema import Ports, Startup
+from common.config.schema import Startup
 from common.config.settings import Settings
 from common.errors import NotFound, TandemError, Unavailable
 from common.gpu.process_identity import MACHINE, this_machine
 from common.gpu.simulated import SIMULATED_CARDS_VARIABLE
 from common.ids import new_id
 from common.reporting.handler import REPORTED
-from common.reporting.receivers import TIMEOUT_S
 from common.reporting.reporter import ErrorReporter
 from common.service.shell import Shell, ShellSettings
 from common.store.open import open_store
 from common.store.protocol import Durability
-from common.supervisor.apart import Apart
 from common.supervisor.board import Progress, State
 from common.supervisor.card_source import host_cards
 from common.supervisor.desk import Desk, Standing
-from common.supervisor.elsewhere import Elsewhere
 from common.supervisor.first_start import FirstStart, Verdict
 from common.supervisor.home import HostHome
 from common.supervisor.instructions import (
@@ -61,12 +52,12 @@ from common.supervisor.leasing.card_leases import CardLeases
 from common.supervisor.links.keeper import Keeper
 from common.supervisor.links.links import Links
 from common.supervisor.listing import process_of
-from common.supervisor.peers import Peer
+from common.supervisor.outside import Outside
 from common.supervisor.probing import Prober
 from common.supervisor.processes import Processes
 from common.supervisor.verbs import Verbs
 from common.supervisor.vitals import ProcessUses, busy_pct, host_vitals
-from common.supervisor.whereabouts import LOOPBACK, neighbours, outward, services_text
+from common.supervisor.whereabouts import LOOPBACK, neighbours, outward
 from common.supervisor.witness import Witness
 from common.telemetry.system_clock import SystemClock
 
@@ -75,8 +66,6 @@ OWN_LOG: Final = "supervisor"
 LOOK_S: Final = 0.25
 """How often the first start is judged by the clock alone."""
 TELL_S: Final = 0.1
-ADOPT_S: Final = 5.0
-"""How often the spools of processes that have ended are looked at."""
 
 
 class Supervisor:
@@ -109,14 +98,9 @@ class Supervisor:
             metadata={MACHINE: this_machine()},
         )
         self.shell = Shell(stands, api.TOPICS, open_store(home.root, OWN_LOG, Durability.NORMAL))
-        self._keeper = keeper
-        self.links = Links(self.shell, startup, keeper, self._tell_soon)
-        self._elsewhere = Elsewhere(self.shell, startup, keeper.folder)
+        self._outside = Outside(self.shell, startup, keeper, home.root.parent, self._environ, self._tell_soon)
         self._now = self.shell.clock.monotonic
         self._begun_at = self._now()
-        self.reporter = ErrorReporter(
-            OWN_LOG, host=startup.host, home=home.root.parent, connect=self._reporting_client, environ={}
-        )
         self._witness = Witness(self.reporter, startup.host, self.shell.clock)
         self._desk = Desk(startup, self.shell.rng, self._begun_at)
         self._first_start = FirstStart()
@@ -130,7 +114,6 @@ class Supervisor:
         self._cpu_pct = busy_pct()
         self._prober = Prober(self.shell.context, self.shell.clock)
         self._processes: Processes | None = None
-        self._client: AsyncClient | None = None
         self._leases: CardLeases | None = None
         self._no_cards = ""
 
@@ -141,16 +124,13 @@ class Supervisor:
         """
         await self._open_leases()
         Verbs(self.shell, self.ask, self._list, self._vitals, self._log_file).add_routes()
-        self.links.add_routes()
-        self._elsewhere.add_routes()
+        self._outside.add_routes()
         await self.shell.open(ready=False)
-        self._keeper.listen_on(self.shell.port, self.shell.events_port)
-        self._elsewhere.open()
-        directory = self._directory()
+        self._outside.open()
+        surroundings = self._outside.surroundings(self._environ)
         processes = Processes(
-            self._startup, self._home, self.shell.boot, self.shell.clock, self._feed, self._surroundings(directory),
-            self._witness,
-        )  # fmt: skip
+            self._startup, self._home, self.shell.boot, self.shell.clock, self._feed, surroundings, self._witness
+        )
         self._events.extend(Adopted(launched) for launched in await processes.open())
         self._processes = processes
         if self._stop_asked:
@@ -159,11 +139,19 @@ class Supervisor:
         self._work_off(self._desk.begin(self._now()))
         self._judge_start()
         self.shell.set_ready()
-        self._follow_peers(directory)
-        Apart(self.shell, self.links.told).begin()
+        self._outside.follow(self._feed)
         self.shell.every(self._startup.vitals_interval_s, self._sample)
         self.shell.every(LOOK_S, self._judge_start)
-        self.shell.every(ADOPT_S, self.reporter.adopt_left_behind)
+
+    @property
+    def links(self) -> Links:
+        """This host's links to the others."""
+        return self._outside.links
+
+    @property
+    def reporter(self) -> ErrorReporter:
+        """Where what goes wrong here is told."""
+        return self._outside.reporter
 
     async def started(self) -> Verdict:
         """Waits until the first start is over; `starting` where it was stopped before."""
@@ -206,11 +194,9 @@ class Supervisor:
             await self._leases.close()
         if self._processes is not None:
             await self._processes.close()
-        await self._elsewhere.close()
+        await self._outside.close_relay()
         await self.shell.close(drain_s=0.5)
-        if self._client is not None:
-            await self._client.close()
-        await asyncio.to_thread(self.reporter.close)
+        await self._outside.close()
         self._home.release()
 
     def ask(self, name: str, doing: Doing) -> tuple[str, Phase]:
@@ -231,28 +217,6 @@ class Supervisor:
         self._leases = CardLeases(self.shell, startup.host, cards.source, cards.problem, neighbours(startup))
         self._leases.add_routes()
         await self._leases.open()
-
-    def _directory(self) -> Directory:
-        ports = Ports(self.shell.port, self.shell.events_port, self.shell.health_port)
-        return Directory.parse(f"{self._environ.get(SERVICES_VARIABLE, '')},{services_text(self._startup, ports)}")
-
-    def _reporting_client(self) -> Client:
-        own = Credentials.of_process(self._keeper.process_file(OWN_LOG), self._startup.host)
-        return open_client(at_own_pace(TIMEOUT_S), self._directory(), own)
-
-    def _surroundings(self, directory: Directory) -> dict[str, str]:
-        """What children inherit: compiled bytecode is used (without it a start takes five times longer)."""
-        inherited = {key: value for key, value in self._environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
-        return {**inherited, SERVICES_VARIABLE: directory.render()}
-
-    def _follow_peers(self, directory: Directory) -> None:
-        own = Credentials.of_process(self._keeper.process_file(OWN_LOG), self._startup.host)
-        self._client = AsyncClient(directory, self.shell.clock, self.shell.rng, at_own_pace(), credentials=own)
-        self.links.follow(self._client)
-        self._elsewhere.follow(self._client)
-        for host in self._startup.peers:
-            peer = Peer(host, self._client, self.shell.clock, self._feed, self.shell.lacks, self.links.unjoined)
-            self.shell.spawn(peer.follow(), f"following {host}")
 
     def _feed(self, event: Event) -> None:
         self._events.append(event)

@@ -39,7 +39,7 @@ class Links:
         self._shell = shell
         self._changed = changed
         self._startup = startup
-        self._keeper = keeper
+        self.keeper = keeper
         self._near = neighbours(startup)
         keeper.on_change = self._list_changed
         self._links = {
@@ -61,8 +61,8 @@ class Links:
         for host, link in self._links.items():
             self._shell.spawn(link.follow(client), f"exchanging keys with {host}")
             self._shell.spawn(link.ping(client), f"pinging {host}")
-        self._shell.spawn(Revocations(self._keeper, client, self._shell.lacks).follow(), "following revocations")
-        self._shell.every(FORGET_S, self._keeper.forget_old)
+        self._shell.spawn(Revocations(self.keeper, client, self._shell.lacks).follow(), "following revocations")
+        self._shell.every(FORGET_S, self.keeper.forget_old)
 
     def unjoined(self) -> dict[str, str]:
         """What is to be done about each peer whose keys are not known here; nothing about neighbours."""
@@ -70,13 +70,13 @@ class Links:
         return {host: why for host, link in far.items() if (why := link.unjoined())}
 
     def _exchange(self, asked: api.ExchangeKeys, _call: Call) -> api.ExchangedKeys:
-        verdicts = self._keeper.take(asked.lists)
+        verdicts = self.keeper.take(asked.lists)
         strangers = {one.host for one in verdicts if one.outcome == "unknown"} & self._near
-        if {host for host in strangers if self._keeper.meet(host)}:
-            verdicts = self._keeper.take(asked.lists)
+        if {host for host in strangers if self.keeper.meet(host)}:
+            verdicts = self.keeper.take(asked.lists)
         refused = {one.host: one.reason for one in verdicts if one.outcome in ("unknown", "refused") and one.host}
         as_of = self._shell.publisher.cursor(api.KEYS_CHANGED.name)
-        return api.ExchangedKeys(lists=self._keeper.lists, as_of=as_of, refused=refused)
+        return api.ExchangedKeys(lists=self.keeper.lists, as_of=as_of, refused=refused)
 
     def _invite(self, asked: api.InviteHost, call: Call) -> api.Bundle:
         own = self._startup.host
@@ -95,25 +95,25 @@ class Links:
         if not address:
             mend = f"list its address under `listen` in {own}'s startup file and start it again"
             raise BadRequest(f"{own} listens on loopback alone, where no other machine reaches it", mend=mend)
-        made = self._keeper.invite(asked, address, self._shell.port)
+        made = self.keeper.invite(asked, address, self._shell.port)
         self._shell.log.info("%s invited %s until %s", call.identity, asked.host, made.expires_at)
         return made
 
     async def _join(self, asked: api.JoinHost, call: Call) -> api.Joined:
         shown = asked.bundle
-        self._keeper.check_bundle(shown)
+        self.keeper.check_bundle(shown)
         patience_s = call.patience_s(self._shell.clock.monotonic(), JOIN_WITHIN_S)
         answer = await self._ask_in(shown, patience_s)
-        replaced = self._keeper.joined(shown, answer.lists)
+        replaced = self.keeper.joined(shown, answer.lists)
         self._shell.log.info("joined %s with a bundle, as %s asked", shown.inviter, call.identity)
-        return api.Joined(host=shown.inviter, replaced=replaced, hosts=sorted(self._keeper.hosts))
+        return api.Joined(host=shown.inviter, replaced=replaced, hosts=sorted(self.keeper.hosts))
 
     async def _ask_in(self, shown: api.Bundle, timeout_s: float) -> api.Admitted:
         """Ask the inviter to admit this host, by the one-time key."""
         one_time = Keys(shown.key.encode(), shown.secret_key.encode())
         endpoint = Endpoint(f"tcp://{shown.address}:{shown.port}", shown.server_key.encode(), one_time)
-        own = self._keeper.lists[0]
-        request = api.AdmitHost(secret=shown.secret, host_key=self._keeper.host_key, keys=own)
+        own = self.keeper.lists[0]
+        request = api.AdmitHost(secret=shown.secret, host_key=self.keeper.host_key, keys=own)
         clock, rng = self._shell.clock, self._shell.rng
         begun = clock.monotonic()
         async with AsyncClient(Directory(), clock, rng, at_own_pace()) as client:
@@ -133,17 +133,17 @@ class Links:
 
     def _admit(self, asked: api.AdmitHost, _call: Call) -> api.Admitted:
         try:
-            host, replaced = self._keeper.admit(asked)
+            host, replaced = self.keeper.admit(asked)
         except TandemError as error:
             self._shell.log.warning("nobody was admitted: %s", error.message)
             raise
         self._shell.log.info("admitted %s%s", host, ", whose new key replaces the one known before" if replaced else "")
-        return api.Admitted(lists=self._keeper.lists, replaced=replaced)
+        return api.Admitted(lists=self.keeper.lists, replaced=replaced)
 
     def _expel(self, asked: api.ExpelHost, call: Call) -> Empty:
-        if asked.host not in self._keeper.hosts:
+        if asked.host not in self.keeper.hosts:
             raise NotFound(f"no host {asked.host!r} has joined", mend="`tandem status` lists the hosts")
-        self._keeper.expel(asked.host)
+        self.keeper.expel(asked.host)
         self._shell.log.info("%s sent %s away", call.identity, asked.host)
         return Empty()
 

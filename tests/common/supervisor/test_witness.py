@@ -140,7 +140,7 @@ async def test_a_supervisor_delivers_what_a_killed_child_had_spooled(
     tmp_path: Path, bus: tuple[StandIn, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stand_in, port = bus
-    monkeypatch.setattr("common.supervisor.service.ADOPT_S", 0.2)
+    monkeypatch.setattr("common.supervisor.outside.ADOPT_S", 0.2)
     left = ErrorReporter("child", host="h", home=tmp_path, environ={"TANDEM_SERVICES": ""}, connect=nobody)
     left.report_error("Left", "by a child")
     left.close(0.0)

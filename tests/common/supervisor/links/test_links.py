@@ -66,7 +66,7 @@ async def test_a_new_list_reaches_the_peer_at_once_and_a_rolled_back_one_never(
     async with running(tmp_path, *neighbours(ports)) as (a, b):
         await until(lambda: set(ring(b).hosts) == {"a", "b"} == set(ring(a).hosts))
         before = (await a.ask("exchange_keys", lists=[]))["lists"]
-        a.supervisor._keeper.listen_on(40_001, 40_002)
+        a.supervisor.links.keeper.listen_on(40_001, 40_002)
         await until(lambda: ring(b).hosts["a"].supervisor_port == 40_001)
         answer = await b.ask("exchange_keys", lists=before)
         assert ring(b).hosts["a"].supervisor_port == 40_001
@@ -133,7 +133,7 @@ async def test_a_join_that_cannot_work_says_why(tmp_path: Path, monkeypatch: pyt
 async def test_whoever_shows_no_secret_is_not_admitted(tmp_path: Path) -> None:
     async with running(tmp_path, startup("a")) as (a,), running(tmp_path, startup("x")) as (x,):
         (keys,) = (await x.ask("exchange_keys", lists=[]))["lists"]
-        asked = {"secret": "a guess", "host_key": x.supervisor._keeper.host_key, "keys": keys}
+        asked = {"secret": "a guess", "host_key": x.supervisor.links.keeper.host_key, "keys": keys}
         assert (await a.ask("admit_host", **asked))["code"] == "not_found"
         assert (await a.ask("admit_host", **asked, _token=None))["code"] == "forbidden"
         assert json.loads((a.keys / "trust.json").read_text())["trust"]["vouches"] == {}
