@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from common.errors import TandemError
 from common.supervisor.relay.events import Events
@@ -11,6 +12,9 @@ from common.supervisor.relay.reach import Reach, Since
 from common.supervisor.relay.requests import Context, Curve, Requests
 from common.telemetry.system_clock import SystemClock
 from common.transport.sockets import Endpoint
+
+EAGER_S: Final = 5.0
+"""A far process whose key was just told may learn of this relay's a moment later; so long it is asked anew at each refresh."""
 
 Locate = Callable[[Far, int], Endpoint | None]
 """Where a port of a far process is reached now, and by which keys; None while its key is not known here."""
@@ -28,6 +32,7 @@ class Passage:
         self._requests = Requests(context, clock, self.reach)
         self._events = Events(context)
         self._leads_to: tuple[Endpoint, Endpoint | None] | None = None
+        self._eager_until = 0.0
 
     @property
     def port(self) -> int:
@@ -58,7 +63,10 @@ class Passage:
         requests = self._locate(self.far, ports.port)
         events = self._locate(self.far, ports.events_port) if ports.events_port else None
         wanted = None if requests is None else (requests, events)
-        if wanted is not None and wanted == self._leads_to:
+        now = self._clock.monotonic()
+        if wanted != self._leads_to:
+            self._eager_until = now + EAGER_S
+        elif wanted is not None and not (self.reach.is_refused and now < self._eager_until):
             return
         self._leads_to = wanted
         if wanted is None:

@@ -46,6 +46,11 @@ class Reach:
         """The far service as people call it."""
         return f"{self._service} on {self._host}"
 
+    @property
+    def is_refused(self) -> bool:
+        """Whether the far side did not take this relay's key, or showed another one than it should."""
+        return not self.is_up and not self._unknown and _keys_disagree(self._reason)
+
     def joined(self) -> None:
         """The far service's key is known, and it is being connected to."""
         self._unknown = ""

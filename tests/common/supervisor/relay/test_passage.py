@@ -27,7 +27,17 @@ from common.transport.sockets import Address, Endpoint, Keys
 from common.transport.zap import Gate
 from common.wire.frames import Buffer
 from tests.common.supervisor.lives import until
-from tests.common.supervisor.relay.far_host import FAR, NEWS, SAY, Bare, FarService, Say, far_service, new_keys
+from tests.common.supervisor.relay.far_host import (
+    FAR,
+    NEWS,
+    SAY,
+    Bare,
+    FarService,
+    Say,
+    far_service,
+    key_files,
+    new_keys,
+)
 
 RELAY, SERVER = new_keys(), new_keys()
 KNOWN = [RELAY]
@@ -204,6 +214,18 @@ async def test_a_far_service_with_a_new_key_is_reached_by_it(tmp_path: Path) -> 
         relay.server = SERVER
         relay.passage.refresh(host_joined=True)
         await relay.up()
+
+
+async def test_a_far_service_that_learns_of_the_relay_a_moment_later_is_reached_then(tmp_path: Path) -> None:
+    async with far_service(tmp_path, SERVER, []) as far, here(far.numbers) as relay:
+        await until(lambda: relay.passage.reach.is_refused)
+        key_files(tmp_path, SERVER, KNOWN)
+
+        def refreshed() -> bool:
+            relay.passage.refresh(host_joined=True)
+            return relay.passage.reach.is_up
+
+        await until(refreshed)
 
 
 async def test_a_relay_whose_key_is_not_known_there_says_how_to_join(tmp_path: Path) -> None:
