@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar, overload
 
 import zmq
@@ -242,9 +243,7 @@ class AsyncClient:
         step = next(locating)
         while True:
             try:
-                at = await self.call(
-                    step.target, core_orchestrator.GET_AGENT_ENDPOINT, asked, timeout_s=step.timeout_s
-                )
+                at = await self.call(step.target, core_orchestrator.GET_AGENT_ENDPOINT, asked, timeout_s=step.timeout_s)
             except TandemError as error:
                 step = locating.throw(error)
             else:
@@ -345,7 +344,8 @@ class AsyncClient:
             if inbox.qsize() < INBOX:
                 inbox.put_nowait((topic, head, body))
 
-        subscription = Subscription(self._context, place.events, [*topics, basic.BEAT.name], keep, live)
+        current = partial(self._publisher, target, place.events)
+        subscription = Subscription(self._context, place.events, [*topics, basic.BEAT.name], keep, live, current)
         self._inboxes[subscription] = inbox
         try:
             while (frames := await inbox.get()) is not None:
@@ -361,6 +361,11 @@ class AsyncClient:
         finally:
             self._inboxes.pop(subscription, None)
             subscription.close()
+
+    def _publisher(self, target: str, known: Endpoint) -> Endpoint:
+        """Where a well-known service publishes, by the keys of now; of an agent what was `known`. Unavailable."""
+        place = self._directory.place(target)
+        return known if place is None else self._credentials.dressed(place).events or known
 
     async def _place(self, target: str) -> Place:
         place = self._directory.place(target)

@@ -11,12 +11,13 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
 import zmq
 
-from common.errors import BadRequest
+from common.errors import BadRequest, TandemError
 from common.transport import sockets
 from common.transport.drain import Drain
 from common.wire.frames import Buffer
@@ -124,7 +125,10 @@ class EventPort:
 
 
 class Subscription:
-    """One SUB on the running loop; `live` is called when the publisher has taken the subscription, each time it does."""
+    """One SUB on the running loop; `live` is called when the publisher has taken the subscription, each time it does.
+
+    Where a handshake is refused, `current` is asked for the endpoint of now: the publisher may have got another key.
+    """
 
     def __init__(
         self,
@@ -133,13 +137,15 @@ class Subscription:
         topics: Sequence[str],
         event: Callable[[bytes, bytes, bytes], None],
         live: Callable[[], None],
+        current: Callable[[], sockets.Endpoint] | None = None,
     ) -> None:
+        self._current = current or (lambda: endpoint)
         self._event = event
         self._live = live
         self._mark = MARK + secrets.token_bytes(8)
         self._endpoint = endpoint
         self._socket = sockets.subscriber(context, endpoint, [*(topic.encode() for topic in topics), self._mark])
-        self._monitor = sockets.monitor(self._socket, sockets.REFUSALS)
+        self._monitor = sockets.monitor(self._socket, sockets.REFUSALS | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL)
         self._drain = Drain(self._socket, self._message)
         self._news = Drain(self._monitor, self._refused)
         self._again: asyncio.TimerHandle | None = None
@@ -162,6 +168,8 @@ class Subscription:
 
     def _connect_again(self) -> None:
         self._again = None
+        with suppress(TandemError):  # whose key is not known any more is asked again as it was
+            self._endpoint = self._current()
         sockets.connect_again(self._socket, self._endpoint)
         self._drain.look()
 

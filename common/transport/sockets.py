@@ -116,6 +116,10 @@ def _client(socket: zmq.Socket[bytes], endpoint: Endpoint) -> None:
     socket.setsockopt(zmq.HANDSHAKE_IVL, CONNECT_TIMEOUT_MS)
     socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
+    _curve(socket, endpoint)
+
+
+def _curve(socket: zmq.Socket[bytes], endpoint: Endpoint) -> None:
     if endpoint.keys is not None and endpoint.server_key:
         socket.setsockopt(zmq.CURVE_SERVERKEY, endpoint.server_key)
         socket.setsockopt(zmq.CURVE_PUBLICKEY, endpoint.keys.public)
@@ -201,9 +205,10 @@ def connect(socket: zmq.Socket[bytes], endpoint: Endpoint) -> None:
 
 
 def connect_again(socket: zmq.Socket[bytes], endpoint: Endpoint) -> None:
-    """Begin to connect anew where libzmq has given up."""
+    """Begin to connect anew where a handshake was refused, with the keys of now."""
     with suppress(zmq.ZMQError):
         socket.disconnect(endpoint.address)
+    _curve(socket, endpoint)
     connect(socket, endpoint)
 
 

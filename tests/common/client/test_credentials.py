@@ -18,7 +18,7 @@ from common.client.credentials import FRESH_S, Credentials, Operator
 from common.client.directory import Directory, Place
 from common.client.settings import ClientSettings
 from common.client.sync import Client
-from common.errors import Forbidden, Interrupted, Unauthenticated, Unavailable
+from common.errors import Conflict, Forbidden, Interrupted, Unauthenticated, Unavailable
 from common.resilience.budget import RetrySettings
 from common.service.shell import Shell, ShellSettings
 from common.telemetry.system_clock import SystemClock
@@ -45,9 +45,11 @@ def home(tmp_path: Path) -> KeyHome:
 
 
 @asynccontextmanager
-async def far_service(home: KeyHome) -> AsyncIterator[Service]:
+async def far_service(home: KeyHome, port: int = 0, events_port: int = 0) -> AsyncIterator[Service]:
     """pc2's service, which trusts the same keyring."""
-    settings = ShellSettings("Lab", "pc2", 0, 0, None, ("127.0.0.1", CURVE), keys=pc2_file(home, "lab"), lone=False)
+    settings = ShellSettings(
+        "Lab", "pc2", port, events_port, None, ("127.0.0.1", CURVE), keys=pc2_file(home, "lab"), lone=False
+    )
     shell = Shell(settings, (NOTED, OTHER))
     made = Service(shell)
     for verb in (STOP, WHO):
@@ -235,6 +237,35 @@ async def test_events_are_followed_over_an_encrypted_link(home: KeyHome) -> None
             await client.call("Lab", "write", {"key": "a", "value": "b"})
             assert (await following).entity == "a"
         await client.close()
+
+
+async def test_a_publisher_that_comes_back_with_another_key_is_followed_on(home: KeyHome) -> None:
+    async with far_service(home) as lab:
+        port, events_port = lab.shell.port, lab.shell.events_port
+        place = place_of(lab)
+        client = face(FACES["async"], Directory({"Lab": place}), of(home, "core")).client
+        assert isinstance(client, AsyncClient)
+        lives: list[int] = []
+
+        async def follow() -> None:
+            async for _ in client.events("Lab", [NOTED.name], live=lambda: lives.append(1)):
+                pass
+
+        following = asyncio.create_task(follow())
+        await until(lambda: len(lives) == 1)
+    del home.pairs["pc2", "lab"]
+    home.add("pc2", "lab", "service")
+    home.write()
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                async with far_service(home, port, events_port):
+                    await until(lambda: len(lives) >= 2)
+                break
+            except Conflict:  # libzmq frees a closed socket's port in its own time
+                await asyncio.sleep(0.05)
+    following.cancel()
+    await client.close()
 
 
 async def test_a_call_to_a_frozen_peer_on_an_encrypted_link_ends_as_interrupted(home: KeyHome) -> None:

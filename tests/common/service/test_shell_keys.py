@@ -192,6 +192,18 @@ async def test_a_bad_token_is_refused_for_every_verb_with_the_reason(home: KeyHo
             assert stolen["details"]["reason"] == "bound to another key"
 
 
+async def test_a_revoked_token_is_refused_once_the_keyring_says_so(home: KeyHome) -> None:
+    async with keyed(home) as lab, peer(lab.shell.port) as plain:
+        minted = home.operator("mainpc").mint("someone", ["control"], "local@mainpc", now=time.time(), ttl_s=60)
+        assert told(await plain.plain("stop_it", _token=minted.token))[0] == "someone"
+        home.revoked_tokens = {minted.claims.jti: minted.claims.exp}
+        home.write()
+        before = lab.shell.authority._keyring
+        await until(lambda: lab.shell.authority._keyring is not before)
+        refused = await plain.plain("stop_it", _token=minted.token)
+        assert (refused["code"], refused["details"]["reason"]) == ("unauthenticated", "revoked")
+
+
 async def test_a_native_call_shows_its_token_in_its_header(home: KeyHome) -> None:
     async with keyed(home) as lab, peer(lab.shell.port) as plain:
         assert is_error(await plain.ask(*native("stop_it")), "forbidden")
