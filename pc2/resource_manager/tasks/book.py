@@ -299,7 +299,11 @@ class TaskBook:
         task = entry.task
         self._moves += 1
         self.counts[task.state] += 1
-        self._index.setdefault((task.state, task.capability), {})[task.task_id] = self._moves
+        place = (task.state, task.capability)
+        line = self._index.get(place)
+        if line is None:
+            line = self._index[place] = {}
+        line[task.task_id] = self._moves
 
     def _exit(self, task: Task) -> None:
         place = (task.state, task.capability)
@@ -316,7 +320,10 @@ class TaskBook:
         if task.deadline_at:
             entry.deadline = moment.now + min(task.deadline_s, task.deadline_at - moment.wall)
             self.deadlines.put(task.task_id, entry.deadline)
-        self.arrivals.setdefault(task.capability, Agenda()).put(task.task_id, task.queued_at)
+        arrivals = self.arrivals.get(task.capability)
+        if arrivals is None:
+            arrivals = self.arrivals[task.capability] = Agenda()
+        arrivals.put(task.task_id, task.queued_at)
 
     def _leave_arrivals(self, task: Task) -> None:
         arrivals = self.arrivals[task.capability]

@@ -25,7 +25,10 @@ class Lines:
 
     def join(self, task_id: str, capability: str, rank: float) -> None:
         """The task takes its place in line."""
-        self.ready.setdefault(capability, Agenda()).put(task_id, rank)
+        ready = self.ready.get(capability)
+        if ready is None:
+            ready = self.ready[capability] = Agenda()
+        ready.put(task_id, rank)
         if capability not in self.stalls:
             self.awake.add(capability)
 
