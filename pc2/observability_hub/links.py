@@ -6,18 +6,19 @@ of no use any more.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from common.api.links import LIST_LINKS, Link, ListLinks
-from common.api.observability_hub import HealthChanged, LinkHealth, LinkSide
+from common.api.observability_hub import LinkHealth, LinkSide
 from common.client.aio import AsyncClient
 from common.clock import timestamp
 from common.errors import TandemError
 from common.service.shell import Shell
-from pc2.observability_hub.opinions import of_link
+from pc2.observability_hub.opinions import UNASKED, of_link
 from pc2.observability_hub.steady import Steady
-from pc2.observability_hub.ward import Host, Ward
+from pc2.observability_hub.ward import Changed, Host, Stood, Ward, changed, restored
 
 ASK_S: Final = 1.0
 STALE_S: Final = 15.0
@@ -31,15 +32,16 @@ class _Said:
 
 
 class Links:
-    """The links from `here` to every other host."""
+    """The links from `here` to every other host; `stood` is what an earlier life left."""
 
-    def __init__(self, here: str, shell: Shell, ward: Ward, client: AsyncClient) -> None:
+    def __init__(self, here: str, shell: Shell, ward: Ward, client: AsyncClient, stood: Mapping[str, Stood]) -> None:
         self._here = here
         self._shell = shell
         self._clock = shell.clock
         self._ward = ward
         self._client = client
         self._said: dict[tuple[str, str], _Said] = {}
+        self._stood = stood
         self._steady: dict[str, Steady] = {}
 
     async def ask(self) -> None:
@@ -55,26 +57,19 @@ class Links:
             for link in told.links:
                 self._said[host, link.host] = _Said(link, self._clock.monotonic())
 
-    def judge(self) -> list[HealthChanged]:
+    def judge(self) -> list[Changed]:
         """What changed about the links since the last time."""
         now, wall = self._clock.monotonic(), self._clock.wall()
-        found: list[HealthChanged] = []
+        found: list[Changed] = []
         for host in self._peers():
+            key = f"{self._here}-{host.name}"
             opinion = of_link(host.name, host.steady.opinion, self._round_trip_s(host), self._told(host.name, now))
-            steady = self._steady.setdefault(host.name, Steady(since=now, since_wall=wall))
-            was = steady.consider(opinion, now, wall)
+            steady = self._steady.get(host.name)
+            if steady is None:
+                steady = self._steady[host.name] = restored(self._stood.get(key), now, wall)
+            was = None if opinion is UNASKED else steady.consider(opinion, now, wall)
             if was is not None:
-                found.append(
-                    HealthChanged(
-                        what="link",
-                        host=self._here,
-                        name=host.name,
-                        was=was,
-                        verdict=opinion.verdict,
-                        reason=opinion.reason,
-                        because=opinion.because,
-                    )
-                )
+                found.append(changed(key, "link", self._here, host.name, was, steady))
         return found
 
     def show(self) -> list[LinkHealth]:

@@ -67,11 +67,10 @@ class ObservabilityHub:
         near = frozenset(host for host in hosts if host == settings.host or _is_near(directory, host))
         stood = dict(HEALTH.load(store))
         self._ward = ward = Ward(hosts, near, stood, self._clock.monotonic(), self._clock.wall())
-        self._stale = {key for key in stood if ward.find(key) is None and key not in ward.hosts}
         self._recording = Recording(shell, folder / METRICS)
         self._probing = Probing(shell, ward, self._client, self._probed, self._late)
         self._scraping = Scraping(shell, ward, self._client, self._recording.record, self._worked)
-        self._links = Links(settings.host, shell, ward, self._client)
+        self._links = Links(settings.host, shell, ward, self._client, stood)
         self._targets = TargetsFile(folder / TARGETS)
         self._registry = WatchedRegistry(HOME_OF_AGENTS, shell, ward, self._client, self._perform)
         self._hosts = [WatchedHost(host, shell, ward, self._client, self._perform, self._vitals) for host in hosts]
@@ -156,8 +155,7 @@ class ObservabilityHub:
             self.shell.problems[DOUBT] = f"verdicts are frozen: {doubt}"
         else:
             self.shell.problems.pop(DOUBT, None)
-        for event in self._links.judge():
-            self.shell.publisher.publish(api.HEALTH_CHANGED, f"{event.host}-{event.name}", event)
+        self._perform(self._links.judge())
 
     def _tidy(self) -> None:
         self._probing.tidy()

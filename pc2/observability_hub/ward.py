@@ -10,10 +10,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+import msgspec
+
 from common.api.core_orchestrator import Agent
 from common.api.observability_hub import HealthChanged, Verdict, What
 from common.api.supervisor import Process, Vitals
-from common.api.words import Message
 from pc2.observability_hub.doubt import Doubt
 from pc2.observability_hub.evidence import Evidence, Outcome, Weight
 from pc2.observability_hub.opinions import UNASKED, must_wait, of_host, of_process
@@ -24,7 +25,7 @@ _ASKED: Final = ("draining", "stopped")
 """A process that stops out of these phases was asked to."""
 
 
-class Stood(Message, frozen=True):
+class Stood(msgspec.Struct, frozen=True):
     """What stood about a host or process, as it outlives the hub."""
 
     verdict: Verdict
@@ -234,13 +235,12 @@ class Ward:
         found = self._judge(host.supervisor, now, wall)
         if was is None:
             return found
-        event = _event("host", host.name, host.name, was, host.steady)
-        found.insert(0, Changed(host.name, event, _stood(host.steady)))
+        found.insert(0, changed(host.name, "host", host.name, host.name, was, host.steady))
         for subject in host.processes.values():
             if was == "unreachable" and subject.evidence.missed_since is not None:  # behind nothing now: seen anew
                 self._begin_anew(subject, keep=False)
                 found += self._look(subject)
-            elif event.verdict == "unreachable":
+            elif host.steady.opinion.verdict == "unreachable":
                 found += self._judge(subject, now, wall)
         return found
 
@@ -258,8 +258,7 @@ class Ward:
             self._unsettled.add(subject.key)
         if was is None:
             return []
-        event = _event(subject.what, subject.host, subject.name, was, subject.steady)
-        return [Changed(subject.key, event, _stood(subject.steady))]
+        return [changed(subject.key, subject.what, subject.host, subject.name, was, subject.steady)]
 
     # who there is
 
@@ -281,10 +280,7 @@ class Ward:
         return subject
 
     def _restored(self, key: str) -> Steady:
-        stood = self._stood.pop(key, None)
-        if stood is None:
-            return Steady(since=self._now, since_wall=self._wall)
-        return Steady(Opinion(stood.verdict, stood.reason, stood.because), self._now, stood.since_wall)
+        return restored(self._stood.pop(key, None), self._now, self._wall)
 
     def _drop(self, subject: Subject) -> None:
         del self._subjects[subject.key], self.hosts[subject.host].processes[subject.name]
@@ -301,19 +297,17 @@ class Ward:
         return [Look(subject.key)] if subject.way is not None and not subject.evidence.latency_s else []
 
 
-def _event(what: What, host: str, name: str, was: Verdict, steady: Steady) -> HealthChanged:
-    opinion = steady.opinion
-    return HealthChanged(
-        what=what,
-        host=host,
-        name=name,
-        was=was,
-        verdict=opinion.verdict,
-        reason=opinion.reason,
-        because=opinion.because,
+def changed(key: str, what: What, host: str, name: str, was: Verdict, steady: Steady) -> Changed:
+    """The news that a verdict changed, and what stands from now on."""
+    now = steady.opinion
+    event = HealthChanged(
+        what=what, host=host, name=name, was=was, verdict=now.verdict, reason=now.reason, because=now.because
     )
+    return Changed(key, event, Stood(now.verdict, now.reason, now.because, steady.since_wall))
 
 
-def _stood(steady: Steady) -> Stood:
-    opinion = steady.opinion
-    return Stood(verdict=opinion.verdict, reason=opinion.reason, because=opinion.because, since_wall=steady.since_wall)
+def restored(stood: Stood | None, now: float, wall: float) -> Steady:
+    """What an earlier life thought, if it did, to begin with."""
+    if stood is None:
+        return Steady(since=now, since_wall=wall)
+    return Steady(Opinion(stood.verdict, stood.reason, stood.because), now, stood.since_wall)

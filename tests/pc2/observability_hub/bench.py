@@ -160,6 +160,16 @@ class Bench:
         host = self.hub._ward.hosts.get(key)
         return host.steady.opinion.verdict if host is not None else ""
 
+    async def settled(self) -> None:
+        """Wait until all there is, the link too, is healthy."""
+        ward, links = self.hub._ward, self.hub._links
+        await until(
+            lambda: (
+                all(one.steady.opinion.verdict == "healthy" for one in (*ward, *ward.hosts.values()))
+                and [one.verdict for one in links.show()] == ["healthy"]
+            )
+        )
+
     async def until(self, key: str, verdict: str) -> None:
         """Wait for a verdict."""
         await until(lambda: self.verdict(key) == verdict)

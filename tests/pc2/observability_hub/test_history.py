@@ -122,7 +122,9 @@ def test_a_file_that_cannot_be_used_says_so_and_is_tried_again(path: Path) -> No
 
 
 def test_a_file_of_a_newer_tandem_is_left_alone(path: Path) -> None:
-    History(path).write([], [], NOW)
+    first = History(path)
+    first.write([], [], NOW)
+    first.close()
     with sqlite3.connect(path) as newer:
         newer.execute("PRAGMA user_version = 99")
     newer.close()

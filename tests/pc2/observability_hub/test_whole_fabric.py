@@ -1,0 +1,89 @@
+"""The hub among real processes that real signals stop and kill."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.lab.fabric import ROOT, until
+from tests.pc2.observability_hub.fabric import HubFabric, all_are, running, stopped
+
+
+def echo(name: str) -> dict[str, Any]:
+    command = ["{python}", "-m", "tests.lab.echo_agent"]
+    return {"name": name, "command": command, "cwd": str(ROOT), "capabilities": ["echo"], "restart": {"when": "always"}}
+
+
+@pytest.fixture(scope="module")
+def fabric(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HubFabric]:
+    folder: Path = tmp_path_factory.mktemp("hub")
+    with running(folder, {"mainpc": [echo("echo")]}) as made:
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def all_well(fabric: HubFabric) -> None:
+    until(lambda: all_are(fabric.health(), lambda verdict: verdict == "healthy"), 60.0, "health everywhere")
+
+
+def test_a_killed_agent_is_a_verdict_with_its_reason_and_healthy_when_it_is_back(fabric: HubFabric) -> None:
+    began = time.monotonic()
+    os.kill(fabric.pid("mainpc/echo"), signal.SIGKILL)
+    found = fabric.until_verdict("mainpc/echo", "unhealthy", 5.0)
+    assert time.monotonic() - began < 3.0
+    assert found["reason"] == "died: killed by signal 9"
+    found = fabric.until_verdict("mainpc/echo", "healthy")
+    assert found["restarts"] >= 1
+
+
+def test_a_stopped_agent_is_suspected_then_unreachable_and_nobody_else_is(fabric: HubFabric) -> None:
+    began = time.monotonic()
+    with stopped([fabric.pid("mainpc/echo")]):
+        until(lambda: fabric.verdict("mainpc/echo") != "healthy", 10.0, "suspicion")
+        assert time.monotonic() - began < 5.0
+        found = fabric.until_verdict("mainpc/echo", "unreachable")
+        assert "no answer within" in found["reason"]
+        assert not found["because"]
+        assert fabric.verdict("mainpc") == "healthy"
+    fabric.until_verdict("mainpc/echo", "healthy", 60.0)
+
+
+def test_a_host_that_stands_still_is_one_root_and_its_processes_are_behind_it(fabric: HubFabric) -> None:
+    pids = [fabric.supervisor_pid("mainpc"), *(one["pid"] for one in fabric.processes("mainpc").values())]
+    with stopped(pids):
+        fabric.until_verdict("mainpc", "unreachable")
+        fabric.until_verdict("mainpc/echo", "unreachable")
+        health = fabric.health()
+        behind = [one for one in (*health["services"], *health["agents"]) if one["host"] == "mainpc"]
+        assert {one["because"] for one in behind} == {"mainpc"}
+        assert {one["reason"] for one in behind} == {"unreachable because mainpc is unreachable"}
+        assert health["links"][0]["verdict"] == "unreachable"
+        assert all(one["verdict"] == "healthy" for one in health["services"] if one["host"] == "pc2")
+
+
+def test_a_killed_hub_comes_back_and_announces_nothing_that_was_known(fabric: HubFabric) -> None:
+    before = {one["host"]: one["since"] for one in fabric.health()["hosts"]}
+    pid = fabric.pid("pc2/observability_hub")
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: fabric.pid("pc2/observability_hub") not in (0, pid), 20.0, "another life")
+    until(lambda: all_are(fabric.health(), lambda verdict: verdict == "healthy"), 60.0, "health everywhere")
+    assert {one["host"]: one["since"] for one in fabric.health()["hosts"]} == before
+
+
+def test_history_written_by_one_life_is_read_by_the_next(fabric: HubFabric) -> None:
+    point = {"name": "kept", "value": 5.0}
+    batch = {"action": "push_metrics", "agent": "a", "points": [point], "sender": "a@x", "epoch": 1, "seq": 1}
+    assert (fabric.ask("hub", batch) or {})["taken"] == 1
+    os.kill(fabric.pid("pc2/observability_hub"), signal.SIGTERM)
+    until(lambda: fabric.ask("hub", {"action": "ping"}, 1_000), 30.0, "the hub again")
+    found = until(
+        lambda: (fabric.ask("hub", {"action": "query_metrics", "name": "kept"}, 2_000) or {}).get("series"), 30.0, "it"
+    )
+    assert [one["value"] for one in found[0]["points"]] == [5.0]
+    assert (fabric.ask("hub", batch) or {})["repeated"] is True
