@@ -42,7 +42,10 @@ class TandemHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Report one record; one that was reported by its writer or another handler, or is reporting's own, is left out."""
-        if getattr(record, REPORTED, False) or record.name.startswith(_OWN_LOGGERS):
+        if getattr(record, REPORTED, False):
+            return
+        if record.name.startswith(_OWN_LOGGERS):
+            (self._reporter or process_reporter()).swallowed += 1
             return
         if record.exc_info and record.exc_info[1] is not None and told_before(record.exc_info[1]):
             return

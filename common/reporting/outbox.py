@@ -21,13 +21,15 @@ from common.reporting.spool import Batch, Spool
 
 LINGER_S: Final = 2.0
 """How long the thread waits for more before it ends."""
+ADOPT_S: Final = 5.0
+"""How often the thread looks for what others of its process's name left behind."""
 LAST_S: Final = 0.5
 """How long whoever closes waits for the thread, which may be waiting for an answer; it holds up nobody's end."""
 RETRY_S: Final = 1.0
 """When the disk is tried again that could not be read."""
 
 OWN_WORK: Final = threading.local()
-"""`on` while reporting works for itself: what goes wrong there is never reported, lest it go round for ever."""
+"""`on` while a report is made and kept: what goes wrong in there is never reported, lest it go round for ever."""
 
 _log: Final = logging.getLogger("tandem.reporting")
 
@@ -102,6 +104,7 @@ class Outbox:
         self._thread: threading.Thread | None = None
         self._client: Caller | None = None
         self._closed = False
+        self._adopt_at = 0.0
         self.delivered = 0
 
     @property
@@ -178,12 +181,10 @@ class Outbox:
         for lane in self._lanes:
             lane.spool.abandon()
         self._changed = threading.Condition()
-        self._lanes, self._thread, self._news, self._client = [], None, False, None
+        self._lanes, self._thread, self._news, self._client, self._adopt_at = [], None, False, None, 0.0
 
     def _run(self) -> None:
-        OWN_WORK.on = True
         try:
-            self.adopt(self._process)
             while self._rest(self._round(self._clock.monotonic())):
                 pass
         except Exception:
@@ -196,6 +197,9 @@ class Outbox:
 
     def _round(self, now: float) -> float | None:
         """One step of everything; when the next is due, None where nothing is left."""
+        if now >= self._adopt_at:
+            self._adopt_at = now + ADOPT_S
+            self.adopt(self._process)
         with self._changed:
             self._news = False
             lanes = list(self._lanes)
@@ -213,8 +217,9 @@ class Outbox:
     def _rest(self, due: float | None) -> bool:
         """Waits for what is due or for news; False where nothing came for a while, and everything is closed."""
         with self._changed:
-            for lane in [lane for lane in self._lanes if lane.drained and not lane.own]:
-                lane.spool.close()
+            for lane in [lane for lane in self._lanes if not lane.own and (lane.drained or lane.problem)]:
+                self.delivered += lane.delivered
+                lane.spool.close()  # also while the receiver is away: its process may want it back
                 self._lanes.remove(lane)
             self._changed.notify_all()
             if not self._news and not self._closed:
@@ -234,5 +239,5 @@ class Outbox:
                     self.delivered += lane.delivered
                     lane.spool.close()
                 self._lanes = []
-                self._thread = None
+                self._thread, self._adopt_at = None, 0.0
                 self._changed.notify_all()

@@ -214,11 +214,9 @@ class Spool:
         return Batch(first, batch.payloads[skipped:end])
 
     def sending(self, last: Place) -> None:
-        """A batch that ends with `last` is about to be sent. OSError where that cannot be written down."""
+        """A batch that ends with `last` is about to be sent; where that cannot be written down, this life alone knows."""
         with self._mutex:
-            standing = msgspec.structs.replace(self._standing, sent_epoch=last.epoch, sent_seq=last.seq)
-            self._save(standing)
-            self._standing = standing
+            self._stand(msgspec.structs.replace(self._standing, sent_epoch=last.epoch, sent_seq=last.seq))
 
     def withdraw(self) -> None:
         """The batch that was sent last was refused whole, so the next may have other bounds."""
@@ -256,13 +254,10 @@ class Spool:
 
     def _stand(self, standing: Standing) -> None:
         self._standing = standing
-        with suppress(OSError):
-            self._save(standing)
-
-    def _save(self, standing: Standing) -> None:
         beside = self.folder / f"{_ACKNOWLEDGED}.new"
-        beside.write_bytes(msgspec.json.encode(standing))
-        os.replace(beside, self.folder / _ACKNOWLEDGED)
+        with suppress(OSError):
+            beside.write_bytes(msgspec.json.encode(standing))
+            os.replace(beside, self.folder / _ACKNOWLEDGED)
 
     def sync(self) -> None:
         """What was appended so far survives a power cut from now on; OSError where it may not."""

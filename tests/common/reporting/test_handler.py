@@ -122,7 +122,7 @@ def test_what_is_reported_already_or_comes_from_reporting_itself_is_left_out(
     own.addHandler(log.handlers[0])
     own.error("its own")
     own.removeHandler(log.handlers[0])
-    assert reporter.swallowed == 1
+    assert reporter.swallowed == 2
     assert told(reporter, home) == []
 
 

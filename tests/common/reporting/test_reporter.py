@@ -254,6 +254,23 @@ def test_what_a_process_left_behind_is_delivered_by_its_supervisor(port: int, bu
     assert [point.name for point in bus.taken.points] == ["left"]
 
 
+def test_what_a_process_left_behind_is_its_own_again_while_the_bus_is_away(port: int, bus: Bus) -> None:
+    supervisor = ErrorReporter("supervisor")
+    for life in range(70):
+        agent = ErrorReporter("reader")
+        agent.report_error("Life", str(life))
+        agent.close(0.0)
+        if life % 10 == 0:
+            supervisor.adopt_left_behind()
+    until(lambda: agent.outbox.running is False)
+    assert agent.not_kept == 0
+    bus.start()
+    supervisor.adopt_left_behind()
+    until(lambda: supervisor.adopt_left_behind() or len(bus.taken.reports) >= 70)
+    supervisor.close()
+    assert sorted(int(report.message) for report in bus.taken.reports) == list(range(70))
+
+
 def test_a_storm_of_equal_errors_is_a_few_records_and_every_one_is_counted(reporter: ErrorReporter, bus: Bus) -> None:
     bus.start()
     for number in range(50_000):

@@ -258,6 +258,22 @@ def test_where_nothing_can_be_taken_back_the_segment_ends_there(
     assert drained(spool) == [b"before", b"after"]
 
 
+def test_what_is_spooled_is_delivered_though_nothing_can_be_written_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = opened(tmp_path)
+    fill(spool, written(5))
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_bytes", lambda path, chunk: (_ for _ in ()).throw(OSError(28, "No space left")))
+        batch = spool.read(2, LOTS)
+        assert batch is not None
+        spool.sending(batch.last)
+        spool.acknowledge(batch.last)
+        assert drained(spool) == written(3, 2)
+    spool.close()
+    assert drained(opened(tmp_path)) == []
+
+
 def test_what_was_synced_is_not_synced_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[int] = []
     monkeypatch.setattr(module.os, "fdatasync", synced.append)
