@@ -213,12 +213,15 @@ class Watching:
 
 
 def _sources(directory: Directory) -> Iterable[Source]:
-    """The supervisors and ResourceManager; one whose events port is not known is looked at and not followed."""
+    """The supervisors and ResourceManager, of whose tasks the twin shows nothing.
+
+    One whose events port is not known is looked at and not followed.
+    """
     for name in directory.names():
         supervises = name.startswith(SUPERVISOR)
         place = directory.place(name)
         if supervises or name == resource_manager.SERVICE:
-            topics = SUPERVISORS_TOPICS if supervises else resource_manager.TOPICS
+            topics = SUPERVISORS_TOPICS if supervises else (leases.LEASE_CHANGED,)
             yield Source(name, topics, place is not None and place.events is not None)
 
 
