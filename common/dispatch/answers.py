@@ -1,4 +1,4 @@
-"""What an agent answered: the parts it streamed and its last word, brought together to one result.
+"""What an agent answered: the parts it streamed and its last word, brought together to one result, or why it did nothing.
 
 It calls nobody and keeps nothing beyond the call.
 """
@@ -6,12 +6,15 @@ It calls nobody and keeps nothing beyond the call.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
-from common.errors import TooLarge
+from common.errors import Code, TooLarge
 from common.wire.codec import bounded
+
+NOTHING_DONE: Final = frozenset({Code.UNAVAILABLE, Code.OVERLOADED, Code.STORAGE_UNAVAILABLE, Code.NO_CAPACITY})
+"""Codes that say the agent did nothing, so that another attempt is safe whatever the capability."""
 
 
 class Parts:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from common.api.core_orchestrator import Dress, Liveness
+from common.api.core_orchestrator import Agent, Dress, Liveness, RegisterAgent
 from common.dispatch.rule import Candidate
 from common.resilience.breaker import State as Breaker
 
@@ -71,3 +71,19 @@ def concurrency(dress: Dress, metadata: Mapping[str, Any]) -> int:
     if isinstance(said, int) and not isinstance(said, bool) and 1 <= said <= MAX_CONCURRENCY:
         return said
     return DEFAULT_CONCURRENCY[dress]
+
+
+def provider_of(
+    capability: str, agent: RegisterAgent | Agent, liveness: Liveness, breaker: Breaker, retry_at: float
+) -> Provider:
+    """The provider of `capability` that `agent`, which offers it, is."""
+    return Provider(
+        name=agent.agent_name,
+        host=agent.location,
+        liveness=liveness,
+        verb=agent.verbs.get(capability, capability),
+        idempotent=capability in agent.idempotent,
+        concurrency=concurrency(agent.dress, agent.metadata),
+        breaker=breaker,
+        retry_at=retry_at,
+    )

@@ -12,9 +12,8 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from common.api.core_orchestrator import SubmitRequest
-from common.dispatch.provider import BreakerOf, Provider, concurrency
+from common.dispatch.provider import BreakerOf, Provider, provider_of
 from common.errors import BadRequest
-from common.resilience.breaker import State as Breaker
 from main_pc.core_orchestrator.registry import Entry
 from main_pc.core_orchestrator.request_facts import RequestQueued
 
@@ -49,18 +48,6 @@ def payload_of(request: RequestQueued) -> dict[str, Any]:
 
 def providers_of(capability: str, entries: Iterable[Entry], breaker_of: BreakerOf) -> tuple[Provider, ...]:
     """The providers of `capability` among `entries`, which all offer it."""
-    return tuple(_provider(capability, entry, *breaker_of(entry.asked.agent_name)) for entry in entries)
-
-
-def _provider(capability: str, entry: Entry, breaker: Breaker, retry_at: float) -> Provider:
-    asked = entry.asked
-    return Provider(
-        name=asked.agent_name,
-        host=asked.location,
-        liveness=entry.liveness,
-        verb=asked.verbs.get(capability, capability),
-        idempotent=capability in asked.idempotent,
-        concurrency=concurrency(asked.dress, asked.metadata),
-        breaker=breaker,
-        retry_at=retry_at,
+    return tuple(
+        provider_of(capability, entry.asked, entry.liveness, *breaker_of(entry.asked.agent_name)) for entry in entries
     )

@@ -23,11 +23,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
 from common.api.core_orchestrator import State, SubmitRequest
+from common.dispatch.answers import NOTHING_DONE
 from common.dispatch.provider import Offers
 from common.errors import Code, IdempotencyMismatch, Interrupted, NoProvider, Overloaded, TandemError
 from common.resilience.idempotency import digest
@@ -42,9 +43,6 @@ from main_pc.core_orchestrator.request_facts import (
     RequestQueued,
     RequestReturned,
 )
-
-NOTHING_DONE: Final = frozenset({Code.UNAVAILABLE, Code.OVERLOADED, Code.STORAGE_UNAVAILABLE, Code.NO_CAPACITY})
-"""Codes that say the agent did nothing, so that another attempt is safe whatever the capability."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,12 +13,10 @@ from __future__ import annotations
 from typing import Final
 
 from common.clock import Rng
+from common.dispatch.answers import NOTHING_DONE
 from common.errors import Code, TandemError
 from pc2.resource_manager.tasks.limits import Limits
 from pc2.resource_manager.tasks.task import Ended, Returned, Task
-
-NOTHING_DONE: Final = frozenset({Code.UNAVAILABLE, Code.OVERLOADED, Code.STORAGE_UNAVAILABLE, Code.NO_CAPACITY})
-"""Codes that say the agent did nothing."""
 
 HOPELESS: Final = frozenset(
     {

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 
 from common.api.core_orchestrator import Agent, AgentChanged
-from common.dispatch.provider import Provider, concurrency
+from common.dispatch.provider import Provider, provider_of
 from common.resilience.breaker import State as Breaker
 
 Reach = Callable[[str], tuple[Breaker, float] | None]
@@ -69,7 +69,8 @@ class Roster:
         for name in self._by_capability.get(capability, ()):
             breaker = reach(name)
             if breaker is not None:
-                found.append(_provider(self._agents[name], capability, *breaker))
+                agent = self._agents[name]
+                found.append(provider_of(capability, agent, agent.liveness, *breaker))
         return tuple(found)
 
     def _add(self, agent: Agent) -> None:
@@ -89,16 +90,3 @@ class Roster:
 def _moved(known: Agent, now: Agent) -> bool:
     """Whether it is another process or in another place than before."""
     return (known.boot, known.host, known.port, known.location) != (now.boot, now.host, now.port, now.location)
-
-
-def _provider(agent: Agent, capability: str, breaker: Breaker, retry_at: float) -> Provider:
-    return Provider(
-        name=agent.agent_name,
-        host=agent.location,
-        liveness=agent.liveness,
-        verb=agent.verbs.get(capability, capability),
-        idempotent=capability in agent.idempotent,
-        concurrency=concurrency(agent.dress, agent.metadata),
-        breaker=breaker,
-        retry_at=retry_at,
-    )

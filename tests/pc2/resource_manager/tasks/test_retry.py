@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.dispatch.answers import NOTHING_DONE
 from common.errors import BY_CODE, Code, Internal, Overloaded, TandemError, Unavailable
 from pc2.resource_manager.tasks.limits import Limits
-from pc2.resource_manager.tasks.retry import HOPELESS, NOTHING_DONE, verdict
+from pc2.resource_manager.tasks.retry import HOPELESS, verdict
 from pc2.resource_manager.tasks.task import Ended, Returned, Task
 
 LIMITS = Limits(backoff_s=1.0, backoff_max_s=60.0, refused_max_s=5.0)
