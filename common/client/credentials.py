@@ -19,7 +19,7 @@ from common.api.words import Access, AnyVerb
 from common.client.directory import Place
 from common.client.pursuit import Found
 from common.clock import Clock
-from common.config.settings import TOKEN, AgentEnvironment
+from common.config.settings import LOOPBACK, TOKEN, AgentEnvironment
 from common.errors import Unavailable
 from common.security import keyfiles
 from common.security.keyfiles import KEYRING_FILE, OPERATOR_FILE, KeyfileMissing, KeyringFile, ProcessKeys, SigningKeys
@@ -143,10 +143,15 @@ class Credentials:
         return self._operator.token(service) if self._operator.is_person or self._controls() else None
 
     def dressed(self, place: Place) -> Place:
-        """The place with the keys to connect by; Unavailable with the mend where they are not known here."""
+        """The place with the keys to connect by; Unavailable with the mend where they are not known here.
+
+        For a process without keys it is on this host's loopback, where the relay offers the other hosts' services in plain.
+        """
         if not place.process:
             return place
-        server = self._server_key(place)
+        if self._ring is None:
+            return Place(_on_loopback(place.requests), _on_loopback(place.events) if place.events is not None else None)
+        server = self._server_key(self._ring, place)
 
         def curve(endpoint: Endpoint) -> Endpoint:
             return Endpoint(endpoint.address, server, self._keys)
@@ -154,16 +159,13 @@ class Credentials:
         events = curve(place.events) if place.events is not None else None
         return Place(curve(place.requests), events, place.host, place.process)
 
-    def _server_key(self, place: Place) -> bytes:
-        where = f"{place.process} of {place.host}"
-        if self._ring is None:
-            mend = "start it by its supervisor; a program started by hand reaches the other host at its own loopback"
-            raise Unavailable(f"{where} is encrypted, and this process has no keys (TANDEM_KEYS)", mend=mend)
-        self._ring.refresh()
-        key = self._ring.current.server_key(place.host, place.process)
+    @staticmethod
+    def _server_key(ring: KeyringFile, place: Place) -> bytes:
+        ring.refresh()
+        key = ring.current.server_key(place.host, place.process)
         if key is not None:
             return key
-        if place.host not in self._ring.current.hosts:
+        if place.host not in ring.current.hosts:
             mend = f"run `tandem invite {place.host}` on this host and `tandem join` there"
             raise Unavailable(f"{place.host} has not joined: {mend}", mend=mend)
         raise Unavailable(f"{place.host} has told of no key of {place.process} yet", mend=f"start it on {place.host}")
@@ -200,6 +202,10 @@ class Credentials:
 
 NOBODY: Final = Credentials()
 """Those of a process that has no keys and shows no token."""
+
+
+def _on_loopback(endpoint: Endpoint) -> Endpoint:
+    return Endpoint.tcp(LOOPBACK, int(endpoint.address.rpartition(":")[2]))
 
 
 def _is_readable(file: Path) -> bool:

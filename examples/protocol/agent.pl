@@ -8,7 +8,7 @@ use JSON::PP;
 
 my $name = $ENV{TANDEM_AGENT_NAME} || 'perl-counter';
 my $health_port = 0 + ($ENV{TANDEM_HEALTH_PORT} || 0);
-my $registry = ($ENV{TANDEM_SERVICES} || '') =~ /CoreOrchestrator=(\d+)[^@]*@([^,]+)/ ? "$2:$1" : '127.0.0.1:7000';
+my $registry = ($ENV{TANDEM_SERVICES} || '') =~ /CoreOrchestrator=(\d+)/ ? "127.0.0.1:$1" : '127.0.0.1:7000';
 my $pid = $$;
 my $boot = "$pid-$^T";
 my $json = JSON::PP->new->utf8;

@@ -10,8 +10,8 @@ import zmq
 NAME = os.environ.get("TANDEM_AGENT_NAME") or "bare-counter"
 PORT = int(os.environ.get("TANDEM_PORT") or 0)
 HEALTH_PORT = int(os.environ.get("TANDEM_HEALTH_PORT") or 0)
-SAID = re.search(r"CoreOrchestrator=(\d+)[^@]*@([^,]+)", os.environ.get("TANDEM_SERVICES", ""))
-REGISTRY = f"tcp://{SAID[2]}:{SAID[1]}" if SAID else "tcp://127.0.0.1:7000"
+SAID = re.search(r"CoreOrchestrator=(\d+)", os.environ.get("TANDEM_SERVICES", ""))
+REGISTRY = f"tcp://127.0.0.1:{SAID[1] if SAID else 7000}"
 TTL_S = 15.0
 STARTED = time.time()
 BOOT = f"{os.getpid()}-{STARTED:.0f}"

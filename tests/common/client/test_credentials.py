@@ -118,11 +118,14 @@ async def test_a_host_that_has_not_joined_is_told_with_the_mend(home: KeyHome, k
         await known.call("Far", WHO, Empty())
     with pytest.raises(Unavailable, match="pc2 has told of no key of x yet"):
         await known.call("Gone", WHO, Empty())
-    bare = face(kind, directory, Credentials())
-    with pytest.raises(Unavailable, match="this process has no keys"):
-        await bare.call("Far", WHO, Empty())
     await known.close()
-    await bare.close()
+
+
+def test_without_keys_the_other_hosts_services_are_on_this_ones_loopback() -> None:
+    place = Directory.parse("Far=7001:7501@10.0.0.2#pc2/x").place("Far")
+    assert place is not None
+    assert Credentials().dressed(place) == Place(Endpoint("tcp://127.0.0.1:7001"), Endpoint("tcp://127.0.0.1:7501"))
+    assert Credentials().dressed(Place(place.requests, None, "pc2", "x")).events is None
 
 
 async def test_a_wrong_server_key_and_an_unknown_client_are_told_apart(home: KeyHome, kind: type[Any]) -> None:
