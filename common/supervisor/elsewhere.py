@@ -25,6 +25,7 @@ class Elsewhere:
 
     def _registered(self) -> None:
         self._relay.registered(self._lookups.agents)
+        self._forwarding.registered()
 
     def add_routes(self) -> None:
         """Serve the look-ups, `list_relays` and `forward`."""

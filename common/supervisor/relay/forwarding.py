@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Final
 
 import zmq
@@ -37,6 +38,9 @@ AT_ONCE: Final = 512
 """Calls passed on at a time; each has a connection of its own, since a plain agent answers one after the other."""
 
 LONGEST_S: Final = 900.0
+HEARD_S: Final = 2.0
+"""An agent that is not known here is waited for so long: the copies of two hosts are never in step to the moment."""
+
 WITHDRAWN_LINGER_MS: Final = 500
 
 
@@ -48,18 +52,26 @@ class Forwarding:
         self._host = shell.settings.host
         self._agent = agent
         self._under_way = 0
+        self._news = asyncio.Event()
 
     def add_routes(self) -> None:
         """Serve the verb."""
         self._shell.handle(relays.FORWARD, self._forward)
 
     async def _forward(self, asked: relays.Forward, call: Call) -> relays.Forwarded:
-        endpoint = self._endpoint(asked, call)
+        self._check(asked, call)
         within_s = call.patience_s(self._shell.clock.monotonic(), min(asked.within_s, LONGEST_S))
         if self._under_way >= AT_ONCE:
             raise Overloaded(f"{AT_ONCE} calls are being passed on to agents of {self._host}", retry_after_ms=100)
         self._under_way += 1
-        exchange = Exchange(self._shell.context, endpoint)
+        try:
+            return await self._exchange(asked, call, within_s)
+        finally:
+            self._under_way -= 1
+
+    async def _exchange(self, asked: relays.Forward, call: Call, within_s: float) -> relays.Forwarded:
+        agent = await self._located(asked.agent_name, min(within_s, HEARD_S))
+        exchange = Exchange(self._shell.context, Endpoint.tcp("127.0.0.1", agent.port))
         try:
             async with asyncio.timeout(within_s):
                 return await exchange.ask(asked.frames, call)
@@ -72,10 +84,9 @@ class Forwarding:
                 f"{asked.agent_name} on {self._host} did not answer within {within_s:.3f} s"
             ) from None
         finally:
-            self._under_way -= 1
             exchange.close()
 
-    def _endpoint(self, asked: relays.Forward, call: Call) -> Endpoint:
+    def _check(self, asked: relays.Forward, call: Call) -> None:
         if call.host == self._host:
             raise Forbidden(
                 f"{asked.agent_name} can be asked by itself from {self._host}", mend="look it up and call it"
@@ -85,10 +96,24 @@ class Forwarding:
             raise TooLarge(f"{size} bytes for {asked.agent_name}; at most {relays.MAX_FORWARDED_BYTES} are passed on")
         if isinstance(framed(asked.frames), Malformed):
             raise BadRequest(f"{len(asked.frames)} frames in no known dress")
-        agent = self._agent(asked.agent_name)
-        if agent is None or agent.location != self._host or not is_own_host(agent.host):
-            raise NotFound(f"no agent {asked.agent_name!r} is registered on the loopback of {self._host}")
-        return Endpoint.tcp("127.0.0.1", agent.port)
+
+    def registered(self) -> None:
+        """The registry's word on some agent is another one."""
+        self._news.set()
+        self._news = asyncio.Event()
+
+    async def _located(self, agent_name: str, patience_s: float) -> Agent:
+        """The agent, which the asking host may have heard of a moment before this one. NotFound."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience_s):
+                while (agent := self._here(agent_name)) is None:
+                    await self._news.wait()
+                return agent
+        raise NotFound(f"no agent {agent_name!r} is registered on the loopback of {self._host}")
+
+    def _here(self, agent_name: str) -> Agent | None:
+        agent = self._agent(agent_name)
+        return agent if agent is not None and agent.location == self._host and is_own_host(agent.host) else None
 
 
 class Exchange:

@@ -29,6 +29,8 @@ from common.service.call import Call
 from common.service.shell import Shell, ShellSettings
 from common.supervisor.launching import choose_ports
 from common.supervisor.relay.forwarding import Forwarding
+from common.supervisor.relay.passage import Passage
+from common.supervisor.relay.reach import Reach
 from common.supervisor.relay.service import FarKeys, Relay
 from common.telemetry.system_clock import SystemClock, system_rng
 from common.transport.sockets import Endpoint
@@ -96,7 +98,8 @@ class Hosts:
             keys.write()
         self.registered: dict[str, Agent] = {}
         self.supervisor = Shell(self.settings("Supervisor", "supervisor"))
-        Forwarding(self.supervisor, self.registered.get).add_routes()
+        self.forwarding = Forwarding(self.supervisor, self.registered.get)
+        self.forwarding.add_routes()
         self.service = Speaker(self.settings("FarService", "far_service"))
         self.near = Shell(ShellSettings("Supervisor", "near", 0, 0), api.TOPICS)
         self.health_port = choose_ports(Ports()).health_check_port
@@ -131,6 +134,11 @@ class Hosts:
     async def relays(self) -> dict[str, int]:
         async with bare(self.near.port) as client:
             return {relay["agent_name"]: relay["port"] for relay in (await client.ask("list_relays"))["relays"]}
+
+    def agent_links(self) -> list[Reach]:
+        assert self.relay._agents is not None
+        ways = [way for _, way, _ in self.relay._agents._offered.values()]
+        return [way.reach for way in ways if isinstance(way, Passage)]
 
     def changes(self) -> list[tuple[str, str]]:
         cursor = self.near.publisher.cursor(api.RELAYS_CHANGED.name)
@@ -290,6 +298,36 @@ async def test_an_agent_that_is_not_there_any_more_is_unavailable_and_one_that_l
         silent.close()
 
 
+async def test_an_agent_that_its_own_host_hears_of_a_moment_later_is_asked_then(tmp_path: Path) -> None:
+    async with linked(tmp_path) as made, old() as agent_there:
+        told = made.far("old", agent_there.port)
+        made.relay.registered([told])
+        async with bare((await made.relays())["old"]) as client:
+            call = asyncio.create_task(client.ask("early"))
+            await until(lambda: made.supervisor.onion.in_flight == 1)
+            made.registered["old"] = told
+            made.forwarding.registered()
+            assert (await call)["asked"] == "early"
+
+
+async def test_an_agent_that_gets_a_key_is_reached_by_it_and_one_that_moves_is_followed(tmp_path: Path) -> None:
+    async with linked(tmp_path) as made, native() as client, AsyncExitStack() as stack:
+        key = made.keys.pairs["far", "speaker"].public.encode()
+        plain = Speaker(ShellSettings("speaker", "far", 0))
+        first, second = (Speaker(made.settings("speaker", "speaker")) for _ in range(2))
+        for speaker in (plain, first, second):
+            await speaker.shell.open()
+            stack.push_async_callback(speaker.shell.close, 0)
+        ports = []
+        for speaker, by in ((plain, b""), (first, key), (second, key)):
+            made.register(made.far("speaker", speaker.shell.port, by))
+            ports.append((await made.relays())["speaker"])
+            await until(lambda: all(one.is_up for one in made.agent_links()))
+            assert (await client.call_at(at(ports[-1]), SAY, Say(text="hello"), timeout_s=20)).text == "hello"
+        assert ports[1] == ports[2]
+        assert made.changes()[0] == ("opened", "speaker")
+
+
 async def test_what_is_too_large_to_be_passed_on_is_refused_on_either_way(tmp_path: Path) -> None:
     async with linked(tmp_path) as made, old() as agent_there:
         made.register(made.far("old", agent_there.port))
@@ -327,7 +365,7 @@ async def test_an_agent_with_a_key_has_a_way_of_its_own(tmp_path: Path) -> None:
         made.register(made.far("speaker", speaker.shell.port, key))
         port = (await made.relays())["speaker"]
         assert port == speaker.shell.port, "its number is free here"
-        await until(lambda: all(one.reach.is_up for one in [made.relay._agents._offered["speaker"][1]]))  # type: ignore[union-attr]
+        await until(lambda: all(one.is_up for one in made.agent_links()))
         assert (await client.call_at(at(port), SAY, Say(text="hello"), timeout_s=20)).text == "hello"
         await speaker.shell.close(0)
 
