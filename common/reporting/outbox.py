@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from common.clock import Clock, Rng, timestamp
-from common.errors import TandemError
+from common.errors import Conflict, TandemError
 from common.reporting import places
 from common.reporting.delivery import BATCH_BYTES, Pace, refuses_content
 from common.reporting.receivers import RECEIVERS, Caller, Receiver
@@ -100,6 +100,7 @@ class Outbox:
         self._chores = chores
         self._changed = threading.Condition()
         self._lanes: list[Lane] = []
+        self._unkept: dict[Receiver, int] = {}
         self._news = False
         self._thread: threading.Thread | None = None
         self._client: Caller | None = None
@@ -123,8 +124,7 @@ class Outbox:
         with self._changed:
             lane = next((lane for lane in self._lanes if lane.own and lane.receiver is receiver), None)
             if lane is None:
-                lane = Lane(receiver, places.claim(self._process, receiver, self._clock.wall()), own=True)
-                self._lanes.append(lane)
+                lane = self._begin(receiver)
             try:
                 lane.spool.append(payload)
             except (OSError, ValueError):
@@ -133,6 +133,21 @@ class Outbox:
             finally:
                 lane.drained = False
                 self._wake()
+
+    def _begin(self, receiver: Receiver) -> Lane:
+        """A spool of this life's own; what could not even begin before is told as lost."""
+        unkept = self._unkept.get(receiver, 0)
+        try:
+            spool = places.claim(self._process, receiver, self._clock.wall())
+        except (OSError, Conflict):
+            self._unkept[receiver] = unkept + 1
+            raise
+        if unkept:
+            spool.lose(unkept)
+            del self._unkept[receiver]
+        lane = Lane(receiver, spool, own=True)
+        self._lanes.append(lane)
+        return lane
 
     def adopt(self, process: Path) -> None:
         """Delivers what lives of `process` that have ended left behind."""

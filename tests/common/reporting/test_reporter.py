@@ -327,6 +327,20 @@ def test_a_disk_that_cannot_be_written_stops_nobody(tmp_path: Path, monkeypatch:
     reporter.close()
 
 
+async def test_what_could_not_be_kept_is_told_as_lost_once_something_can(port: int, tmp_path: Path) -> None:
+    in_the_way = tmp_path / "home"
+    in_the_way.write_text("a file")
+    reporter = ErrorReporter("reader")
+    for number in range(3):
+        reporter.report_error("Numbered", str(number))
+    in_the_way.unlink()
+    reporter.report_error("Numbered", "3")
+    async with standing_in(tmp_path / "taken", port) as (bus, _):
+        await asyncio.to_thread(delivered, reporter)
+        assert ([report.message for report in bus.taken.reports], bus.taken.lost) == (["3"], 3)
+    await asyncio.to_thread(reporter.close, 0.0)
+
+
 def test_what_cannot_be_shown_is_told_as_well_as_it_goes(reporter: ErrorReporter, bus: Bus) -> None:
     class Odd(Exception):
         def __str__(self) -> str:
