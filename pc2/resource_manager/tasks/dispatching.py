@@ -32,9 +32,10 @@ from pc2.resource_manager.tasks.task import ACTIVE, Decision, Moment, Send, Task
 TICK_S: Final = 0.1
 WAKE_S: Final = 0.5
 """How often those that wait look again without news of an agent: a breaker may let a call through."""
-TRIM_S: Final = 1.0
 MOST_AT_ONCE: Final = 64
-"""Decisions of one kind made in a turn; more of them follow in the next, so that nobody else waits for long."""
+"""Tasks given away in a turn; more follow in the next, so that nobody else waits for long."""
+MOST_IN_A_TICK: Final = 512
+"""Tasks that expire, and as many that are forgotten, in a tick: more in a second than can be done in one."""
 
 
 class Dispatching:
@@ -76,7 +77,6 @@ class Dispatching:
         self._following.begin(self)
         self._shell.every(TICK_S, self._tick)
         self._shell.every(WAKE_S, lambda: self.woken(list(self._book.lines.stalls)))
-        self._shell.every(TRIM_S, self._trim)
 
     async def finish(self, within_s: float) -> None:
         """Send nothing more, and let calls under way end; the next life runs anew what is still running then."""
@@ -185,20 +185,16 @@ class Dispatching:
                 del self._unreported[call]
         now = self._shell.clock.monotonic()
         self._repeat(lambda: self._tasks.expire(now))
+        self._repeat(lambda: self._tasks.trim(now))
         self._book.lines.release(now)
         self.dispatch()
-
-    def _trim(self) -> None:
-        if self._journal.able:
-            now = self._shell.clock.monotonic()
-            self._repeat(lambda: self._tasks.trim(now), 16 * MOST_AT_ONCE)
 
     def _resume(self) -> None:
         self._must_resume = False
         self.take(self._tasks.resume({*self._calls.open, *self._unreported}))
 
-    def _repeat(self, ask: Callable[[], Decision], most: int = MOST_AT_ONCE) -> None:
-        for _ in range(most):
+    def _repeat(self, ask: Callable[[], Decision]) -> None:
+        for _ in range(MOST_IN_A_TICK):
             decision = ask()
             if not decision.facts:
                 return
