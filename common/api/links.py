@@ -74,7 +74,7 @@ class JoinHost(Message, frozen=True):
 
 
 class Joined(Message, frozen=True):
-    """This host and `host` trust each other now; `replaced`: a key known before counts no more."""
+    """This host and `host` trust each other now; `replaced`: a key by which one knew the other before counts no more."""
 
     host: str
     replaced: bool = False
@@ -90,7 +90,7 @@ class AdmitHost(Message, frozen=True):
 
 
 class Admitted(Message, frozen=True):
-    """Every list that the admitting host knows, its own among them."""
+    """Every list that the admitting host knows, its own among them; `replaced`: it knew the host by another key before."""
 
     lists: list[SignedList]
     replaced: bool = False

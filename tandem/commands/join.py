@@ -43,5 +43,5 @@ def command(file: Path, as_json: bool) -> Exit:
         return Exit.OK
     output.say(f"{own} has joined {joined.host}; `tandem status` shows both")
     if joined.replaced:
-        output.say(f"the key by which {joined.host} was known before counts no more")
+        output.say("one knew the other by another key before, which counts no more")
     return Exit.OK

@@ -137,7 +137,7 @@ async def test_a_join_uses_the_bundle_and_leaves_nothing_secret_in_it(
     assert (code, err) == (Exit.OK, "")
     assert out.splitlines() == [
         "pc2 has joined mainpc; `tandem status` shows both",
-        "the key by which mainpc was known before counts no more",
+        "one knew the other by another key before, which counts no more",
     ]
     assert fakes.asked == [links.JoinHost(bundle=MADE)]
     left = json.loads(file.read_text())

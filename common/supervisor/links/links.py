@@ -104,7 +104,7 @@ class Links:
         self.keeper.check_bundle(shown)
         patience_s = call.patience_s(self._shell.clock.monotonic(), JOIN_WITHIN_S)
         answer = await self._ask_in(shown, patience_s)
-        replaced = self.keeper.joined(shown, answer.lists)
+        replaced = self.keeper.joined(shown, answer.lists) or answer.replaced
         self._shell.log.info("joined %s with a bundle, as %s asked", shown.inviter, call.identity)
         return api.Joined(host=shown.inviter, replaced=replaced, hosts=sorted(self.keeper.hosts))
 
