@@ -225,3 +225,52 @@ def test_undoing_leaves_no_hook(reporter: ErrorReporter) -> None:
     was = sys.excepthook, threading.excepthook
     report_uncaught(reporter)()
     assert (sys.excepthook, threading.excepthook) == was
+
+
+class Broken(ErrorReporter):
+    """A reporter that does not work at all."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def report(self, key: object, make: object) -> bool:
+        self.asked += 1
+        raise RuntimeError("broken")
+
+
+def test_a_reporter_that_does_not_work_stops_nobody() -> None:
+    broken = Broken()
+    log = logging.getLogger("tests.reporting.broken")
+    handler = TandemHandler(broken)
+    log.addHandler(handler)
+    log.error("heard by nobody")
+    log.removeHandler(handler)
+    assert broken.asked == 1
+
+
+def test_what_the_supervisor_is_told_stands_on_standard_error(
+    reporter: ErrorReporter, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TANDEM_SUPERVISED", "boot/program")
+    monkeypatch.setattr("common.reporting.handler._told", set())
+    monkeypatch.setattr(sys, "excepthook", lambda *_: None)
+    monkeypatch.setattr(threading, "excepthook", lambda *_: None)
+    TandemHandler(reporter)
+    TandemHandler(reporter)
+    undo = report_uncaught(reporter)
+    sys.excepthook(ValueError, ValueError("the end"), None)
+    thread = threading.Thread(target=lambda: 1 // 0)
+    thread.start()
+    thread.join()
+    undo()
+    assert capfd.readouterr().err.splitlines() == [REPORTS_ITSELF, REPORTED_NEXT, REPORTED_NEXT]
+
+
+def test_a_supervisor_that_does_not_read_stops_nobody(
+    reporter: ErrorReporter, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TANDEM_SUPERVISED", "boot/program")
+    monkeypatch.setattr("common.reporting.handler._told", set())
+    with (tmp_path / "closed").open("w") as stream:
+        monkeypatch.setattr(sys, "__stderr__", stream)
+    assert TandemHandler(reporter).level == logging.ERROR

@@ -11,11 +11,13 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
+from common.api.error_bus import ErrorReport
 from common.errors import Forbidden, TandemError
 from common.reporting import outbox as outbox_module
-from common.reporting.places import spools_of
+from common.reporting.places import agent_name, process_folder, sender_of, spools_of
 from common.reporting.reporter import ErrorReporter, install, process_reporter
 from tests.common.reporting.stand_in import ROOT, Taken, read_taken, services, standing_in
 
@@ -382,3 +384,31 @@ def test_its_name_and_host_are_those_that_the_supervisor_gave(
 def test_a_process_has_one_reporter_of_its_own(reporter: ErrorReporter) -> None:
     install(reporter)
     assert process_reporter() is reporter
+
+
+def test_a_program_without_a_file_has_its_interpreters_name(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["/opt/importer/run.py", "-v"])
+    assert ErrorReporter().name == "run"
+    monkeypatch.setattr(sys, "argv", ["-c"])
+    assert ErrorReporter().name == "python"
+
+
+def test_what_happens_while_a_report_is_made_is_counted_and_not_reported(reporter: ErrorReporter) -> None:
+    class Nested(Exception):
+        def __str__(self) -> str:
+            reporter.report_error("Within", "itself")
+            reporter.metric("within", 1.0)
+            return "said"
+
+    reporter.report_error(Nested())
+    assert (reporter.reported, reporter.swallowed > 0) == (1, True)
+
+
+@pytest.mark.parametrize("name", ["", ".hidden", "a/b c", "ünïcode\n", "x" * 500])
+def test_any_name_is_a_name_on_the_wire(name: str) -> None:
+    named = agent_name(name)
+    report = ErrorReport(agent=named, error_type="E", message="")
+    assert msgspec.json.decode(msgspec.json.encode(report), type=ErrorReport).agent == named
+    folder = process_folder(Path("/home"), "h", named)
+    assert folder.parent == Path("/home/h/spool")
+    assert sender_of(folder / "errors.2").agent == named
