@@ -172,8 +172,10 @@ class ObservabilityHub:
             match instruction:
                 case Look(key):
                     self._probing.look(key)
-                case Changed():
+                case Changed(_, event):
                     self._tell(instruction)
+                    if event.what == "host":
+                        self._perform(self._links.judge())
 
     def _tell(self, changed: Changed) -> None:
         """A verdict outlives the hub where the store takes it; it is told in any case, for it is no promise to anyone."""

@@ -23,6 +23,8 @@ PORTS = {
     "127.0.0.1:8000": "core_health",
     "127.0.0.1:8001": "rm_health",
     "127.0.0.1:8002": "hub_health",
+    "127.0.0.1:8003": "errors_health",
+    "127.0.0.1:8005": "security_health",
     "127.0.0.1:8090": "mainpc_health",
     "127.0.0.1:8091": "pc2_health",
 }
@@ -148,6 +150,8 @@ def test_a_real_prometheus_scrapes_both_hosts_and_warns_of_a_stopped_agent(
         "mainpc/Supervisor",
         "pc2/ResourceManager",
         "pc2/ObservabilityHub",
+        "pc2/ErrorBus",
+        "pc2/SecurityGateway",
         "pc2/Supervisor",
         "echo",
     }

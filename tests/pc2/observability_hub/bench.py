@@ -16,6 +16,7 @@ from common.client.aio import AsyncClient
 from common.client.directory import Directory
 from common.client.opening import open_async_client
 from common.client.settings import at_own_pace
+from common.errors import Unavailable
 from common.service.shell import Shell, ShellSettings
 from common.store.memory import MemoryStore
 from common.store.protocol import RecordStore
@@ -92,6 +93,8 @@ class Registry:
 
     def _endpoint(self, asked: registry.LocateAgent, _call: Any) -> registry.Endpoint:
         known = self.agents[asked.agent_name]
+        if known.host == "nowhere":
+            raise Unavailable(f"no relay leads to {known.agent_name}")
         return registry.Endpoint(
             agent_name=known.agent_name,
             host=known.host,

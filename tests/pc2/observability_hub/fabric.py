@@ -10,39 +10,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.lab.fabric import NAMES, Fabric, free_ports, until
-
-HUB = ("hub", "hub_events", "hub_health")
+from tests.lab.fabric import Fabric, until
 
 
 class HubFabric(Fabric):
-    """The fabric of the lab, and ObservabilityHub on pc2."""
-
-    def __init__(self, folder: Path, agents: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-        names = (*NAMES, *HUB)
-        super().__init__(folder, agents, dict(zip(names, free_ports(len(names)), strict=True)))
-
-    @property
-    def environ(self) -> dict[str, str]:
-        """With the hub's place."""
-        found = super().environ
-        place = f"ObservabilityHub={self.ports['hub']}:{self.ports['hub_events']}@127.0.0.1"
-        return {**found, "TANDEM_SERVICES": f"{found['TANDEM_SERVICES']},{place}"}
+    """The fabric of the lab, and what its hub says."""
 
     def startup_file(self, host: str) -> Path:
-        """With the hub among pc2's services."""
+        """With vitals twice a second."""
         file = super().startup_file(host)
-        document = json.loads(file.read_text())
-        document["vitals_interval_s"] = "500ms"
-        ports = dict(zip(("port", "events_port", "health_check_port"), (self.ports[name] for name in HUB), strict=True))
-        if host == "pc2":
-            command = ["{python}", "-m", "pc2", "observability_hub"]
-            document["services"].append(
-                {"name": "observability_hub", "command": command, **ports, "restart": {"when": "always"}}
-            )
-        else:
-            document["peers"]["pc2"]["services"]["observability_hub"] = ports
-        file.write_text(json.dumps(document))
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"vitals_interval_s": "500ms"}))
         return file
 
     def health(self) -> dict[str, Any]:

@@ -115,6 +115,28 @@ async def test_agents_that_only_the_registry_knows_are_watched_until_they_leave_
         assert json.loads(targets.read_text())[0]["targets"] == [f"127.0.0.1:{shell.health_port}"]
 
 
+async def test_behind_a_link_services_are_called_and_agents_reached_by_the_way_the_registry_tells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pc2.observability_hub.service._is_near", lambda _directory, _host: False)
+    async with running(tmp_path, "a") as (bench, agents):
+        shell, mainpc = agents["a"].shell, bench.hosts["mainpc"]
+        mainpc.say(process("core_orchestrator", kind="service", health_check_port=1))
+        mainpc.say(process("far", health_check_port=1))
+        mainpc.say(process("unknown", health_check_port=1))
+        bench.registry.say("registered", "far", port=shell.port, health_check_port=shell.health_port, location="mainpc")
+        bench.registry.say("registered", "lost", port=1, location="mainpc", host="nowhere")
+        await bench.until("mainpc/core_orchestrator", "healthy")
+        far = bench.hub._ward.find("mainpc/far")
+        assert far is not None
+        await until(lambda: far.relayed is not None and far.evidence.latency_s > 0)
+        assert bench.verdict("mainpc/far") == "healthy"
+        shown = {one.name: one for one in (await bench.health("mainpc")).agents}
+        assert (shown["unknown"].verdict, shown["unknown"].probed) == ("healthy", False)
+        assert shown["unknown"].reason == "ready, as its supervisor says"
+        assert (shown["lost"].verdict, shown["lost"].reason) == ("unknown", "no way leads to it")
+
+
 async def test_what_cannot_be_read_is_passed_over(tmp_path: Path) -> None:
     async with running(tmp_path, "a") as (bench, _):
         await bench.until("pc2/a", "healthy")

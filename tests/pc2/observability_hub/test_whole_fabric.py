@@ -80,7 +80,9 @@ def test_history_written_by_one_life_is_read_by_the_next(fabric: HubFabric) -> N
     point = {"name": "kept", "value": 5.0}
     batch = {"action": "push_metrics", "agent": "a", "points": [point], "sender": "a@x", "epoch": 1, "seq": 1}
     assert (fabric.ask("hub", batch) or {})["taken"] == 1
-    os.kill(fabric.pid("pc2/observability_hub"), signal.SIGTERM)
+    pid = fabric.pid("pc2/observability_hub")
+    os.kill(pid, signal.SIGTERM)
+    until(lambda: fabric.pid("pc2/observability_hub") not in (0, pid), 20.0, "another life")
     until(lambda: fabric.ask("hub", {"action": "ping"}, 1_000), 30.0, "the hub again")
     found = until(
         lambda: (fabric.ask("hub", {"action": "query_metrics", "name": "kept"}, 2_000) or {}).get("series"), 30.0, "it"
