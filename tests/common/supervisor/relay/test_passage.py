@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
 import zmq
+import zmq.asyncio
 
 from common.client.aio import AsyncClient
 from common.client.directory import Directory, Place
@@ -25,7 +27,9 @@ from common.transport import sockets
 from common.transport.router_port import RouterPort
 from common.transport.sockets import Address, Endpoint, Keys
 from common.transport.zap import Gate
+from common.wire import bundle, header
 from common.wire.frames import Buffer
+from common.wire.header import PROTOCOL, CallHeader, CallKind
 from tests.common.supervisor.lives import until
 from tests.common.supervisor.relay.far_host import (
     FAR,
@@ -113,6 +117,44 @@ async def test_a_client_that_knows_nothing_of_tandem_reaches_a_far_service_at_lo
         assert (await client.ask_raw(b"ping"))["service"] == "FarService"
         assert (await client.ask("no_such_verb"))["code"] == "unknown_verb"
         assert (await client.ask_raw(b"{"))["code"] == "bad_request"
+
+
+def odd_messages(rng: random.Random) -> list[list[bytes]]:
+    """Messages of all forms: of any bytes, in half a dress, in a bundle, and whole ones cut short."""
+    whole = header.encode(CallHeader(PROTOCOL, CallKind.CALL, 7, "say"))
+    pieces = [
+        b"",
+        b"\xc1",
+        b"abcd",
+        b"{}",
+        b'{"action":"say"}',
+        whole,
+        whole[:-2],
+        b"\x80",
+        b"ping",
+        bundle.calls([])[0],
+    ]
+    pieces += [rng.randbytes(rng.randrange(1, 40)) for _ in range(20)]
+    return [[rng.choice(pieces) for _ in range(rng.randrange(1, 5))] for _ in range(400)]
+
+
+async def test_messages_of_any_bytes_get_one_answer_each(tmp_path: Path) -> None:
+    messages = odd_messages(random.Random(7))
+    async with joined(tmp_path) as (_, relay):
+        context = zmq.asyncio.Context()
+        client = context.socket(zmq.DEALER)
+        client.setsockopt(zmq.LINGER, 0)
+        client.setsockopt(zmq.RCVTIMEO, 20_000)
+        client.connect(f"tcp://127.0.0.1:{relay.passage.port}")
+        for message in messages:
+            await client.send_multipart(message)
+        for _ in messages:
+            await client.recv_multipart()
+        await client.send(b"ping")
+        assert json.loads(await client.recv())["service"] == "FarService"
+        assert relay.passage.under_way == 0
+        client.close()
+        context.term()
 
 
 async def test_a_thousand_calls_at_once_each_get_their_own_answer(tmp_path: Path) -> None:
