@@ -2,9 +2,10 @@
 
     python -m tests.lab.load HOST FILE KIND...
 
-What was acknowledged is a JSON line in FILE, written before the next order: {kind, number, request, answer, took_s}. A line of
-kind `longest` at the end says how long the longest single call took. It ends at SIGTERM, once every caller has its answer or
-has asked in vain for PATIENCE_S; then it says so and exits 1.
+What was acknowledged is a JSON line in FILE, written before the next order: {kind, number, request, answer, took_s, at}. What was
+refused is a line of kind `refused`, and a line of kind `longest` at the end says how long the longest single call took. At
+SIGTERM every caller waits for its last answer, at most PATIENCE_S; then the program says `quiet`, and lives on until its standard
+input ends, so that its leases do. It exits 1 where somebody asked in vain.
 """
 
 from __future__ import annotations
@@ -56,11 +57,15 @@ def a_task(host: str, number: int) -> Order:
 
 def an_error(host: str, number: int) -> Order:
     report = {"agent": f"load-{host}", "error_type": "Trouble", "message": f"trouble {number}"}
-    return "ErrorBus", "report_error", report | {"report_id": f"e-{host}-{number}"}
+    return "ErrorBus", "report_error", report | {"report_id": f"e-{host}-{number}", "fingerprint": f"load-{host}"}
 
 
 def a_look_up(_host: str, _number: int) -> Order:
     return "CoreOrchestrator", "find_agents", {"capability": "echo"}
+
+
+def a_revocation(_host: str, token: str) -> Order:
+    return "SecurityGateway", "revoke_token", {"token": token}
 
 
 ORDERS: dict[str, Callable[[str, int], Order]] = {
@@ -103,7 +108,7 @@ class Load:
             self.failures.append(f"{kind}: {error!r}")
 
     def _until_acknowledged(self, client: Client, kind: str, number: int) -> None:
-        target, verb, request = ORDERS[kind](self._host, number)
+        target, verb, request = self._order(client, kind, number)
         give_up_at = time.monotonic() + PATIENCE_S
         while True:
             began = time.monotonic()
@@ -111,13 +116,36 @@ class Load:
                 answer = client.call(target, verb, request, idempotent=True)
             except TandemError as error:
                 self._took(time.monotonic() - began)
+                self.tell(kind="refused", of=kind, number=number, error=error.message, took_s=time.monotonic() - began)
                 if time.monotonic() > give_up_at:
                     raise AssertionError(f"number {number} was not acknowledged in {PATIENCE_S} s: {error}") from error
                 time.sleep(PACE_S)
             else:
                 self._took(took_s := time.monotonic() - began)
-                self.tell(kind=kind, number=number, request=request, answer=answer, took_s=round(took_s, 3))
+                self.tell(
+                    kind=kind,
+                    number=number,
+                    request=request,
+                    answer=answer,
+                    took_s=round(took_s, 3),
+                    at=time.monotonic(),
+                )
                 return
+
+    def _order(self, client: Client, kind: str, number: int) -> Order:
+        """What is asked next; what is to be revoked has to be issued first, and if nobody hears of that, it was for nothing."""
+        if kind != "revocations":
+            return ORDERS[kind](self._host, number)
+        asked = {"name": "operator", "secret": os.environ["TANDEM_LAB_SECRET"]}
+        give_up_at = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                return a_revocation(self._host, client.call("SecurityGateway", "issue_token", asked)["token"])
+            except TandemError as error:
+                self.tell(kind="refused", of="tokens", number=number, error=error.message, took_s=0.0)
+                if time.monotonic() > give_up_at:
+                    raise AssertionError(f"no token was issued in {PATIENCE_S} s: {error}") from error
+                time.sleep(PACE_S)
 
     def _took(self, seconds: float) -> None:
         self.longest_s = max(self.longest_s, seconds)
@@ -134,6 +162,8 @@ def main(host: str, file: Path, kinds: list[str]) -> int:
         caller.join()
     load.tell(kind="longest", seconds=load.longest_s, failures=load.failures)
     print("\n".join(load.failures), file=sys.stderr)
+    print("quiet", flush=True)
+    sys.stdin.read()
     return 1 if load.failures else 0
 
 

@@ -151,6 +151,11 @@ class TwoHostFabric:
             **options,
         )
 
+    def operator_secret(self) -> str:
+        """What SecurityGateway's operator gets tokens with, as its first start wrote it down."""
+        file = self.home("pc2") / "pc2" / "security" / "operator.json"
+        return str(json.loads(file.read_text())["secret"])
+
     def processes(self, name: str) -> dict[str, Answer]:
         """A host's processes by name; empty while its supervisor does not answer."""
         answer = self.ask(name, SUPERVISORS[name], {"action": "list_processes"}, timeout_ms=1_000)
@@ -164,13 +169,34 @@ class TwoHostFabric:
         return bool(found) and all(one["phase"] == "ready" for one in found.values())
 
     def is_linked(self) -> bool:
-        """Whether each host has the other's link up."""
-        return all(self._link_up(name) for name in PACKAGES)
+        """Whether each host has the other's link up, and reaches the other's services at its own loopback."""
+        return all(self._link_up(name) for name in PACKAGES) and all(
+            self._answers(self.other(host), port) for host, port in SERVICES.values()
+        )
 
     def _link_up(self, name: str) -> bool:
         answer = self.ask(name, SUPERVISORS[name], {"action": "list_links"}, timeout_ms=1_000)
         links = (answer or {}).get("links", [])
         return bool(links) and all(link["up"] for link in links)
+
+    def _answers(self, name: str, port: int) -> bool:
+        return (self.ask(name, port, b"ping", timeout_ms=1_000) or {}).get("status") == "ok"
+
+    def account(self) -> str:
+        """How things stand on both hosts and what their logs said last, for a test that failed."""
+        told: list[str] = []
+        for name in PACKAGES:
+            for process in self.processes(name).values():
+                why = process.get("waiting_for") or process.get("last_exit")
+                told.append(f"{name}: {process['name']} is {process['phase']} {why}")
+            links = self.ask(name, SUPERVISORS[name], {"action": "list_links"}, timeout_ms=1_000)
+            told.append(f"{name}: links {links}")
+            for service, (host, port) in SERVICES.items():
+                answer = self.ask(name, port, b"ping", timeout_ms=1_000)
+                told.append(f"{name}: {service} of {host} answers {answer}")
+            for log in sorted((self.home(name) / name / "logs").glob("*.log")):
+                told += [f"{name}: {log.stem}: {line[:500]}" for line in log.read_text().splitlines()[-15:]]
+        return "\n".join(told)
 
     def pid(self, name: str) -> int:
         """The pid of a service, or of a host's supervisor; 0 while there is none."""
@@ -196,6 +222,9 @@ def two_host_fabric(lab: TwoHosts, folder: Path, **options: Any) -> Iterator[Two
         fabric.join()
         until(fabric.is_linked, 20, "the link between the hosts")
         yield fabric
+    except BaseException:
+        print(fabric.account())
+        raise
     finally:
         for name in list(fabric.running):
             fabric.stop(name)
