@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from common.clock import Clock, Rng, timestamp
-from common.errors import Conflict, TandemError
+from common.errors import Conflict, Internal, TandemError
 from common.reporting import places
 from common.reporting.delivery import BATCH_BYTES, Pace, refuses_content
 from common.reporting.receivers import RECEIVERS, Caller, Receiver
@@ -64,6 +64,8 @@ class Lane:
             taken = self.receiver.deliver(client, self._sender, batch, lost, timestamp(clock.wall()))
         except TandemError as error:
             self._refused(error, batch, clock.monotonic(), rng)
+        except (TypeError, ValueError, RecursionError) as error:  # what cannot be said is at fault itself
+            self._refused(Internal(f"it cannot be sent: {error}"), batch, clock.monotonic(), rng)
         else:
             self.problem = ""
             self.spool.acknowledge(taken)

@@ -10,13 +10,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 from common.api.error_bus import ErrorReport
+from common.client.opening import open_client
+from common.client.settings import at_own_pace
 from common.errors import Forbidden, TandemError
 from common.reporting import outbox as outbox_module
+from common.reporting import places
 from common.reporting.places import agent_name, process_folder, sender_of, spools_of
 from common.reporting.reporter import ErrorReporter, install, process_reporter
 from tests.common.reporting.stand_in import ROOT, Taken, read_taken, services, standing_in
@@ -256,21 +260,24 @@ def test_what_a_process_left_behind_is_delivered_by_its_supervisor(port: int, bu
     assert [point.name for point in bus.taken.points] == ["left"]
 
 
-def test_what_a_process_left_behind_is_its_own_again_while_the_bus_is_away(port: int, bus: Bus) -> None:
+def test_what_a_process_left_behind_is_its_own_again_while_the_bus_is_away(
+    port: int, bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(places, "SPOOLS", 4)
     supervisor = ErrorReporter("supervisor")
-    for life in range(70):
+    for life in range(16):
         agent = ErrorReporter("reader")
         agent.report_error("Life", str(life))
         agent.close(0.0)
-        if life % 10 == 0:
+        if life % 3 == 0:
             supervisor.adopt_left_behind()
     until(lambda: agent.outbox.running is False)
     assert agent.not_kept == 0
     bus.start()
     supervisor.adopt_left_behind()
-    until(lambda: supervisor.adopt_left_behind() or len(bus.taken.reports) >= 70)
+    until(lambda: supervisor.adopt_left_behind() or len(bus.taken.reports) >= 16)
     supervisor.close()
-    assert sorted(int(report.message) for report in bus.taken.reports) == list(range(70))
+    assert sorted(int(report.message) for report in bus.taken.reports) == list(range(16))
 
 
 def test_a_storm_of_equal_errors_is_a_few_records_and_every_one_is_counted(reporter: ErrorReporter, bus: Bus) -> None:
@@ -293,6 +300,32 @@ async def test_a_record_that_the_bus_refuses_costs_itself_alone_and_is_told_as_l
         messages = [int(report.message) for report in bus.taken.reports]
         assert messages == [number for number in range(20) if number != 7]
         assert bus.taken.lost == 1
+
+
+class Unsaying:
+    """A client that cannot encode one of the reports."""
+
+    def __init__(self) -> None:
+        self._client = open_client(at_own_pace(5.0))
+
+    def call(self, target: str, verb: Any, request: Any, *, timeout_s: float | None = None) -> Any:
+        if any(report.message == "7" for report in request.reports):
+            raise TypeError("no such thing in msgpack")
+        return self._client.call(target, verb, request, timeout_s=timeout_s)
+
+    def close(self) -> None:
+        self._client.close()
+
+
+async def test_a_record_that_cannot_be_said_costs_itself_alone(port: int, tmp_path: Path) -> None:
+    reporter = ErrorReporter("reader", connect=Unsaying)
+    for number in range(10):
+        reporter.report_error("Numbered", str(number))
+    async with standing_in(tmp_path / "taken", port) as (bus, _):
+        await asyncio.to_thread(delivered, reporter)
+        assert [int(report.message) for report in bus.taken.reports] == [0, 1, 2, 3, 4, 5, 6, 8, 9]
+        assert bus.taken.lost == 1
+    await asyncio.to_thread(reporter.close, 0.0)
 
 
 async def test_a_refusal_that_can_be_mended_is_waited_out(reporter: ErrorReporter, port: int, tmp_path: Path) -> None:
