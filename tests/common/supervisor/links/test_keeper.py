@@ -279,3 +279,23 @@ def test_a_forged_list_with_the_right_host_is_never_taken(tmp_path: Path) -> Non
     forged = host_signing.sign(forged_keys, thief.seed)
     assert mainpc.take([SignedList(body=forged.body, signature=forged.signature)])[0].outcome == "refused"
     assert mainpc.serial("pc2") < forged_keys.serial
+
+
+def test_a_process_that_becomes_the_gateway_keeps_its_key_and_gets_one_to_sign_with(tmp_path: Path) -> None:
+    before = keeper(tmp_path, "pc2", agents=("security_gateway",))
+    plain = keyfiles.read(before.process_file("security_gateway"), keyfiles.ProcessKeys)
+    after = keeper(tmp_path, "pc2", "security_gateway")
+    signing = keyfiles.read(after.process_file("security_gateway"), keyfiles.ProcessKeys)
+    assert (plain.signing, plain.public) == ("", signing.public)
+    assert ring(after).issuer(GATEWAY) is not None
+
+
+def test_a_host_that_shows_an_older_list_than_its_key_has_signed_is_not_admitted(tmp_path: Path) -> None:
+    mainpc, pc2 = keeper(tmp_path, "mainpc"), keeper(tmp_path, "pc2")
+    early = pc2.lists[0]
+    join(mainpc, pc2)
+    exchange(mainpc, pc2)
+    bundle = invitation(mainpc, "pc2")
+    with pytest.raises(Conflict, match="is older than its list"):
+        mainpc.admit(replace(admission(bundle, pc2), keys=early))
+    assert mainpc.admit(admission(bundle, pc2)) == ("pc2", False)
