@@ -18,7 +18,7 @@ from common.client.aio import AsyncClient
 from common.client.verbs import verb_named
 from common.dispatch.load import Call
 from common.dispatch.provider import Offer
-from common.errors import StorageUnavailable, TandemError
+from common.errors import StorageUnavailable, TandemError, Unavailable
 from common.service.journal import Journal
 from common.service.shell import Shell
 from common.store.protocol import RecordStore
@@ -159,6 +159,8 @@ class Dispatching:
     def _ended(self, send: Send, outcome: object) -> None:
         call = (send.task_id, send.run)
         self._unreported[call] = outcome
+        if isinstance(outcome, Unavailable):
+            self._following.doubt(send.agent_name)
         if self._journal.able:
             self._report(call, outcome)
             self._book.lines.wake(self._following.roster.offered_by(send.agent_name))

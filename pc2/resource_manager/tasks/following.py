@@ -1,7 +1,7 @@
 """Following CoreOrchestrator's registry: which agents there are on both hosts, and where each answers.
 
-The list is taken in, then its events, for ever; each agent is located once, when it is new or has moved. With CoreOrchestrator
-away everything holds as last told, and tasks go on. It decides nothing about tasks.
+The list is taken in, then its events, for ever; each agent is located once, when it is new or has moved, and again when it was
+not there. With CoreOrchestrator away everything holds as last told, and tasks go on. It decides nothing about tasks.
 """
 
 from __future__ import annotations
@@ -80,6 +80,11 @@ class Following:
         state, retry_in_s = self._agents.breaker_at(found.endpoint)
         return state, self._shell.clock.monotonic() + retry_in_s
 
+    def doubt(self, agent_name: str) -> None:
+        """The agent was not where it is called: it is asked for anew, for a way that leads to it may have changed."""
+        if agent_name in self._places and agent_name not in self._locating:
+            self._begin_locating(agent_name)
+
     # what the registry tells
 
     async def look(self) -> Mapping[str, Cursor]:
@@ -126,7 +131,10 @@ class Following:
             return
         self._lose_sight(name)
         if agent.capabilities:
-            self._locating[name] = self._shell.spawn(self._locate(name), f"locating {name}")
+            self._begin_locating(name)
+
+    def _begin_locating(self, name: str) -> None:
+        self._locating[name] = self._shell.spawn(self._locate(name), f"locating {name}")
 
     def _lose_sight(self, name: str) -> None:
         self._places.pop(name, None)

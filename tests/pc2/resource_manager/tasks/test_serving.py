@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from common.api.tasks import LimitTasks
 from common.errors import BadRequest, Conflict, IdempotencyMismatch, Internal, NotFound, Overloaded, TooLarge
 from common.service.call import Call
 from pc2.resource_manager.tasks.limits import Limits
@@ -185,24 +186,18 @@ async def test_a_limit_bounds_what_runs_at_a_time_and_nought_holds_a_capability_
     async with core() as one, queue(one) as tasks, task_agent("slow", say=gate.work) as agent:
         await one.register("slow", agent.port, "say", dress="native", metadata={"concurrency": 8})
         service = tasks.service._tasks
-        service._limit(_limits(1), None)  # type: ignore[arg-type]
+        service._limit(LimitTasks(capability="say", running=1), None)  # type: ignore[arg-type]
         ids = [await tasks.submit("say") for _ in range(3)]
         await tasks.until_state(ids[0], "running")
         (line,) = (await tasks.call("list_task_queues"))["queues"]
         assert (line["queued"], line["running"], line["limit"], line["agents"]) == (2, 1, 1, 1)
         assert line["reason"] == "1 run; 1 may run at a time"
-        service._limit(_limits(None), None)  # type: ignore[arg-type]
+        service._limit(LimitTasks(capability="say"), None)  # type: ignore[arg-type]
         for task_id in ids:
             await tasks.until_state(task_id, "running")
         gate.open.set()
         for task_id in ids:
             await tasks.until_state(task_id, "done")
-
-
-def _limits(running: int | None) -> Any:
-    from common.api.tasks import LimitTasks
-
-    return LimitTasks(capability="say", running=running)
 
 
 async def test_an_agent_that_is_replaced_midway_costs_an_attempt_and_its_successor_does_the_task() -> None:

@@ -8,8 +8,10 @@ import pytest
 
 from common.api.words import Cursor
 from common.client.following import Event
+from common.client.pursuit import Found
 from common.errors import StorageUnavailable, TandemError
 from common.service.call import Call
+from common.transport.sockets import Endpoint
 from tests.pc2.resource_manager.fabric import FullStore
 from tests.pc2.resource_manager.tasks.fabric import Dict, Gate, Queue, core, queue, task_agent, until
 
@@ -80,6 +82,17 @@ async def test_an_agent_to_which_no_way_leads_gets_nothing_until_one_does() -> N
         assert (await tasks.get(task_id))["state"] == "queued"
         await one.register("far", agent.port, "say", dress="native", location="pc2")
         assert (await tasks.until_state(task_id, "done"))["result"] == "hi"
+
+
+async def test_an_agent_that_is_not_where_it_was_is_asked_for_anew() -> None:
+    async with core() as one, queue(one) as tasks, task_agent("echo", say=echo) as agent:
+        await one.register("echo", agent.port, "say", dress="native")
+        await tasks.until_state(await tasks.submit("say"), "done")
+        following = tasks.service._tasks._dispatching._following
+        following._places["echo"] = Found(Endpoint.tcp("127.0.0.1", 1))
+        status = await tasks.until_state(await tasks.submit("say", "hi"), "done")
+        assert (status["result"], status["attempts"]) == ("hi", 1)
+        assert following.place("echo").endpoint.address.endswith(f":{agent.port}")
 
 
 async def test_an_agent_that_deregisters_finishes_its_task_and_gets_no_other() -> None:
