@@ -222,7 +222,7 @@ class Onion:
         peer: bytes,
         head: CallHeader | None,
     ) -> None:
-        holder = peer.hex() if peer else call.identity
+        holder = f"{port.address.host} {peer.hex()}"
         if not self._bulkhead.enter(holder):
             raise Overloaded("too many calls of this connection wait here", retry_after_ms=100)
         task = asyncio.create_task(self._run(route, request, call, reply))

@@ -64,7 +64,7 @@ class Dispatching:
     async def submit(self, asked: SubmitRequest, call: Call) -> RequestStatus:
         """submit_request: answers once it is durable, or where waiting is asked, when it ended or the time is over."""
         self._shell.journal.begin()
-        caller = Caller(call.identity, self._shell.settings.host)
+        caller = Caller(call.identity, call.host)
         submitted = self._requests.submit(
             asked, caller, request_id=new_id("req", self._shell.rng), offered=self._offered, at=self._turns.at()
         )
