@@ -16,6 +16,7 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         512 * 2**20
     )
     payload_bytes: Annotated[int, Meta(ge=1024, le=64 * 2**20, description="bytes of one payload")] = 16 * 2**20
+    metadata_bytes: Annotated[int, Meta(ge=0, le=2**20, description="bytes of one task's metadata")] = 16 * 2**10
     result_bytes: Annotated[int, Meta(ge=1024, le=64 * 2**20, description="bytes of one result")] = 16 * 2**20
     ageing_s: Annotated[float, Meta(gt=0, le=86_400, description="seconds of waiting worth one point of priority")] = (
         10.0

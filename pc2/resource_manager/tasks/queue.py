@@ -77,7 +77,7 @@ class Tasks:
     def submit(self, asked: SubmitTask, identity: str, host: str, *, task_id: str, moment: Moment) -> Submitted:
         """Accepts a task under `task_id`, or finds the one that came with the same key before.
 
-        Raises IdempotencyMismatch, TooLarge when its payload is, and Overloaded when the queue is full.
+        Raises IdempotencyMismatch, TooLarge when its payload or its metadata is, and Overloaded when the queue is full.
         """
         payload = msgpack.encode(asked.payload)
         scope = Scope(identity, VERB, asked.idempotency_key)
@@ -86,6 +86,7 @@ class Tasks:
             if isinstance(claim, Answered):
                 return Submitted(claim.reply.decode(), True, Decision())
         try:
+            self._admit_metadata(asked)
             self._admit(asked.capability, len(payload))
         except TandemError:
             self._book.replies.abandon(scope)
@@ -235,6 +236,11 @@ class Tasks:
                 f"tasks that wait or run hold {book.active_bytes} bytes and this one has {size}; "
                 f"{limits.active_bytes} are allowed"
             )
+
+    def _admit_metadata(self, asked: SubmitTask) -> None:
+        size = len(msgpack.encode(asked.metadata)) if asked.metadata else 0
+        if size > self._limits.metadata_bytes:
+            raise TooLarge(f"the metadata has {size} bytes; {self._limits.metadata_bytes} are allowed")
 
     def _refuse(self, message: str) -> None:
         raise Overloaded(message, retry_after_ms=self._limits.retry_after_ms)

@@ -31,18 +31,22 @@ HOPELESS: Final = frozenset(
 )
 """Codes that say the same task would fare the same anywhere."""
 
+LONGEST: Final = 2_000
+"""Characters of an agent's message that are kept."""
+
 _DOUBLINGS: Final = 30
 
 
 def verdict(task: Task, error: TandemError, limits: Limits, rng: Rng) -> Returned | Ended:
     """What becomes of a running task whose call ended with `error`."""
-    at_agent = f"attempt {task.attempts} at {task.agent_name}: {error.message}"
+    message = error.message[:LONGEST]
+    at_agent = f"attempt {task.attempts} at {task.agent_name}: {message}"
     if error.code in NOTHING_DONE:
         return Returned(task.task_id, at_agent, _delay_s(task.runs, error, limits.refused_max_s, limits, rng), False)
     if error.code in HOPELESS:
-        return Ended(task.task_id, "failed", error.code, error.message)
+        return Ended(task.task_id, "failed", error.code, message)
     if task.attempts >= task.max_attempts:
-        tried = f"{task.attempts} attempts came to nothing; the last: {error.message}"
+        tried = f"{task.attempts} attempts came to nothing; the last: {message}"
         return Ended(task.task_id, "dead", error.code, tried)
     return Returned(task.task_id, at_agent, _delay_s(task.attempts, error, limits.backoff_max_s, limits, rng), True)
 

@@ -224,6 +224,13 @@ def test_the_queue_is_bounded_for_each_capability_in_all_and_in_bytes() -> None:
         bench.submit("dance")
 
 
+def test_metadata_is_for_small_things() -> None:
+    bench = Bench(Limits(metadata_bytes=32))
+    bench.submit(metadata={"k": 1})
+    with pytest.raises(TooLarge, match="the metadata has 45 bytes; 32 are allowed"):
+        bench.submit(metadata={"k": "x" * 40})
+
+
 def test_a_refused_task_leaves_its_key_free() -> None:
     bench = Bench(Limits(queued=1))
     first = bench.submit()

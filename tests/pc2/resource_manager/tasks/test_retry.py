@@ -59,6 +59,12 @@ def test_an_agent_that_did_nothing_costs_no_attempt_not_even_the_last() -> None:
     assert not found.counted
 
 
+def test_of_a_long_message_the_beginning_is_kept() -> None:
+    found = verdict(task(attempts=3), Internal("x" * 10_000), LIMITS, Always(0.5))
+    assert isinstance(found, Ended)
+    assert len(found.error) < 2_100
+
+
 def delay(error: TandemError, dice: Any = None, **changes: Any) -> float:
     found = verdict(task(max_attempts=1_000, **changes), error, LIMITS, dice or Always(1.0))
     assert isinstance(found, Returned)
