@@ -32,6 +32,7 @@ FRESH_S: Final = OPERATOR_TTL_S / 2
 """A token is shown for so long before another one is made."""
 
 TOKENS_KEPT: Final = 256
+_CONTROL: Final = Access.CONTROL
 _CONTROLLING: Final = frozenset({"service", "supervisor"})
 _SERVICES: Final = frozenset(spec.name for spec in SERVICES)
 _SCOPABLE: Final = re.compile(r"[A-Za-z0-9_.-]{1,128}")
@@ -54,7 +55,7 @@ class Operator:
 
     def serves(self, service: str, verb: AnyVerb) -> bool:
         """Whether a call of this verb needs a token: what the catalog marks control, and what an agent may have marked so."""
-        wanted = verb.access is Access.CONTROL or (self.is_person and service not in _SERVICES)
+        wanted = verb.access is _CONTROL or (self.is_person and service not in _SERVICES)
         return wanted and _SCOPABLE.fullmatch(service) is not None
 
     def token(self, service: str) -> str | None:
@@ -135,12 +136,14 @@ class Credentials:
 
     def token(self, target: str, endpoint: Endpoint, verb: AnyVerb) -> str | None:
         """What to show with a call of `target` at `endpoint`; where this process came with a key, that is who it is."""
-        if self._given:
-            return self._given
-        service = target.partition("/")[0]
-        if self._operator is None or endpoint.server_key or not self._operator.serves(service, verb):
+        operator = self._operator
+        if operator is None or self._given:
+            return self._given or None
+        if endpoint.server_key or not (verb.access is _CONTROL or operator.is_person):
             return None
-        return self._operator.token(service) if self._operator.is_person or self._controls() else None
+        service = target.partition("/")[0]
+        may = operator.serves(service, verb) and (operator.is_person or self._controls())
+        return operator.token(service) if may else None
 
     def dressed(self, place: Place) -> Place:
         """The place with the keys to connect by; Unavailable with the mend where they are not known here.

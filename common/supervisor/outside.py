@@ -18,6 +18,7 @@ from common.client.opening import open_client
 from common.client.settings import at_own_pace
 from common.client.sync import Client
 from common.config.schema import Ports, Startup
+from common.config.settings import TOKEN
 from common.reporting.receivers import TIMEOUT_S
 from common.reporting.reporter import ErrorReporter
 from common.service.shell import Shell
@@ -67,8 +68,8 @@ class Outside:
         self._elsewhere.open()
 
     def surroundings(self, environ: Mapping[str, str]) -> dict[str, str]:
-        """What children inherit of `environ`: compiled bytecode is used (without it a start takes five times longer)."""
-        inherited = {key: value for key, value in environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+        """What children inherit of `environ`: no token, and no ban on compiled bytecode (a start would take five times longer)."""
+        inherited = {key: value for key, value in environ.items() if key not in (TOKEN, "PYTHONDONTWRITEBYTECODE")}
         return {**inherited, SERVICES_VARIABLE: self._directory().render()}
 
     def follow(self, feed: Callable[[PeerHeard | PeerLost], None]) -> None:
