@@ -68,7 +68,7 @@ class Outside:
         self._elsewhere.open()
 
     def surroundings(self, environ: Mapping[str, str]) -> dict[str, str]:
-        """What children inherit of `environ`: no token, and no ban on compiled bytecode (a start would take five times longer)."""
+        """What children inherit of `environ`: no token, nor a ban on compiled bytecode (a start would take five times longer)."""
         inherited = {key: value for key, value in environ.items() if key not in (TOKEN, "PYTHONDONTWRITEBYTECODE")}
         return {**inherited, SERVICES_VARIABLE: self._directory().render()}
 
