@@ -54,18 +54,20 @@ def read(raw: bytes, name: str) -> Bundle:
     return bundle
 
 
-def expires_at(bundle: Bundle) -> float:
-    """When it expires, in seconds since 1970; BadRequest where that cannot be read."""
+def check_time(bundle: Bundle, now: float) -> None:
+    """Conflict where it has expired by this host's clock; the inviter's own decides, so this is for when it cannot be asked."""
     try:
-        return datetime.fromisoformat(bundle.expires_at).timestamp()
+        expires_at = datetime.fromisoformat(bundle.expires_at).timestamp()
     except (ValueError, OverflowError):
         raise _damaged("the bundle", "is damaged: it does not say when it expires") from None
+    if expires_at <= now:
+        raise Conflict(f"the bundle expired at {spelled(expires_at)}", mend=again(bundle.host))
 
 
-def check(bundle: Bundle, own: str, peers: Collection[str], now: float) -> None:
-    """Raises where host `own`, whose startup file names `peers`, may not use it now.
+def check(bundle: Bundle, own: str, peers: Collection[str]) -> None:
+    """Raises where host `own`, whose startup file names `peers`, may not use it.
 
-    Forbidden for another host's, Conflict for one that expired, NotFound for an inviter that the startup file does not name.
+    Forbidden for another host's, NotFound for an inviter that the startup file does not name.
     """
     if bundle.host != own:
         mend = f"run `tandem join` on {bundle.host}, or `tandem invite {own}` on {bundle.inviter}"
@@ -74,8 +76,6 @@ def check(bundle: Bundle, own: str, peers: Collection[str], now: float) -> None:
         line = f"{bundle.inviter}: {{address: {bundle.address}, supervisor_port: {bundle.port}, events_port: PORT}}"
         mend = f"add `{line}` under peers there and start {own} again, or take a bundle of a host that is named there"
         raise NotFound(f"the bundle is of {bundle.inviter}, which {own}'s startup file does not name", mend=mend)
-    if expires_at(bundle) <= now:
-        raise Conflict(f"the bundle expired at {spelled(expires_at(bundle))}", mend=again(own))
 
 
 def _checksum(bundle: Bundle) -> str:

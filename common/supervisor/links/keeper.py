@@ -160,13 +160,13 @@ class Keeper:
         return host, before not in (None, asked.host_key)
 
     def check_bundle(self, shown: Bundle) -> None:
-        """Raises where this host may not use the bundle now, or has used it: as `bundle.check`, and Conflict."""
+        """Raises where this host may not use the bundle, or has used it: as `bundle.check`, and Conflict."""
         used_at = self._state.used.get(shown.key)
         if used_at is not None:
             raise Conflict(
                 f"the bundle was used at {invites.spelled(used_at)} by {self.host}", mend=invites.again(self.host)
             )
-        bundle.check(shown, self.host, self._startup.peers, self._wall())
+        bundle.check(shown, self.host, self._startup.peers)
 
     def joined(self, shown: Bundle, lists: Iterable[SignedList]) -> bool:
         """Trust the inviter of a bundle, which answered with these lists; whether a key known before counts no more."""

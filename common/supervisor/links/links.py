@@ -16,7 +16,7 @@ from common.config.schema import Startup
 from common.errors import BadRequest, NotFound, TandemError, Unavailable
 from common.service.call import Call
 from common.service.shell import Shell
-from common.supervisor.links import invites
+from common.supervisor.links import bundle, invites
 from common.supervisor.links.keeper import Keeper
 from common.supervisor.links.peer_link import PeerLink
 from common.supervisor.links.revoking import Revocations
@@ -125,6 +125,7 @@ class Links:
                     )
                 except Unavailable as error:
                     if clock.monotonic() - begun > TRIED_S or left_s < 2 * AGAIN_S:
+                        bundle.check_time(shown, clock.wall())
                         mend = f"{invites.again(self._startup.host)} if it is up: its keys may have changed since"
                         raise Unavailable(f"{shown.inviter} cannot be asked: {error.message}", mend=mend) from error
                     await asyncio.sleep(AGAIN_S)

@@ -68,21 +68,27 @@ def test_no_changed_byte_of_a_bundle_goes_unseen(data: st.DataObject) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "own", "now", "error", "told"),
+    ("change", "own", "error", "told"),
     [
-        ({}, "pc3", 0.0, Forbidden, "this bundle invites pc2; this host is pc3"),
-        ({"inviter": "other"}, "pc2", 0.0, NotFound, "the bundle is of other, which pc2's startup file does not name"),
-        ({}, "pc2", 900.0, Conflict, "the bundle expired at 1970-01-01T00:15:00Z"),
-        ({"expires_at": "soon"}, "pc2", 0.0, BadRequest, "it does not say when it expires"),
+        ({}, "pc3", Forbidden, "this bundle invites pc2; this host is pc3"),
+        ({"inviter": "other"}, "pc2", NotFound, "the bundle is of other, which pc2's startup file does not name"),
     ],
 )
 def test_one_that_may_not_be_used_says_why_and_what_to_do(
-    change: dict[str, Any], own: str, now: float, error: type[TandemError], told: str
+    change: dict[str, Any], own: str, error: type[TandemError], told: str
 ) -> None:
     with pytest.raises(error, match=told) as refused:
-        bundle.check(replace(MADE, **change), own, {"mainpc"}, now)
+        bundle.check(replace(MADE, **change), own, {"mainpc"})
     assert refused.value.details["mend"]
 
 
 def test_a_good_one_may_be_used() -> None:
-    bundle.check(MADE, "pc2", {"mainpc"}, 899.0)
+    bundle.check(MADE, "pc2", {"mainpc"})
+    bundle.check_time(MADE, 899.0)
+
+
+def test_a_late_one_says_when_it_expired() -> None:
+    with pytest.raises(Conflict, match="the bundle expired at 1970-01-01T00:15:00Z"):
+        bundle.check_time(MADE, 900.0)
+    with pytest.raises(BadRequest, match="it does not say when it expires"):
+        bundle.check_time(replace(MADE, expires_at="soon"), 0.0)

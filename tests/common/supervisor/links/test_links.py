@@ -126,6 +126,9 @@ async def test_a_join_that_cannot_work_says_why(tmp_path: Path, monkeypatch: pyt
         nobody = await a.ask("join_host", bundle=ours)
         assert nobody["code"] == "unavailable"
         assert nobody["error"].startswith("far cannot be asked: nobody listens at tcp://127.0.0.1:")
+        late = {**ours, "expires_at": "2001-01-01T00:00:00Z"}
+        told = await a.ask("join_host", bundle=late)
+        assert (told["code"], told["error"]) == ("conflict", "the bundle expired at 2001-01-01T00:00:00Z")
         unknown = await a.ask("expel_host", host="far")
         assert (unknown["code"], unknown["error"]) == ("not_found", "no host 'far' has joined")
 
