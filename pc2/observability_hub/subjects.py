@@ -33,7 +33,11 @@ class Way:
 
 @dataclass(slots=True)
 class Subject:
-    """One process that is watched; `told` and `agent` are what its supervisor and the registry say, `relayed` its way across."""
+    """One process that is watched; `told` and `agent` are what its supervisor and the registry say.
+
+    `relayed` is the way across to one that cannot be called by its name: its health port as the relay offers it. A bare
+    connection to a relay says nothing of who is behind it.
+    """
 
     host: str
     name: str
@@ -88,6 +92,8 @@ class Subject:
     def _across(self) -> Way | None:
         if self.what == "service":
             return Way("call", target=wire_name(self.name))
+        if self.agent is not None and self.agent.dress == "native":
+            return Way("call", target=self.name)
         return self.relayed
 
 

@@ -27,7 +27,7 @@ from common.client.following import Event
 from common.client.keeping_up import keep_up
 from common.errors import TandemError
 from common.service.shell import Shell
-from pc2.observability_hub.subjects import Way
+from pc2.observability_hub.subjects import Subject, Way
 from pc2.observability_hub.ward import Instruction, Ward
 
 ASK_S: Final = 2.0
@@ -134,12 +134,8 @@ class WatchedRegistry:
         self._shell.lacks[registry.SERVICE] = f"the registry is not heard: {reason}"
 
     async def find_ways(self) -> None:
-        """Asks where agents behind a link are reached from here; those that nothing leads to go by their supervisor's word."""
-        unknown = [
-            subject
-            for subject in self._ward
-            if not subject.near and subject.agent is not None and subject.relayed is None
-        ]
+        """Asks where plain agents behind a link are reached from here; without a way they go by their supervisor's word."""
+        unknown = [one for one in self._ward if not one.near and one.relayed is None and _is_plain(one)]
         for subject in unknown[:RELAYS_AT_ONCE]:
             asked = registry.LocateAgent(agent_name=subject.name)
             try:
@@ -147,5 +143,9 @@ class WatchedRegistry:
             except TandemError as error:
                 self._shell.log.debug("no way to %s: %s", subject.key, error.message)
                 continue
-            health = at.health_check_port
-            self._ward.relayed(subject.key, Way("zmq" if health else "tcp", at.host, health or at.port))
+            if at.health_check_port:
+                self._ward.relayed(subject.key, Way("zmq", at.host, at.health_check_port))
+
+
+def _is_plain(subject: Subject) -> bool:
+    return subject.agent is not None and subject.agent.dress == "plain" and bool(subject.agent.health_check_port)

@@ -124,8 +124,11 @@ async def test_behind_a_link_services_are_called_and_agents_reached_by_the_way_t
         mainpc.say(process("core_orchestrator", kind="service", health_check_port=1))
         mainpc.say(process("far", health_check_port=1))
         mainpc.say(process("unknown", health_check_port=1))
-        bench.registry.say("registered", "far", port=shell.port, health_check_port=shell.health_port, location="mainpc")
-        bench.registry.say("registered", "lost", port=1, location="mainpc", host="nowhere")
+        health = {"health_check_port": shell.health_port, "location": "mainpc", "dress": "plain"}
+        bench.registry.say("registered", "far", port=shell.port, **health)
+        bench.registry.say("registered", "native", port=shell.port, location="mainpc")
+        bench.registry.say("registered", "lost", port=1, **(health | {"host": "nowhere"}))
+        await bench.until("mainpc/native", "healthy")
         await bench.until("mainpc/core_orchestrator", "healthy")
         far = bench.hub._ward.find("mainpc/far")
         assert far is not None

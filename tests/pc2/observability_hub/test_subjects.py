@@ -47,6 +47,8 @@ def test_behind_a_link_services_are_called_and_agents_reached_by_the_relay() -> 
     assert subject(near=False, told=process("a")).way is None
     relayed = Way("zmq", port=77)
     assert subject(near=False, told=process("a"), relayed=relayed).way == relayed
+    assert subject(near=False, agent=agent("a_b")).way == Way("call", target="a_b")
+    assert subject(near=False, agent=agent("a_b", dress="plain")).way is None
     assert subject(near=False, what="supervisor").way == Way("call", target="Supervisor/pc2")
 
 

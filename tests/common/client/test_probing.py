@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from common.client.probing import judge, knock, over_http, reasons_of
+
+
+@asynccontextmanager
+async def answering(answer: bytes) -> AsyncIterator[int]:
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        writer.write(answer)
+        writer.close()
+
+    server = await asyncio.start_server(handle, "127.0.0.1", 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1]
+
+
+BODY = b'{"status": "degraded", "ready": true}'
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 37\r\n\r\n" + BODY, ("", {"status": "degraded", "ready": True})),
+        (b"HTTP/1.1 200 OK\r\n\r\n" + BODY, ("", {})),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n[]", ("", {})),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n\r\n{}", ("", {})),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 999999999\r\n\r\n{}", ("", {})),
+        (b"HTTP/1.1 503 Service Unavailable\r\n\r\n", ("HTTP 503 Service Unavailable", {})),
+        (b"+PONG\r\n", ("the answer is not HTTP", {})),
+        (b"", ("the answer is not HTTP", {})),
+    ],
+)
+async def test_http_tells_readiness_by_its_status_and_the_rest_by_its_body(answer: bytes, told: Any) -> None:
+    async with answering(answer) as port:
+        assert await over_http("127.0.0.1", port) == told
+
+
+async def test_a_knock_is_content_with_a_connection() -> None:
+    async with answering(b"") as port:
+        await knock("127.0.0.1", port)
+    with pytest.raises(ConnectionRefusedError):
+        await knock("127.0.0.1", port)
+
+
+def test_the_reasons_of_an_answer_are_one_line() -> None:
+    assert reasons_of({"reasons": ["the disk is full", "the card is hot"]}) == "the disk is full; the card is hot"
+    assert reasons_of({"reasons": "none"}) == ""
+    assert judge({"ready": False, "status": "ok", "reasons": ["starting"]}) == "starting"
