@@ -1,7 +1,7 @@
-"""One side of a contest in a process of its own: `python -m benchmarks.side CORE PEER serve|sequential|pipelined|flood ...`.
+"""One side of a contest in a process of its own: `python -m benchmarks.side CORE PEER ROLE ...`.
 
-It prints one line: the server its port, the client its figures as JSON. CORE -1 pins to none. It ends when its
-standard input does, which is when the run does.
+ROLE is serve, sequential, pipelined, drained or flood. It prints one line: the server its port, the client its figures as
+JSON. CORE -1 pins to none. It ends when its standard input does, which is when the run does.
 """
 
 from __future__ import annotations
@@ -40,6 +40,13 @@ def pipelined(peer: Peer, port: int, in_flight: int) -> dict[str, float]:
     return {"per_s": calls / peer.pipelined(port, calls, in_flight)}
 
 
+def drained(peer: Peer, port: int, in_flight: int, size: int) -> dict[str, float]:
+    """The same for messages of `size` bytes, which are taken and not given back."""
+    calls = 4 * in_flight
+    calls = max(calls, calls_for(peer.drained(port, calls, in_flight, size), calls))  # type: ignore[attr-defined]
+    return {"per_s": calls / peer.drained(port, calls, in_flight, size)}  # type: ignore[attr-defined]
+
+
 def _end_with_the_run() -> None:
     os.read(0, 1)
     os._exit(1)
@@ -63,6 +70,8 @@ def main(core: str, name: str, role: str, *numbers: str) -> None:
         print(json.dumps(sequential(peer, *given)))
     elif role == "pipelined":
         print(json.dumps(pipelined(peer, *given)))
+    elif role == "drained":
+        print(json.dumps(drained(peer, *given)))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import zmq
 from benchmarks.peer import PAYLOAD, Announce
 
 
-def _dealer(port: int) -> zmq.Socket[bytes]:
+def dealer(port: int) -> zmq.Socket[bytes]:
     socket = zmq.Context().socket(zmq.DEALER)
     socket.set_hwm(0)
     socket.connect(f"tcp://127.0.0.1:{port}")
@@ -25,7 +25,7 @@ class RouterDealer:
             socket.send_multipart(socket.recv_multipart())
 
     def sequential(self, port: int, calls: int) -> list[float]:
-        socket, times = _dealer(port), []
+        socket, times = dealer(port), []
         for _ in range(calls):
             began = perf_counter()
             socket.send_multipart([PAYLOAD])
@@ -34,7 +34,7 @@ class RouterDealer:
         return times
 
     def pipelined(self, port: int, calls: int, in_flight: int) -> float:
-        socket = _dealer(port)
+        socket = dealer(port)
         began = perf_counter()
         for _ in range(min(in_flight, calls)):
             socket.send_multipart([PAYLOAD])

@@ -11,7 +11,20 @@ from typing import Final, cast
 
 from benchmarks.result import Result
 
-ORDER: Final = ("sequential", "in_flight_64", "in_flight_1500", "curve", "flooding", "tokens", "fabric")
+ORDER: Final = (
+    "sequential",
+    "in_flight_64",
+    "in_flight_1500",
+    "curve",
+    "flooding",
+    "tokens",
+    "tasks",
+    "errors",
+    "points",
+    "probing",
+    "watched",
+    "fabric",
+)
 
 
 def scenario(name: str) -> Callable[[int], Result]:

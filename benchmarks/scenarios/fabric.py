@@ -33,7 +33,13 @@ PATIENCE_S: Final = 60.0
 SETTLE_S: Final = 2.0
 WATCH_S: Final = 4.0
 SUPERVISOR: Final = "supervisor of mainpc"
-SERVICES: Final = {"core_orchestrator": ("mainpc", "CoreOrchestrator"), "resource_manager": ("pc2", "ResourceManager")}
+SERVICES: Final = {
+    "core_orchestrator": ("mainpc", "CoreOrchestrator"),
+    "resource_manager": ("pc2", "ResourceManager"),
+    "observability_hub": ("pc2", "ObservabilityHub"),
+    "error_bus": ("pc2", "ErrorBus"),
+    "security_gateway": ("pc2", "SecurityGateway"),
+}
 
 IDLE: Final = (*SERVICES, SUPERVISOR)
 

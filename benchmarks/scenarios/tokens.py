@@ -1,10 +1,12 @@
-"""A token checked offline: the first time with its signature, and again."""
+"""A token checked offline: the first time with its signature, and again; beside it the bare check of an Ed25519 signature."""
 
 from __future__ import annotations
 
 from statistics import median
 from time import perf_counter
 from typing import Final
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from benchmarks.result import Figure, Result, Target
 from common.security import ed25519
@@ -28,12 +30,17 @@ def run(rounds: int) -> Result:
         minter.mint("reader", ["use"], BINDING, now=clock.wall(), ttl_s=900.0).token for _ in range(rounds * TOKENS)
     ]
     checker = TokenChecker(lambda: keyring, clock)
-    first, again = [], []
+    first, again, bare = [], [], []
     for number in range(rounds):
         fresh = tokens[number * TOKENS : (number + 1) * TOKENS]
         first.append(median(_took_us(checker, [token]) for token in fresh))
         again.append(_took_us(checker, fresh[-1:] * AGAIN * TOKENS))
-    figures = [Figure.of("first, p50", "us", first), Figure.of("again, mean", "us", again)]
+        bare.append(_bare_us(fresh[-1]))
+    figures = [
+        Figure.of("first, p50", "us", first),
+        Figure.of("again, mean", "us", again),
+        Figure.of("bare verify of cryptography, the same bytes, p50", "us", bare),
+    ]
     verdicts = [FIRST.judge(figures[0].median), REPEATED.judge(figures[1].median)]
     return Result("Tokens checked offline", figures, verdicts)
 
@@ -44,3 +51,15 @@ def _took_us(checker: TokenChecker, tokens: list[str]) -> float:
     for token in tokens:
         checker.check(token, "Supervisor", BINDING)
     return (perf_counter() - began) / len(tokens) * 1e6
+
+
+def _bare_us(token: str) -> float:
+    """Microseconds for the signature alone, by OpenSSL."""
+    key, message = Ed25519PrivateKey.generate(), token.rpartition(".")[0].encode()
+    signature, public = key.sign(message), key.public_key()
+    times: list[float] = []
+    for _ in range(TOKENS):
+        began = perf_counter()
+        public.verify(signature, message)
+        times.append(perf_counter() - began)
+    return median(times) * 1e6

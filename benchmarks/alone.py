@@ -1,0 +1,102 @@
+"""One service by itself, as a supervisor would start it: on ports and in a home of its own, and on the server's core."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import psutil
+
+from benchmarks.machine import cores
+from common.client.directory import Directory
+from tests.lab.fabric import HOSTS, SERVICES, Fabric
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+PATIENCE_S: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Alone:
+    """The service: what clients call it, where it is, and its process."""
+
+    name: str
+    directory: Directory
+    process: psutil.Process
+
+    @property
+    def resident_mb(self) -> float:
+        """Memory that its process holds now."""
+        return float(self.process.memory_info().rss) / 1e6
+
+    @property
+    def busy_s(self) -> float:
+        """Processor time that its process has used."""
+        return busy_s(self.process)
+
+
+@contextmanager
+def alone(short: str) -> Iterator[Alone]:
+    """The service that tests/lab/fabric.py calls `short`, ready; nobody else of its fabric is there."""
+    process_name, name, host = SERVICES[short]
+    with tempfile.TemporaryDirectory(prefix="tandem-bench-") as folder:
+        fabric = Fabric(Path(folder))
+        fabric.home.mkdir()
+        environ = fabric.environ | {
+            "TANDEM_HOST": host,
+            "TANDEM_PORT": str(fabric.ports[short]),
+            "TANDEM_EVENTS_PORT": str(fabric.ports[f"{short}_events"]),
+            "TANDEM_HEALTH_PORT": str(fabric.ports[f"{short}_health"]),
+        }
+        directory = Directory.parse(environ["TANDEM_SERVICES"])
+        with started([sys.executable, "-m", HOSTS[host], process_name], environ, core=cores()[0]) as running:
+            until(
+                lambda: (fabric.ask(short, {"action": "ping"}, timeout_ms=500) or {}).get("ready"), f"{name} is ready"
+            )
+            yield Alone(name, directory, psutil.Process(running.pid))
+
+
+@contextmanager
+def started(
+    command: Sequence[str], environ: Mapping[str, str] | None = None, core: int = -1
+) -> Iterator[subprocess.Popen[str]]:
+    """A program on that core (-1: on any), with its output to read; it is ended at the end."""
+    pinned = ["taskset", "--cpu-list", str(core), *command] if core >= 0 else list(command)
+    with subprocess.Popen(
+        pinned,
+        env=environ,
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+            try:
+                process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def until(holds: Callable[[], object], what: str, within_s: float = PATIENCE_S) -> None:
+    """Waits until it holds; TimeoutError when it never does."""
+    give_up_at = time.perf_counter() + within_s
+    while not holds():
+        if time.perf_counter() > give_up_at:
+            raise TimeoutError(f"{what}: not within {within_s} s")
+        time.sleep(0.01)
+
+
+def busy_s(process: psutil.Process) -> float:
+    """Processor time that a process has used, in seconds."""
+    used = process.cpu_times()
+    return float(used.user + used.system)
