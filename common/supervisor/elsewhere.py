@@ -5,7 +5,9 @@ It wires the three to one shell and decides nothing.
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
+from typing import Final
 
 from common.client.aio import AsyncClient
 from common.config.schema import Startup
@@ -14,18 +16,29 @@ from common.supervisor.lookups import Lookups
 from common.supervisor.relay.forwarding import Forwarding
 from common.supervisor.relay.service import FarKeys, Relay
 
+OFFER_S: Final = 0.05
+"""So long after a change in the registry the relay follows, with all that changed meanwhile."""
+
 
 class Elsewhere:
     """One host's ways to the others. `keys` is the folder that this host's keys lie in."""
 
     def __init__(self, shell: Shell, startup: Startup, keys: Path) -> None:
+        self._shell = shell
+        self._offering: asyncio.TimerHandle | None = None
         self._relay = Relay(shell, startup, FarKeys(keys, startup.host))
         self._lookups = Lookups(shell, startup, self._relay.relayed, self._registered)
         self._forwarding = Forwarding(shell, self._lookups.agent)
 
     def _registered(self) -> None:
-        self._relay.registered(self._lookups.agents)
+        """Many changes at once are offered as one."""
         self._forwarding.registered()
+        if self._offering is None:
+            self._offering = self._shell.loop.call_later(OFFER_S, self._offer)
+
+    def _offer(self) -> None:
+        self._offering = None
+        self._relay.registered(self._lookups.agents)
 
     def add_routes(self) -> None:
         """Serve the look-ups, `list_relays` and `forward`."""
@@ -44,4 +57,6 @@ class Elsewhere:
 
     async def close(self) -> None:
         """Offer nothing more; to be called before the shell closes."""
+        if self._offering is not None:
+            self._offering.cancel()
         await self._relay.close()

@@ -133,10 +133,10 @@ class Agents:
         event = api.RelayChanged(change=change, relay=relay)  # type: ignore[arg-type]
         self._shell.publisher.publish(api.RELAYS_CHANGED, relay.agent_name, event)
 
-    def refresh(self, *, joined: Callable[[str], bool]) -> None:
+    def refresh(self, *, joined: Callable[[str], bool], keys_changed: bool) -> None:
         """Follow the agents' keys."""
         for agent, way, _ in self._offered.values():
-            if isinstance(way, Passage):
+            if isinstance(way, Passage) and (keys_changed or way.is_restless):
                 way.refresh(host_joined=joined(agent.far.host))
 
     def sweep(self) -> None:

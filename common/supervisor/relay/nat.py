@@ -225,6 +225,8 @@ class Nat:
 
     def overdue(self, now: float) -> list[Step]:
         """End the calls whose time has passed, and withdraw those that had no end of their own; called ten times a second."""
+        if not self._pending:
+            return []
         late = [(number, pending) for number, pending in self._pending.items() if pending.deadline <= now]
         steps: list[Step] = []
         for number, pending in late:

@@ -33,6 +33,7 @@ class Passage:
         self._events = Events(context)
         self._leads_to: tuple[Endpoint, Endpoint | None] | None = None
         self._eager_until = 0.0
+        self._failed = False
 
     @property
     def port(self) -> int:
@@ -57,18 +58,23 @@ class Passage:
         """Offer its events here; Conflict when the port is taken."""
         self._events.open(port)
 
+    @property
+    def is_restless(self) -> bool:
+        """Whether a `refresh` may help though no key changed: it could not connect, or its own key may not be known there yet."""
+        eager = self._clock.monotonic() < self._eager_until
+        return self._failed or (eager and self.reach.is_refused)
+
     def refresh(self, *, host_joined: bool) -> None:
         """Connect to where the far process is now, where that has changed."""
         ports = self.far.ports
         requests = self._locate(self.far, ports.port)
         events = self._locate(self.far, ports.events_port) if ports.events_port else None
         wanted = None if requests is None else (requests, events)
-        now = self._clock.monotonic()
         if wanted != self._leads_to:
-            self._eager_until = now + EAGER_S
-        elif wanted is not None and not (self.reach.is_refused and now < self._eager_until):
+            self._eager_until = self._clock.monotonic() + EAGER_S
+        elif wanted is not None and not self.is_restless:
             return
-        self._leads_to = wanted
+        self._leads_to, self._failed = wanted, False
         if wanted is None:
             self._requests.lead(None)
             self._events.lead(None)
@@ -82,7 +88,7 @@ class Passage:
             self._requests.lead(lambda own: Curve(self._context, requests, own))
             self._events.lead(events)
         except TandemError as error:
-            self._leads_to = None
+            self._leads_to, self._failed = None, True
             self.reach.lost(error.message, self._since())
 
     def sweep(self) -> None:

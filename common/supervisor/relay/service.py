@@ -126,7 +126,8 @@ class Relay:
                 self._offer(f"relay {far.service} events", partial(passage.open_events, far.ports.events_port))
             if far.ports.health_check_port:
                 self._offer(f"relay {far.service} health", partial(self._open_health, passage))
-        self._refresh()
+        for passage in self._passages:
+            passage.refresh(host_joined=self._keys.has_joined(passage.far.host))
         self.registered(self._registered)
         shell.every(SWEEP_S, self._sweep)
         shell.every(REFRESH_S, self._refresh)
@@ -168,12 +169,14 @@ class Relay:
         return ports[0] if ports else 0
 
     def _refresh(self) -> None:
-        if self._keys.refresh():
+        changed = self._keys.refresh()
+        if changed:
             self.registered(self._registered)
         if self._agents is not None:
-            self._agents.refresh(joined=self._keys.has_joined)
+            self._agents.refresh(joined=self._keys.has_joined, keys_changed=changed)
         for passage in self._passages:
-            passage.refresh(host_joined=self._keys.has_joined(passage.far.host))
+            if changed or passage.is_restless:
+                passage.refresh(host_joined=self._keys.has_joined(passage.far.host))
 
     def _sweep(self) -> None:
         for passage in self._passages:

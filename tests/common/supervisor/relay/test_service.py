@@ -364,7 +364,6 @@ async def test_an_agent_with_a_key_has_a_way_of_its_own(tmp_path: Path) -> None:
         key = made.keys.pairs["far", "speaker"].public.encode()
         made.register(made.far("speaker", speaker.shell.port, key))
         port = (await made.relays())["speaker"]
-        assert port == speaker.shell.port, "its number is free here"
         await until(lambda: all(one.is_up for one in made.agent_links()))
         assert (await client.call_at(at(port), SAY, Say(text="hello"), timeout_s=20)).text == "hello"
         await speaker.shell.close(0)
