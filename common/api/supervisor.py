@@ -110,10 +110,14 @@ class LogText(Message, frozen=True):
 
 
 class AdmitLease(leases.AcquireLease, frozen=True, kw_only=True):
-    """ResourceManager's plan for this supervisor's card: admit or refuse now, under the lease id that it chose."""
+    """ResourceManager's plan for this supervisor's card: admit or refuse now, under the lease id that it chose.
+
+    `anew`: whoever held a lease under this key before gave it back, so that the key may get another one.
+    """
 
     lease_id: Id
     identity: str = ""
+    anew: bool = False
 
 
 class ProcessChanged(Message, frozen=True):

@@ -128,10 +128,13 @@ class LeaseTable:
         """Grants the request on the tightest fitting card, or refuses it; it never waits. `kept`: cards kept for others.
 
         The same lease id, or the same identity and idempotency key, with the same body answers with the same lease, and
-        with `conflict` once that lease has ended; another body is `idempotency_mismatch`.
+        with `conflict` once that lease has ended; another body is `idempotency_mismatch`. What was asked `anew` gets another
+        lease where the one under its key was given back.
         """
         state = self._state
         known = state.keys.get((asked.identity, asked.idempotency_key), asked.lease_id)
+        if known != asked.lease_id and asked.anew and known in state.past and state.past[known].lease.end == "released":
+            known = asked.lease_id
         if known in state.live or known in state.past:
             return self._again(known, lease_view.body_of(asked), now, at)
         if not state.epoch_open:

@@ -37,13 +37,13 @@ from common.api.leases import LeasePlan, PlanLease
 from common.api.words import Timestamp
 from common.clock import Rng
 from common.errors import (
-    Conflict,
     DeadlineExceeded,
     IdempotencyMismatch,
     Interrupted,
     NoCapacity,
     StorageUnavailable,
     TandemError,
+    Unavailable,
 )
 from common.ids import new_id
 from common.vram.lease_decision import Note
@@ -141,7 +141,8 @@ class Planner:
             text = f"the key {event.request.idempotency_key} was used for another request"
             return IdempotencyMismatch(text, lease_id=lease_id)
         if request is not None and request.state is State.RETURNING:
-            return Conflict(f"lease {lease_id} under this key was given up and is being given back", lease_id=lease_id)
+            text = f"lease {lease_id} under this key was given up and is being given back"
+            return Unavailable(text, retry_after_ms=self.policy.retry_after_ms, lease_id=lease_id)
         return None
 
     def _withdrawn(self, event: events.Withdrawn) -> None:

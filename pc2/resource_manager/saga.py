@@ -102,6 +102,7 @@ class Request:
             card_uuid=self.card_uuid,
             owner=self.asked.owner,
             idempotency_key=self.asked.idempotency_key,
+            anew=True,
         )
 
     def note(

@@ -205,6 +205,34 @@ def test_an_ended_leases_id_and_key_are_never_granted_again() -> None:
     refusal(host.admit("lease-9", key="k"), Conflict)
 
 
+def test_a_planner_may_use_a_key_again_whose_lease_was_given_back() -> None:
+    host = Host()
+    first = host.granted("lease-1", key="k", anew=True)
+    assert host.granted("lease-2", key="k", anew=True).lease_id == "lease-1"
+    host.release("lease-1", first.fencing_token)
+    refusal(host.admit("lease-1", key="k", anew=True), Conflict)
+    second = host.granted("lease-3", key="k", anew=True)
+    assert second.lease_id == "lease-3"
+    assert second.fencing_token > first.fencing_token
+    for _ in range(2):
+        assert host.granted("lease-4", key="k").lease_id == "lease-3"
+        host.restart()
+    host.now += 2 * REMEMBERED_S
+    host.commit(host.table.expire(host.now, AT))
+    host.restart()
+    refusal(host.admit("lease-6", key="k"), Conflict)
+
+
+@pytest.mark.parametrize("end", ["expired", "owner-died"])
+def test_a_lease_that_ended_otherwise_keeps_its_key(end: str) -> None:
+    host = Host()
+    owner = Owner(agent_name="a", host="mainpc", pid=7, start_time=1) if end == "owner-died" else None
+    host.granted("lease-1", key="k", owner=owner, anew=True)
+    host.now += 61.0
+    host.commit(host.table.owner_died(7, 1, host.now, AT) if owner else host.table.expire(host.now, AT))
+    assert refusal(host.admit("lease-2", key="k", owner=owner, anew=True), Conflict).details["end"] == end
+
+
 def test_a_renewal_starts_the_ttl_anew() -> None:
     host = Host()
     token = host.granted("lease-1").fencing_token

@@ -229,14 +229,14 @@ def test_a_key_whose_lease_has_ended_goes_on_meaning_it() -> None:
     assert bench.one(AskSupervisor).host == "pc2"
 
 
-def test_a_key_whose_lease_is_being_given_back_is_a_conflict() -> None:
+def test_a_key_whose_lease_is_being_given_back_may_be_tried_again_soon() -> None:
     bench = Bench()
     bench.ask("c1", 10, key="k")
     ask = bench.one(AskSupervisor)
     bench.feed(Withdrawn("c1"))
     bench.admit(ask)
     bench.ask("c2", 10, key="k")
-    bench.error(Conflict)
+    assert bench.error(Unavailable).retryable
 
 
 def test_after_a_crash_the_same_key_asks_the_same_supervisor_about_the_same_lease() -> None:
