@@ -241,7 +241,7 @@ def test_living_processes_of_one_name_do_not_disturb_each_other(port: int, bus: 
     for worker in workers:
         delivered(worker)
         worker.close()
-    assert sorted(int(report.message) for report in bus.taken.reports) == list(range(12))
+    assert sorted(int(report.message) for report in bus.taken.reports) == list(range(30))
     assert len({key.split()[0] for key in bus.taken.places}) == 3
 
 
