@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import resource
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -26,7 +25,7 @@ from common.errors import TandemError
 from common.service.call import Call
 from common.service.process import run_service
 from common.service.shell import Shell, ShellSettings
-from common.store.protocol import RecordStore
+from common.store.protocol import Change, RecordStore
 from common.store.records import Records
 from pc2.observability_hub.evidence import Outcome
 from pc2.observability_hub.exposition import Exposition, vitals_values
@@ -74,6 +73,7 @@ class ObservabilityHub:
         self._targets = TargetsFile(folder / TARGETS)
         self._registry = WatchedRegistry(HOME_OF_AGENTS, shell, ward, self._client, self._perform)
         self._hosts = [WatchedHost(host, shell, ward, self._client, self._perform, self._vitals) for host in hosts]
+        self._rows: dict[str, Change] = {}
         shell.breakers = self._client.breakers
         self._add_routes()
         self._show_metrics()
@@ -105,6 +105,7 @@ class ObservabilityHub:
         await self.shell.drain()
         self._probing.close()
         await self._recording.close()
+        self._keep()
         await self._client.close()
         await self.shell.close()
 
@@ -156,10 +157,13 @@ class ObservabilityHub:
         else:
             self.shell.problems.pop(DOUBT, None)
         self._perform(self._links.judge())
+        self._keep()
 
     def _tidy(self) -> None:
         self._probing.tidy()
         self._targets.keep(self._ward)
+        gone = self._ward.gone(self._clock.monotonic())
+        self._rows |= {key: HEALTH.delete(key) for key in gone}
 
     async def _ask_around(self) -> None:
         while True:
@@ -178,14 +182,22 @@ class ObservabilityHub:
                         self._perform(self._links.judge())
 
     def _tell(self, changed: Changed) -> None:
-        """A verdict outlives the hub where the store takes it; it is told in any case, for it is no promise to anyone."""
+        """A verdict is told at once, whatever the store does: it is an observation and no promise. Its row follows."""
         event = changed.event
         level = self.shell.log.warning if event.verdict in ("unhealthy", "unreachable") else self.shell.log.info
         level("%s is %s, was %s: %s", changed.key, event.verdict, event.was, event.reason)
-        with suppress(TandemError):
-            self.shell.journal.begin()
-            self.shell.journal.write([HEALTH.put(changed.key, changed.stood)])
+        self._rows[changed.key] = HEALTH.put(changed.key, changed.stood)
         self.shell.publisher.publish(api.HEALTH_CHANGED, changed.key, event)
+
+    def _keep(self) -> None:
+        """Writes the rows of what changed; those that the store does not take wait for the next time."""
+        if self._rows and self.shell.journal.able:
+            rows, self._rows = self._rows, {}
+            self.shell.journal.write(list(rows.values()))
+            self.shell.journal.hold(lambda failure: self._put_back(rows) if failure is not None else None)
+
+    def _put_back(self, rows: dict[str, Change]) -> None:
+        self._rows = {**rows, **self._rows}
 
     # what is asked
 

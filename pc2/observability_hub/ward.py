@@ -21,6 +21,8 @@ from pc2.observability_hub.opinions import UNASKED, must_wait, of_host, of_proce
 from pc2.observability_hub.steady import Opinion, Steady
 from pc2.observability_hub.subjects import SUPERVISOR, Subject, Way
 
+RETURN_S: Final = 600.0
+"""How long what an earlier life thought of a process is kept for it to be told of again."""
 _ASKED: Final = ("draining", "stopped")
 """A process that stops out of these phases was asked to."""
 
@@ -79,6 +81,8 @@ class Ward:
         self.hosts: dict[str, Host] = {}
         self._subjects: dict[str, Subject] = {}
         self._unsettled: set[str] = set()
+        self._gone: set[str] = set()
+        self._began = now
         for name in hosts:
             self._host(name)
 
@@ -226,6 +230,15 @@ class Ward:
             found += self._judge(self._subjects[key], now, wall)
         return found
 
+    def gone(self, now: float) -> list[str]:
+        """Whoever went since this was asked last, and after RETURN_S those of an earlier life that nobody told of again."""
+        found, self._gone = self._gone - self._subjects.keys(), set()
+        if now - self._began >= RETURN_S:
+            unclaimed = {key for key in self._stood if "/" in key}
+            self._stood.clear()
+            found |= unclaimed
+        return sorted(found)
+
     # judging
 
     def _judge_host(self, host: Host, now: float, wall: float) -> list[Instruction]:
@@ -285,6 +298,7 @@ class Ward:
     def _drop(self, subject: Subject) -> None:
         del self._subjects[subject.key], self.hosts[subject.host].processes[subject.name]
         self._unsettled.discard(subject.key)
+        self._gone.add(subject.key)
 
     def _begin_anew(self, subject: Subject, *, keep: bool) -> None:
         subject.life += 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,10 @@ from common.client.aio import AsyncClient
 from common.client.directory import Directory
 from common.client.opening import open_async_client
 from common.client.settings import at_own_pace
-from common.errors import Unavailable
+from common.errors import StorageUnavailable, Unavailable
 from common.service.shell import Shell, ShellSettings
 from common.store.memory import MemoryStore
-from common.store.protocol import RecordStore
+from common.store.protocol import Change, Durability
 from pc2.observability_hub.service import ObservabilityHub
 from tests.pc2.observability_hub.saying import agent, process, vitals
 
@@ -120,7 +120,7 @@ class Registry:
 class Bench:
     """The hub among them; `health` asks it as anyone would."""
 
-    def __init__(self, hosts: dict[str, Host], registry: Registry, folder: Path, store: RecordStore) -> None:
+    def __init__(self, hosts: dict[str, Host], registry: Registry, folder: Path, store: KeptStore) -> None:
         self.hosts = hosts
         self.registry = registry
         self.folder = folder
@@ -179,7 +179,20 @@ class Bench:
 
 
 class KeptStore(MemoryStore):
-    """Records that outlive the hub's shell."""
+    """Records that outlive the hub's shell, on a disk that can be full."""
+
+    full = False
+
+    def commit(self, changes: Sequence[Change], durability: Durability) -> None:
+        """Refuses while full."""
+        if self.full:
+            raise StorageUnavailable("the disk is full; free space on it")
+        super().commit(changes, durability)
+
+    def check(self) -> None:
+        """Refuses while full."""
+        if self.full:
+            raise StorageUnavailable("the disk is still full; free space on it")
 
     def close(self) -> None:
         """Keeps them."""

@@ -292,6 +292,19 @@ async def test_a_disk_that_takes_no_history_is_a_problem_and_points_wait_for_it(
         assert recording._waiting == []
 
 
+async def test_a_store_that_takes_nothing_keeps_no_verdict_from_being_told(tmp_path: Path) -> None:
+    async with running(tmp_path, "a") as (bench, _):
+        await bench.settled()
+        bench.store.full = True
+        seen = bench.hub.shell.publisher.cursor(api.HEALTH_CHANGED.name).seq
+        bench.hosts["pc2"].say(process("a", "crash-looping", last_exit="exit 1"))
+        await bench.until("pc2/a", "unhealthy")
+        assert bench.hub.shell.publisher.cursor(api.HEALTH_CHANGED.name).seq == seen + 1
+        await until(lambda: bench.hub.shell.journal.failures)
+        bench.store.full = False
+        await until(lambda: b"unhealthy" in dict(bench.store.load("health")).get("pc2/a", b""))
+
+
 async def test_the_exposition_shows_verdicts_vitals_and_links(tmp_path: Path) -> None:
     async with running(tmp_path, "a") as (bench, _):
         await bench.until("pc2/a", "healthy")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from common.api.observability_hub import HealthChanged
 from pc2.observability_hub.evidence import Outcome, Weight
 from pc2.observability_hub.steady import HOLD_S, SEVERITY
-from pc2.observability_hub.ward import Changed, Instruction, Look, Stood, Ward
+from pc2.observability_hub.ward import RETURN_S, Changed, Instruction, Look, Stood, Ward
 from tests.pc2.observability_hub.saying import agent, process, vitals
 
 WELL = Outcome(Weight.WELL, latency_s=0.001)
@@ -281,6 +281,19 @@ def test_an_agent_behind_a_link_is_asked_by_the_way_that_was_found() -> None:
     bench.ward.relayed("mainpc/m", Way("zmq", port=77))
     bench.ward.relayed("mainpc/nobody", None)
     assert subject.way == Way("zmq", port=77)
+
+
+def test_whoever_went_is_told_once_and_so_is_one_of_an_earlier_life_that_never_came() -> None:
+    stood = Stood(verdict="degraded", reason="slow", because="", since_wall=5.0)
+    bench = Bench(pc2__never=stood, pc2=stood)
+    bench.processes("pc2", process("a"), process("b"))
+    bench.processes("pc2", process("a"))
+    bench.processes("pc2")
+    bench.processes("pc2", process("a"))
+    assert bench.ward.gone(1.0) == ["pc2/b"]
+    assert bench.ward.gone(2.0) == []
+    assert bench.ward.gone(RETURN_S) == ["pc2/never"]
+    assert bench.ward.gone(RETURN_S + 1) == []
 
 
 def test_what_stood_before_stands_until_it_is_seen_anew() -> None:
