@@ -25,6 +25,8 @@ TIMEOUT_S: Final = 10.0
 """The budget of one question of a command that does not say otherwise."""
 
 SUPERVISOR: Final = "Supervisor/"
+OWN_NAME: Final = "supervisor"
+"""What a host's supervisor is called in its logs; every host has one, so the host has to be said."""
 AWAY: Final = "ResourceManager is away; each host answers for its own cards"
 
 
@@ -139,8 +141,14 @@ def best(plans: Sequence[leases.LeasePlan]) -> leases.LeasePlan:
 
 
 def host_of(client: Client, name: str, host: str = "") -> str:
-    """The host whose startup file has the process `name`. NotFound where none has; Conflict where several have."""
-    answers, errors = each_host(client, only(host), supervisor.LIST_PROCESSES, supervisor.ListProcesses())
+    """The host whose startup file has the process `name`; `host` itself for its supervisor.
+
+    NotFound where none has; Conflict where several have.
+    """
+    named = only(host)
+    if host and name == OWN_NAME:
+        return host
+    answers, errors = each_host(client, named, supervisor.LIST_PROCESSES, supervisor.ListProcesses())
     if not answers:
         raise next(iter(errors.values()))
     found = [each for each, answer in answers.items() if any(process.name == name for process in answer.processes)]

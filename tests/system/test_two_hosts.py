@@ -83,10 +83,7 @@ def test_requests_tasks_leases_and_logs_cross_the_link(fabric: TwoHostFabric, na
     released = json.dumps({"lease_id": lease["lease_id"], "fencing_token": lease["fencing_token"]})
     said(fabric, other, "call", "release_lease", released)
     assert lease["lease_id"] not in said(fabric, name, "leases")
-    assert (
-        "listening" in said(fabric, name, "logs", "supervisor", "--host", other)
-        or said(fabric, name, "logs", f"echo-{other}") is not None
-    )
+    assert "went from starting to ready" in said(fabric, name, "logs", "supervisor", "--host", other, "-n", "1000")
 
 
 @pytest.mark.parametrize("name", PACKAGES)
@@ -274,7 +271,7 @@ def test_a_host_that_was_sent_away_gets_nothing_and_comes_back_by_a_new_invitati
 
         def refused() -> bool:
             answer = fabric.ask("mainpc", PORTS["resource_manager"], {"action": "ping"})
-            return (answer or {}).get("code") == "unavailable"
+            return (answer or {}).get("code") in ("unavailable", "unauthenticated")
 
         until(refused, 10, "mainpc to be told that pc2 is not reached")
         fabric.join("pc2")
