@@ -27,20 +27,22 @@ def new_seed() -> str:
 
 
 def public_of(seed: str) -> str:
-    """The public key of a seed."""
-    return encoded(private_key(seed).public_key().public_bytes_raw())
+    """The public key of a seed; ValueError when it is none."""
+    signer = sodium.signer(decoded(seed))
+    return encoded(signer.public if signer else private_key(seed).public_key().public_bytes_raw())
 
 
 def private_key(seed: str) -> Ed25519PrivateKey:
-    """The key of a seed; ValueError when it is none."""
+    """OpenSSL's key of a seed; ValueError when it is none."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     return Ed25519PrivateKey.from_private_bytes(decoded(seed))
 
 
 def sign(seed: str, message: bytes) -> bytes:
-    """The signature of `message` under the seed."""
-    return private_key(seed).sign(message)
+    """The signature of `message` under the seed; ValueError when it is none."""
+    signer = sodium.signer(decoded(seed))
+    return signer.sign(message) if signer else private_key(seed).sign(message)
 
 
 @lru_cache(maxsize=64)

@@ -10,7 +10,8 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Final, Literal
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -21,6 +22,9 @@ from common.errors import TandemError, Unauthenticated
 from common.ids import MAX_WIRE_INT
 from common.security import ed25519
 from common.security.keyring import Issuer, Keyring, covers, granted, is_scope
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 MAX_TOKEN_CHARS: Final = 8_192
 EARLY_S: Final = 60.0
@@ -107,7 +111,12 @@ class Minter:
 
     def __init__(self, issuer: str, seed: str) -> None:
         self.issuer = issuer
-        self._key = ed25519.private_key(seed)
+        self._seed = seed
+
+    @cached_property
+    def _key(self) -> Ed25519PrivateKey:
+        """As PyJWT takes it; one that never mints does without."""
+        return ed25519.private_key(self._seed)
 
     def mint(self, subject: str, scopes: Sequence[str], binding: str, *, now: float, ttl_s: float) -> Minted:
         """A token of `subject` with a fresh id, good from now for `ttl_s`."""

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -25,7 +27,7 @@ def test_keys_and_signatures_are_those_of_rfc_8032_section_7_1() -> None:
 
 @pytest.fixture
 def without_libsodium(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A machine where pyzmq brings none and the system has none."""
+    """A machine where pyzmq brings none, or one that is something else."""
     monkeypatch.setattr(sodium, "_candidates", lambda: iter(["/nowhere/libsodium.so", "libc.so.6"]))
     for cached in (sodium._library, ed25519.verifier):
         cached.cache_clear()  # type: ignore[attr-defined]
@@ -44,21 +46,58 @@ def test_without_libsodium_openssl_checks() -> None:
         ed25519.verifier("short")
 
 
+@pytest.mark.usefixtures("without_libsodium")
+def test_without_libsodium_openssl_signs() -> None:
+    assert sodium.signer(ed25519.decoded(SEED)) is None
+    assert ed25519.public_of(SEED) == PUBLIC
+    assert ed25519.sign(SEED, b"") == SIGNATURE
+
+
 def test_pyzmq_brings_a_libsodium_that_is_used() -> None:
     assert sodium.verifier(ed25519.decoded(PUBLIC)) is not None
+    assert sodium.signer(ed25519.decoded(SEED)) is not None
 
 
-def test_a_library_that_checks_nothing_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Agreeing:
-        def sodium_init(self) -> int:
-            return 0
+class Agreeing:
+    """A function that says yes, and does nothing."""
 
-        class crypto_sign_verify_detached:  # noqa: N801
-            def __new__(cls, *_: object) -> int:  # type: ignore[misc]
-                return 0
+    def __call__(self, *_: object) -> int:
+        return 0
 
-    monkeypatch.setattr(sodium.ctypes, "CDLL", lambda _: Agreeing())
+
+@pytest.mark.parametrize(
+    "fake",
+    [
+        {"crypto_sign_verify_detached"},
+        {"crypto_sign_detached"},
+        {"crypto_sign_seed_keypair"},
+        {"crypto_sign_verify_detached", "crypto_sign_detached", "crypto_sign_seed_keypair"},
+    ],
+)
+def test_a_library_that_does_nothing_is_not_used(fake: set[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    real = ctypes.CDLL(next(sodium._candidates()))
+    names = ("sodium_init", "crypto_sign_verify_detached", "crypto_sign_detached", "crypto_sign_seed_keypair")
+    library = SimpleNamespace(**{name: Agreeing() if name in fake else getattr(real, name) for name in names})
+    monkeypatch.setattr(sodium.ctypes, "CDLL", lambda _: library)
+
     assert sodium._usable("any") is None
+
+
+@given(st.binary(min_size=32, max_size=32), st.binary(max_size=200))
+def test_libsodium_and_openssl_sign_the_same(seed: bytes, message: bytes) -> None:
+    ours, theirs = sodium.signer(seed), Ed25519PrivateKey.from_private_bytes(seed)
+
+    assert ours is not None
+    assert ours.public == theirs.public_key().public_bytes_raw()
+    assert ours.sign(message) == theirs.sign(message)
+
+
+@pytest.mark.parametrize("seed", ["", "short", SEED + "AA", "!"])
+def test_what_is_no_seed_signs_nothing(seed: str) -> None:
+    with pytest.raises(ValueError, match=r"seed has 32 bytes|base64|padding|data character"):
+        ed25519.sign(seed, b"x")
+    with pytest.raises(ValueError, match=r"seed has 32 bytes|base64|padding|data character"):
+        ed25519.public_of(seed)
 
 
 @given(st.binary(max_size=100), st.binary(max_size=80), st.integers(0, 600))
