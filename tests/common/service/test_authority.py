@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.api.words import Access, Empty, Verb
@@ -55,8 +55,8 @@ class Lab:
         for host in ("mainpc", "pc2"):
             self.home.operator(host)
         self.home.write()
-        settings = ShellSettings("Lab", "mainpc", 0, keys=self.home.file("mainpc", "lab"), lone=False)
-        self.judge = Authority(settings, SystemClock(), lambda verb: False)
+        place = ShellSettings("Lab", "mainpc", 0, keys=self.home.file("mainpc", "lab"), lone=False)
+        self.judge = Authority(place, SystemClock(), lambda verb: False)
         self.tokens: dict[tuple[str, tuple[str, ...], str], str] = {}
 
     def key(self, caller: str) -> str | None:
@@ -92,6 +92,7 @@ accesses = st.sampled_from(list(Access))
 issuers = st.sampled_from(["mainpc", "pc2"])
 
 
+@settings(deadline=None)
 @given(caller=callers, access=accesses)
 def test_without_a_token_a_caller_may_what_its_kind_may(lab: Lab, caller: str, access: Access) -> None:
     outcome = lab.judged(caller, None, access)
@@ -100,6 +101,7 @@ def test_without_a_token_a_caller_may_what_its_kind_may(lab: Lab, caller: str, a
         assert isinstance(outcome, Unauthenticated)
 
 
+@settings(deadline=None)
 @given(caller=callers, access=accesses, scopes=st.sampled_from(sorted(SCOPES)), issuer=issuers)
 def test_a_good_token_adds_what_its_scopes_allow_and_names_the_caller(
     lab: Lab, caller: str, access: Access, scopes: tuple[str, ...], issuer: str
@@ -114,6 +116,7 @@ def test_a_good_token_adds_what_its_scopes_allow_and_names_the_caller(
         assert isinstance(outcome, Forbidden)
 
 
+@settings(deadline=None)
 @given(caller=callers, access=accesses, holder=callers)
 def test_a_token_of_someone_else_is_worth_nothing_to_anyone(lab: Lab, caller: str, access: Access, holder: str) -> None:
     if lab.binding(holder) == lab.binding(caller):
