@@ -1,8 +1,8 @@
 """Ed25519 by the libsodium that pyzmq brings for CURVE: it checks a signature in 36 us where OpenSSL takes 62.
 
 It is in every process already, so that one which only checks tokens, or signs a list now and then, imports nothing more (the
-binding to OpenSSL takes 8 MB). Whether it can be used is found out once, by the first test vector of RFC 8032; where not, there is
-no `verifier` and no `signer`, and the caller has another.
+binding to OpenSSL takes 8 MB). Whether it can be used is found out once, by the first test vector of RFC 8032; where not, there
+is no `verifier` and no `signer`, and the caller has another.
 """
 
 from __future__ import annotations
