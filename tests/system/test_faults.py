@@ -108,6 +108,8 @@ FAULTS: dict[str, tuple[Callable[[TwoHostFabric, str, random.Random], None], tup
     "disk full": (fill_disk, tuple(PACKAGES)),
 }
 CLOCK_STEP = "clock step"
+FULL = "No space left on device"
+"""What the held program says that could not write its use of the card down; it ends with 1, and so does its `tandem run`."""
 
 
 class Counter(threading.Thread):
@@ -242,7 +244,7 @@ def test_nothing_acknowledged_is_lost_whatever_breaks(
         leases_are_held_once(fabric, loads.acknowledged("leases"))
         loads.stop()
         assert not counter.exceeded
-        odd = [(code, told) for code, told in loads.runs if code not in (0, 69, 75, 124)]
+        odd = [run for run in loads.runs if run[0] not in (0, 69, 75, 124) and FULL not in run[1]]
         assert not odd, odd
         assert any(code == 0 for code, _ in loads.runs)
         assert loads.longest_s() < LONGEST_S
