@@ -5,7 +5,6 @@ What is wrong or missing gets its default (or a blank), so that what the rest me
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from typing import Annotated, Any, get_args, get_origin
 
@@ -78,6 +77,8 @@ class _Reader:
             return default
 
     def unknown(self, key: str, known: list[str], place: Place) -> None:
+        import difflib
+
         close = difflib.get_close_matches(key, known, n=1)
         mend = f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}"
         self.wrong((*place, key), "unknown key", mend)

@@ -6,7 +6,6 @@ exist, a circle through two files shows, and hosts that share an address share i
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -246,6 +245,8 @@ def _dependency(startup: Startup, entry: Entry, name: str, candidates: Sequence[
     names = [other.name for other in there.entries]
     if process in names:
         return None
+    import difflib
+
     close = difflib.get_close_matches(process, names, n=1)
     return f"{host} has no process {process!r}", f"did you mean {close[0]}?" if close else "add it, or take this out"
 
