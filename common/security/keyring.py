@@ -13,11 +13,13 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct
 
-from common.api.words import Access
+from common.api.words import Access, Count
+from common.ids import MAX_WIRE_INT
 
 CurveKey = Annotated[str, Meta(min_length=40, max_length=40, description="a CURVE public key in Z85")]
 SigningKey = Annotated[str, Meta(min_length=43, max_length=43, description="a raw Ed25519 public key in base64url")]
 Scope = Annotated[str, Meta(max_length=160, pattern=r"^(read|use|control)(:[A-Za-z0-9_.-]{1,128})?\Z")]
+Instant = Annotated[float, Meta(ge=0, le=MAX_WIRE_INT, description="seconds since 1970")]
 Kind = Literal["supervisor", "service", "agent", "relay"]
 CallerKind = Literal["supervisor", "service", "agent", "relay", "invited"]
 
@@ -50,7 +52,7 @@ class Vouch(Struct, frozen=True):
 
     host: str
     public: str
-    generation: int
+    generation: Count
 
 
 class HostKeys(Struct, frozen=True, kw_only=True):
@@ -61,8 +63,8 @@ class HostKeys(Struct, frozen=True, kw_only=True):
     """
 
     host: str
-    serial: int
-    issued_at: float
+    serial: Count
+    issued_at: Instant
     address: str = ""
     supervisor_port: int = 0
     events_port: int = 0

@@ -3,9 +3,11 @@
 A host is trusted by its host key, which is vouched for: by this host itself, which admitted it or joined it, or by a host that is
 trusted already, in its own signed list. So a third host needs one invitation, and lists are passed on. Of two vouches for one
 host the higher generation counts: a host that was set up anew or sent away is vouched for one generation higher, with its new
-key or with none. What a host that is not trusted vouches for counts for nothing, and a vouch for this host itself never does.
+key or with none. What a host that is not trusted vouches for counts for nothing, nor does a vouch for this host or for the
+voucher itself, so that whoever is trusted can be sent away.
 
-A list is taken when its host's key signed it and its serial is higher than any seen under that key.
+A list is taken when its host's key signed it and its serial is higher than any seen under that key, as long as there is room: a
+host that vouches for as many as it likes fills no disk, and the lists of all still pass in one message.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from common.errors import Unauthenticated
+from common.ids import MAX_WIRE_INT
 from common.security.keyring import HostKeys, SignedKeys, Vouch
 
 Check = Callable[[SignedKeys, str], HostKeys]
@@ -26,6 +29,10 @@ Check = Callable[[SignedKeys, str], HostKeys]
 
 Outcome = Literal["taken", "same", "older", "own", "unknown", "refused"]
 NEVER: Final = -1
+MOST_HOSTS: Final = 255
+"""Lists of other hosts that are kept."""
+MOST_BYTES: Final = 16 * 1024 * 1024
+"""Bytes that all of them may have together."""
 
 
 class Known(Struct, frozen=True):
@@ -78,7 +85,7 @@ def know(trust: Trust, host: str, public: str) -> Trust:
     """`host` is trusted by this key from now on, whatever its key was before."""
     last = _best(trust).get(host)
     if last is None or last.public != public:
-        last = Vouch(host, public, last.generation + 1 if last is not None else 1)
+        last = Vouch(host, public, min(last.generation + 1, MAX_WIRE_INT) if last is not None else 1)
     return _pruned(replace(trust, vouches={**trust.vouches, host: last}))
 
 
@@ -138,9 +145,16 @@ def _newest(trust: Trust, offered: Known) -> tuple[Trust, Verdict]:
         if known.signed.body == offered.signed.body:
             return trust, Verdict(host, "same")
         return trust, Verdict(host, "refused", f"{host} signed two lists of number {serial}")
+    if not _has_room(trust, offered):
+        return trust, Verdict(host, "refused", f"there is no room for {host}'s list: too many hosts, or too long lists")
     serials = {**trust.serials, offered.public: serial}
     taken = replace(trust, lists={**trust.lists, host: offered}, serials=serials)
     return _pruned(taken), Verdict(host, "taken")
+
+
+def _has_room(trust: Trust, offered: Known) -> bool:
+    others = [known.signed.body for host, known in trust.lists.items() if host != offered.keys.host]
+    return len(others) < MOST_HOSTS and sum(map(len, others)) + len(offered.signed.body) <= MOST_BYTES
 
 
 def _pruned(trust: Trust) -> Trust:
@@ -156,7 +170,7 @@ def _best(trust: Trust) -> Mapping[str, Vouch]:
     while ready := sorted(host for host, vouch in best.items() if host not in heard and _vouches_of(trust, vouch)):
         heard.add(ready[0])
         for vouch in _vouches_of(trust, best[ready[0]]):
-            if vouch.host != trust.own and _counts(vouch, best.get(vouch.host)):
+            if vouch.host not in (trust.own, ready[0]) and _counts(vouch, best.get(vouch.host)):
                 best[vouch.host] = vouch
     return best
 

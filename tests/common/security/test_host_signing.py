@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+from math import inf, nan
+from typing import Any
+
 import msgspec
 import pytest
 
 from common.errors import Unauthenticated
 from common.security import ed25519, host_signing
-from common.security.keyring import HostKeys, Issuer, KeyEntry, SignedKeys
+from common.security.keyring import HostKeys, Issuer, KeyEntry, SignedKeys, Vouch
 
 SEED = ed25519.new_seed()
 PUBLIC = ed25519.public_of(SEED)
@@ -38,3 +41,12 @@ def test_a_list_of_another_host_s_key_or_with_a_changed_byte_is_refused() -> Non
 def test_what_is_signed_and_no_list_is_refused(body: bytes) -> None:
     with pytest.raises(Unauthenticated, match="cannot be read"):
         host_signing.verify(SignedKeys(body, ed25519.sign(SEED, body)), PUBLIC)
+
+
+@pytest.mark.parametrize(
+    "odd", [{"issued_at": nan}, {"issued_at": inf}, {"serial": 2**63}, {"vouches": [Vouch("c", "C", 2**64 - 1)]}]
+)
+def test_numbers_that_no_keyring_file_could_hold_are_refused_though_signed(odd: dict[str, Any]) -> None:
+    signed = host_signing.sign(msgspec.structs.replace(KEYS, **odd), SEED)
+    with pytest.raises(Unauthenticated, match="cannot be read"):
+        host_signing.verify(signed, PUBLIC)

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.ids import MAX_WIRE_INT
 from common.security.keyring import SignedKeys, Vouch
 from common.supervisor.links import trust
 from common.supervisor.links.trust import Trust
@@ -83,6 +85,37 @@ def test_a_trusted_host_vouches_for_others_in_whatever_order_their_lists_come() 
 def test_a_vouch_for_this_host_itself_counts_for_nothing() -> None:
     after, _ = trust.take(trust.know(ME, "b", "B"), [signed(keys("b", 1, Vouch("a", "Z", 99)), "B")], check)
     assert trust.trusted(after) == {"b": "B"}
+
+
+def test_a_host_that_vouches_for_itself_is_sent_away_all_the_same() -> None:
+    boast = keys("b", 1, Vouch("b", "B", MAX_WIRE_INT))
+    me, verdicts = trust.take(trust.know(ME, "b", "B"), [signed(boast, "B")], check)
+    assert outcomes(verdicts) == ["taken"]
+    assert trust.trusted(trust.expel(me, "b")) == {}
+    assert trust.expel(me, "b").vouches["b"].generation == 2
+
+
+def test_no_vouch_drives_a_generation_beyond_what_others_can_read() -> None:
+    boast = keys("b", 1, Vouch("c", "X", MAX_WIRE_INT))
+    me, _ = trust.take(trust.know(ME, "b", "B"), [signed(boast, "B")], check)
+    own = trust.know(me, "c", "C")
+    assert own.vouches["c"].generation == MAX_WIRE_INT
+    assert check(signed(keys("a", 1, *own.vouches.values()), "A"), "A").vouches == list(own.vouches.values())
+    assert trust.trusted(trust.know(trust.expel(own, "b"), "c", "C")) == {"c": "C"}
+
+
+def test_a_trusted_host_cannot_fill_this_one_with_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+    herd = [f"h{number}" for number in range(5)]
+    boast = keys("b", 1, *(Vouch(host, host.upper(), 1) for host in herd))
+    me, _ = trust.take(trust.know(ME, "b", "B"), [signed(boast, "B")], check)
+    offered = [signed(keys(host), host.upper()) for host in herd]
+    monkeypatch.setattr(trust, "MOST_HOSTS", 3)
+    after, verdicts = trust.take(me, offered, check)
+    assert (set(after.lists), outcomes(verdicts)) == ({"b", "h0", "h1"}, ["taken"] * 2 + ["refused"] * 3)
+    assert outcomes(trust.take(after, [signed(keys("h1", 2), "H1")], check)[1]) == ["taken"]
+    monkeypatch.setattr(trust, "MOST_BYTES", len(me.lists["b"].signed.body) + 1)
+    assert verdicts[-1].reason == "there is no room for h4's list: too many hosts, or too long lists"
+    assert outcomes(trust.take(me, offered[:1], check)[1]) == ["refused"]
 
 
 def test_a_host_set_up_anew_is_known_by_its_new_key_everywhere() -> None:
