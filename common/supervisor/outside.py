@@ -51,7 +51,7 @@ class Outside:
         self._keeper = keeper
         self._services = environ.get(SERVICES_VARIABLE, "")
         self.links = Links(shell, startup, keeper, changed)
-        self._elsewhere = Elsewhere(shell, startup, keeper.folder)
+        self._elsewhere = Elsewhere(shell, startup, home / startup.host, keeper.folder)
         self.reporter = ErrorReporter(
             SUPERVISOR, host=startup.host, home=home, connect=self._reporting_client, environ={}
         )

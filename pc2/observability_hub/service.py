@@ -35,7 +35,6 @@ from pc2.observability_hub.recording import Recording
 from pc2.observability_hub.scraping import TURN_S as SCRAPE_TURN_S
 from pc2.observability_hub.scraping import Scraping
 from pc2.observability_hub.subjects import LOOPBACK, Subject
-from pc2.observability_hub.targets import TargetsFile
 from pc2.observability_hub.ward import Changed, Host, Instruction, Look, Stood, Ward
 from pc2.observability_hub.watching import WatchedHost, WatchedRegistry
 
@@ -44,7 +43,6 @@ HOME_OF_AGENTS: Final = "mainpc"
 """The registry's host, where agents are that name none."""
 STORE: Final = "observability_hub"
 METRICS: Final = "metrics.db"
-TARGETS: Final = Path("prometheus/agents.json")
 SUPERVISOR: Final = "Supervisor/"
 TICK_S: Final = 0.25
 TIDY_S: Final = 1.0
@@ -55,7 +53,7 @@ HEALTH: Final = Records("health", Stood)
 
 
 class ObservabilityHub:
-    """The service, made on its running loop; `folder` is where the history of metrics and the list of targets lie."""
+    """The service, made on its running loop; `folder` is where the history of metrics lies."""
 
     def __init__(self, settings: ShellSettings, directory: Directory, store: RecordStore, folder: Path) -> None:
         self.shell = shell = Shell(settings, api.TOPICS, store)
@@ -70,7 +68,6 @@ class ObservabilityHub:
         self._probing = Probing(shell, ward, self._client, self._probed, self._late)
         self._scraping = Scraping(shell, ward, self._client, self._recording.record, self._worked)
         self._links = Links(settings.host, shell, ward, self._client, stood)
-        self._targets = TargetsFile(folder / TARGETS)
         self._registry = WatchedRegistry(HOME_OF_AGENTS, shell, ward, self._client, self._perform)
         self._hosts = [WatchedHost(host, shell, ward, self._client, self._perform, self._vitals) for host in hosts]
         self._rows: dict[str, Change] = {}
@@ -161,7 +158,6 @@ class ObservabilityHub:
 
     def _tidy(self) -> None:
         self._probing.tidy()
-        self._targets.keep(self._ward)
         gone = self._ward.gone(self._clock.monotonic())
         self._rows |= {key: HEALTH.delete(key) for key in gone}
 

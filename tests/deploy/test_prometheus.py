@@ -97,7 +97,7 @@ def prometheus(binary: str, fabric: HubFabric, folder: Path) -> Iterator[int]:
     text = (FOLDER / "prometheus.yml").read_text().replace(": 5s", ": 500ms")
     for known, name in PORTS.items():
         text = text.replace(known, f"127.0.0.1:{fabric.ports[name]}")
-    text = text.replace("../../var/pc2", str(fabric.home / "pc2")).replace("30s", "1s")
+    text = text.replace("../../var", str(fabric.home)).replace("30s", "1s")
     (folder / "prometheus.yml").write_text(text)
     quick = re.sub(r"^( +for: )\S+$", r"\g<1>1s", (FOLDER / "alerts.yml").read_text(), flags=re.MULTILINE)
     (folder / "alerts.yml").write_text(quick)

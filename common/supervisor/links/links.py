@@ -55,6 +55,12 @@ class Links:
         self._shell.handle(api.ADMIT_HOST, self._admit)
         self._shell.handle(api.EXPEL_HOST, self._expel)
         self._shell.handle(api.LIST_LINKS, self._list)
+        self._shell.metrics.read_gauge(
+            "tandem_supervisor_link_up",
+            "1 while the supervisor of the peer answers this one.",
+            lambda: {(host,): float(link.up) for host, link in self._links.items()},
+            labels=("peer",),
+        )
 
     def follow(self, client: AsyncClient) -> None:
         """Keep up with every peer and with SecurityGateway by `client`, as long as the shell lives."""

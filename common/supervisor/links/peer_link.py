@@ -62,6 +62,11 @@ class PeerLink:
             return f"{self.host} has no keys in this TANDEM_HOME: start it on this machine with the same TANDEM_HOME"
         return not_joined(self.host)
 
+    @property
+    def up(self) -> bool:
+        """Whether its supervisor answers."""
+        return self._pulse.up
+
     def told(self) -> links.Link:
         """The link as list_links shows it."""
         now, pulse = self._clock.monotonic(), self._pulse

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -109,10 +108,6 @@ async def test_agents_that_only_the_registry_knows_are_watched_until_they_leave_
         await bench.until("pc2/bare", "degraded")
         bench.registry.say("deregistered", "lone", port=shell.port, location="")
         await until(lambda: bench.verdict("mainpc/lone") == "")
-        targets = bench.folder / "prometheus" / "agents.json"
-        bench.registry.say("registered", "a", port=shell.port)
-        await until(lambda: targets.exists() and "a" in targets.read_text())
-        assert json.loads(targets.read_text())[0]["targets"] == [f"127.0.0.1:{shell.health_port}"]
 
 
 async def test_behind_a_link_services_are_called_and_agents_reached_by_the_way_the_registry_tells(
