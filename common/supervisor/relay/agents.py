@@ -1,4 +1,4 @@
-"""The other hosts' agents on this host's loopback: a port each, at the agent's own number where that is free.
+"""The other hosts' agents on this host's loopback: a port each, at the agent's own number where that is free and nobody's here.
 
 What is offered follows the registry's copy; the ports are told by `list_relays` and on `relays.changed`, and an agent that comes
 back gets the port that it had.
@@ -17,17 +17,18 @@ from common.registry.location import Relayed
 from common.service.call import Call
 from common.service.shell import Shell
 from common.supervisor.relay.forwarder import Forwarder
-from common.supervisor.relay.offers import FarAgent, far_agents
+from common.supervisor.relay.offers import FarAgent, far_agents, local_ports
 from common.supervisor.relay.passage import Locate, Passage
 from common.supervisor.relay.reach import Reach, Since
 from common.supervisor.relay.requests import Requests
 
+_LACK: Final = "relayed agent "
 REMEMBERED: Final = 4_096
 """Agents whose last ports are remembered."""
 
 
 class Agents:
-    """The agents offered here. `supervisor` tells the port here of a far host's supervisor."""
+    """The agents offered here. `supervisor` tells the port here of a far host's supervisor; `spoken_for` numbers are left alone."""
 
     def __init__(
         self,
@@ -37,6 +38,7 @@ class Agents:
         keyed: Callable[[], Iterable[tuple[str, str]]],
         client: AsyncClient,
         supervisor: Callable[[str], int],
+        spoken_for: frozenset[int],
     ) -> None:
         self._shell = shell
         self._hosts = hosts
@@ -44,6 +46,8 @@ class Agents:
         self._keyed = keyed
         self._client = client
         self._supervisor = supervisor
+        self._spoken_for = spoken_for
+        self._local: frozenset[int] = frozenset()
         self._offered: dict[str, tuple[FarAgent, Passage | Requests, api.Relay]] = {}
         self._last: dict[str, tuple[int, int]] = {}
 
@@ -59,7 +63,11 @@ class Agents:
 
     def update(self, agents: Iterable[Agent], *, joined: Callable[[str], bool]) -> None:
         """Offer these agents, as far as they are elsewhere, and no others."""
+        agents = list(agents)
+        self._local = local_ports(agents, self._shell.settings.host)
         wanted = far_agents(agents, self._hosts, self._keyed())
+        for lack in [lack for lack in self._shell.lacks if lack.startswith(_LACK) and lack[len(_LACK) :] not in wanted]:
+            del self._shell.lacks[lack]
         for name in [name for name in self._offered if name not in wanted]:
             _, way, relay = self._offered.pop(name)
             way.close()
@@ -84,7 +92,7 @@ class Agents:
         before = self._offered.pop(name, None)
         if before is not None:
             before[1].close()
-        lack = f"relay {name}"
+        lack = _LACK + name
         try:
             way, relay = self._passage(agent, joined) if agent.over_curve else self._forwarded(agent)
         except TandemError as error:
@@ -103,9 +111,9 @@ class Agents:
         passage = Passage(shell.context, shell.clock, shell.settings.host, far, self._locate)
         last, last_events = self._last.get(far.process, (0, 0))
         try:
-            _bind(passage.open_requests, last, far.ports.port)
+            self._bind(passage.open_requests, last, far.ports.port)
             if far.ports.events_port:
-                _bind(passage.open_events, last_events, far.ports.events_port)
+                self._bind(passage.open_events, last_events, far.ports.events_port)
         except TandemError:
             passage.close()
             raise
@@ -119,9 +127,21 @@ class Agents:
         now = Since(shell.clock.monotonic(), shell.clock.timestamp())
         reach = Reach(far.service, far.host, shell.settings.host, now)
         requests = Requests(shell.context, shell.clock, reach)
-        _bind(requests.open, self._last.get(far.process, (0, 0))[0], far.ports.port)
+        self._bind(requests.open, self._last.get(far.process, (0, 0))[0], far.ports.port)
         requests.lead(lambda own: Forwarder(self._client, far.process, lambda: self._supervisor(far.host), own))
         return requests, api.Relay(agent_name=far.process, host=far.host, port=requests.number)
+
+    def _bind(self, opened: Callable[[int], None], *numbers: int) -> None:
+        """Bind to the first of these numbers (0: none) that is free and nobody's here, else to one of the system's choosing."""
+        for number in dict.fromkeys(numbers):
+            if not number or number in self._spoken_for or number in self._local:
+                continue
+            try:
+                opened(number)
+            except Conflict:
+                continue
+            return
+        opened(0)
 
     def _remember(self, relay: api.Relay) -> None:
         self._last.pop(relay.agent_name, None)
@@ -155,14 +175,3 @@ def _same_way(before: FarAgent, now: FarAgent) -> bool:
     """Whether what was bound for one place of an agent serves for the other: a call passed on finds it by its name."""
     same = before.over_curve == now.over_curve and before.far.host == now.far.host
     return same and (not now.over_curve or bool(before.far.ports.events_port) == bool(now.far.ports.events_port))
-
-
-def _bind(opened: Callable[[int], None], *numbers: int) -> None:
-    """Bind to the first of these numbers (0: none) that is free, else to one of the system's choosing."""
-    for number in dict.fromkeys(number for number in numbers if number):
-        try:
-            opened(number)
-        except Conflict:
-            continue
-        return
-    opened(0)

@@ -13,7 +13,7 @@ from common.api import supervisor as supervisor_api
 from common.api.core_orchestrator import Agent
 from common.config.schema import Ports, Startup
 from common.registry.location import is_own_host
-from common.supervisor.whereabouts import SUPERVISOR, neighbours, public_name, services_of
+from common.supervisor.whereabouts import SUPERVISOR, WELL_KNOWN, neighbours, public_name, services_of
 
 
 class Far(NamedTuple):
@@ -35,6 +35,25 @@ def far_hosts(startup: Startup) -> dict[str, str]:
 def offers(startup: Startup) -> list[Far]:
     """What this host's relay offers."""
     return [offer for host, address in far_hosts(startup).items() for offer in _of(startup, host, address)]
+
+
+def spoken_for(startup: Startup) -> frozenset[int]:
+    """Numbers on this loopback that are never an agent's from elsewhere, even while nobody has them.
+
+    They are those of every well-known service and supervisor, of what else runs here by the startup file, of the neighbours,
+    and of what is offered here: whoever comes back finds its port free, and whoever calls it finds it and nobody else.
+    """
+    near = [startup.peers[name] for name in neighbours(startup)]
+    ports = [
+        *(usual for _, usual in WELL_KNOWN.values()),
+        *(Ports(*usual) for usual in supervisor_api.PORTS.values()),
+        startup.supervisor,
+        *(Ports(entry.port, entry.events_port, entry.health_check_port) for entry in startup.entries),
+        *(Ports(peer.supervisor_port, peer.events_port) for peer in near),
+        *(each for peer in near for each in peer.services.values()),
+        *(far.ports for far in offers(startup)),
+    ]
+    return frozenset(number for each in ports for number in (each.port, each.events_port, each.health_check_port))
 
 
 def _of(startup: Startup, host: str, address: str) -> Iterator[Far]:
@@ -77,3 +96,9 @@ def far_agents(
         for agent in agents
         if agent.location in hosts and agent.liveness != "expired" and is_own_host(agent.host)
     }
+
+
+def local_ports(agents: Iterable[Agent], host: str) -> frozenset[int]:
+    """The numbers that agents of `host` itself are registered with on its loopback."""
+    here = [agent for agent in agents if agent.location == host and is_own_host(agent.host)]
+    return frozenset(port for agent in here for port in (agent.port, agent.events_port, agent.health_check_port))

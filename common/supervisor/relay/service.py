@@ -24,7 +24,7 @@ from common.service.call import Call
 from common.service.shell import Shell
 from common.supervisor.relay.agents import Agents
 from common.supervisor.relay.far_health import FarHealth
-from common.supervisor.relay.offers import Far, far_hosts, offers
+from common.supervisor.relay.offers import Far, far_hosts, offers, spoken_for
 from common.supervisor.relay.passage import Passage
 from common.supervisor.whereabouts import SUPERVISOR
 from common.transport.sockets import Endpoint, Keys
@@ -117,7 +117,15 @@ class Relay:
         shell = self._shell
         self._client = client = AsyncClient(Directory(), shell.clock, shell.rng, at_own_pace(), shell.context)
         self._keys.refresh()
-        self._agents = Agents(shell, self._hosts, self._keys.locate, self._keys.known, client, self._supervisor_port)
+        self._agents = Agents(
+            shell,
+            self._hosts,
+            self._keys.locate,
+            self._keys.known,
+            client,
+            self._supervisor_port,
+            spoken_for(self._startup),
+        )
         for far in offers(self._startup):
             passage = Passage(shell.context, shell.clock, self._startup.host, far, self._keys.locate)
             self._passages.append(passage)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from common.config.schema import Peer, Ports, Service, Startup
-from common.supervisor.relay.offers import Far, far_hosts, offers
+import msgspec
+
+from common.config.schema import Agent, Peer, Ports, Service, Startup
+from common.supervisor.relay.offers import Far, far_hosts, local_ports, offers, spoken_for
+from tests.common.registry.test_copy import agent
 
 PC2 = Peer("10.0.0.2", 7091, 7591)
 CORE = Service("core_orchestrator", ["x"])
@@ -42,3 +45,20 @@ def test_between_neighbours_nothing_is_offered() -> None:
 
 def test_a_host_of_another_name_has_no_health_port_that_anyone_knows() -> None:
     assert offers(startup(far=Peer("10.0.0.3", 7093, 7593)))[0].ports == Ports(7093, 7593, 0)
+
+
+def test_no_number_of_a_service_or_of_what_runs_on_this_loopback_is_an_agent_s_from_elsewhere() -> None:
+    services = {"own_thing": Ports(9001, 9501)}
+    here = startup(
+        pc2=Peer("10.0.0.2", 7091, 7591, services), near=Peer("127.0.0.1", 7099, 7599, {"thing": Ports(9100)})
+    )
+    here = msgspec.structs.replace(here, agents=[Agent("speech", ["x"], port=5555, health_check_port=5556)])
+    kept = spoken_for(here)
+    assert {7000, 7500, 8000, 7003, 7503, 8003, 7090, 7091, 8091, 5555, 5556, 9001, 9501, 7099, 7599, 9100} <= kept
+    assert 5557 not in kept
+
+
+def test_numbers_of_this_host_s_own_agents_are_those_of_its_loopback() -> None:
+    far = msgspec.structs.replace(agent("far", port=5001), location="pc2")
+    lan = msgspec.structs.replace(agent("lan", port=5002), host="10.1.1.1")
+    assert local_ports([agent("here", port=5003), far, lan], "mainpc") - {0} == {5003}

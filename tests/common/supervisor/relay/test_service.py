@@ -23,14 +23,16 @@ from common.client.aio import AsyncClient
 from common.client.directory import Directory
 from common.client.pursuit import Found
 from common.client.settings import at_own_pace
+from common.config.schema import Agent as Startable
 from common.config.schema import Peer, Ports, Startup
-from common.errors import Cancelled, NotFound, TooLarge
+from common.errors import Cancelled, NotFound, TooLarge, Unavailable
 from common.service.call import Call
 from common.service.shell import Shell, ShellSettings
 from common.supervisor.launching import choose_ports
 from common.supervisor.relay.forwarding import Forwarding
 from common.supervisor.relay.passage import Passage
 from common.supervisor.relay.reach import Reach
+from common.supervisor.relay.requests import Requests
 from common.supervisor.relay.service import FarKeys, Relay
 from common.telemetry.system_clock import SystemClock, system_rng
 from common.transport.sockets import Endpoint
@@ -103,6 +105,7 @@ class Hosts:
         self.service = Speaker(self.settings("FarService", "far_service"))
         self.near = Shell(ShellSettings("Supervisor", "near", 0, 0), api.TOPICS)
         self.health_port = choose_ports(Ports()).health_check_port
+        self.resting_port = choose_ports(Ports()).port
         self.relay: Relay
 
     def settings(self, name: str, process: str) -> ShellSettings:
@@ -118,7 +121,8 @@ class Hosts:
             "far": Peer(FAR, self.supervisor.port, self.supervisor.events_port, services),
             "neighbour": Peer("127.0.0.1", 7_099, 7_599),
         }
-        startup = Startup(1, "near", Ports(), peers=peers)
+        resting = Startable("resting", ["x"], port=self.resting_port)
+        startup = Startup(1, "near", Ports(), peers=peers, agents=[resting])
         self.relay = Relay(self.near, startup, FarKeys(self.keys.folder("near"), "near"))
         self.relay.add_routes()
         stack.push_async_callback(self.relay.close)
@@ -386,6 +390,30 @@ async def test_what_is_offered_follows_the_registry_and_an_agent_that_is_back_ha
         made.register(made.far("a", one.port))
         assert await made.relays() == first
         assert made.changes() == [("opened", "a"), ("closed", "a"), ("opened", "a")]
+
+
+async def test_an_agent_from_elsewhere_never_gets_the_number_of_one_that_is_at_home_here(tmp_path: Path) -> None:
+    async with linked(tmp_path) as made:
+        by_hand = choose_ports(Ports()).port
+        at_home = msgspec.structs.replace(agent("home", port=by_hand), location="near")
+        made.register(made.far("a", made.resting_port), made.far("b", by_hand), made.far("c", 7_003), at_home)
+        found = await made.relays()
+        assert set(found) == {"a", "b", "c"}
+        assert not {made.resting_port, by_hand, 7_003} & set(found.values())
+        assert free(made.resting_port)
+
+
+async def test_what_an_agent_lacks_goes_with_the_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise Unavailable("this process can open no more sockets")
+
+    async with linked(tmp_path) as made:
+        with monkeypatch.context() as patched:
+            patched.setattr(Requests, "open", full)
+            made.register(made.far("a", 1))
+        assert list(made.near.lacks.values()) == ["a on far is not offered here: this process can open no more sockets"]
+        made.register()
+        assert made.near.lacks == {}
 
 
 async def test_nobody_of_the_agents_own_host_has_calls_passed_on(tmp_path: Path) -> None:
