@@ -22,6 +22,8 @@ IDLE_S: Final = 900.0
 LATE_S: Final = 86_400.0
 """A point older than this is not taken: its sender was cut off for longer than history is kept finely."""
 AHEAD_S: Final = 60.0
+NOT_FINITE: Final = "not a finite number"
+FAR_TIME: Final = "its time is too far from now"
 
 
 class SeriesKey(NamedTuple):
@@ -93,7 +95,10 @@ class SeriesTable:
         self._series: dict[SeriesKey, Series] = {}
         self._by_agent: dict[str, int] = {}
         self.taken = 0
-        self.dropped: dict[str, int] = {}
+        self._full = f"there are {max_series} series already"
+        self._agent_full = f"the agent has {max_per_agent} series already"
+        self.dropped = dict.fromkeys((NOT_FINITE, FAR_TIME, self._full, self._agent_full), 0)
+        """By reason, each from 0 on: growth is seen from the first one."""
 
     def __len__(self) -> int:
         return len(self._series)
@@ -124,9 +129,9 @@ class SeriesTable:
         key = SeriesKey(name, agent, tuple(sorted(labels.items())) if labels else ())
         series = self._series.get(key)
         if not isfinite(value):
-            return self._drop("not a finite number")
+            return self._drop(NOT_FINITE)
         if not now - LATE_S <= at <= now + AHEAD_S:
-            return self._drop("its time is too far from now")
+            return self._drop(FAR_TIME)
         if series is None:
             problem = self._no_room(agent)
             if problem:
@@ -139,13 +144,13 @@ class SeriesTable:
 
     def _no_room(self, agent: str) -> str:
         if len(self._series) >= self._max:
-            return f"there are {self._max} series already"
+            return self._full
         if self._by_agent.get(agent, 0) >= self._max_per_agent:
-            return f"the agent has {self._max_per_agent} series already"
+            return self._agent_full
         return ""
 
     def _drop(self, why: str) -> str:
-        self.dropped[why] = self.dropped.get(why, 0) + 1
+        self.dropped[why] += 1
         return why
 
     def close(self, now: float) -> list[Closed]:

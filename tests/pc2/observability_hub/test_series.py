@@ -45,6 +45,7 @@ def test_labels_tell_series_apart_whatever_their_order() -> None:
 
 def test_what_is_beyond_a_bound_is_dropped_and_counted() -> None:
     table = SeriesTable(max_series=3, max_per_agent=2)
+    assert list(table.dropped.values()) == [0, 0, 0, 0]
     assert [table.add("a", f"m{n}", 1, {}, NOW, NOW) for n in range(3)] == ["", "", "the agent has 2 series already"]
     assert table.add("b", "m", 1, {}, NOW, NOW) == ""
     assert table.add("c", "m", 1, {}, NOW, NOW) == "there are 3 series already"
