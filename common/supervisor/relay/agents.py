@@ -28,7 +28,7 @@ REMEMBERED: Final = 4_096
 
 
 class Agents:
-    """The agents offered here. `supervisor` tells the port here of a far host's supervisor; `spoken_for` numbers are left alone."""
+    """The agents offered here, at no number that is `spoken_for`; `supervisor` tells the port here of a far host's supervisor."""
 
     def __init__(
         self,
