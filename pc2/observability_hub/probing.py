@@ -27,7 +27,9 @@ from pc2.observability_hub.subjects import Subject, Way
 from pc2.observability_hub.ward import Ward
 
 TURN_S: Final = 0.02
-"""How often it is looked whose turn it is."""
+"""Least time between two turns: those that are due within one are asked together."""
+BEAT_S: Final = 0.25
+"""Most time between two turns, so that the hub's own lateness shows."""
 AT_ONCE: Final = 256
 EXHAUSTED: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
@@ -50,7 +52,8 @@ class Probing:
         self._due: dict[str, float] = {}
         self._under_way: dict[str, asyncio.Task[None]] = {}
         self._links: dict[str, tuple[Way, PlainLink]] = {}
-        self._turns: asyncio.Task[None] | None = None
+        self._turn: asyncio.TimerHandle | None = None
+        self._turn_at = float("-inf")
         self.done = 0
 
     @property
@@ -59,8 +62,8 @@ class Probing:
         return len(self._under_way)
 
     def begin(self) -> None:
-        """Probe until the shell ends."""
-        self._turns = self._shell.spawn(self._take_turns(), "probing")
+        """Probe until it is closed."""
+        self._turn_by(self._now())
 
     def look(self, key: str) -> None:
         """Probe this one in the next turn."""
@@ -68,8 +71,8 @@ class Probing:
 
     def close(self) -> None:
         """Probe no more, and hang up everywhere."""
-        if self._turns is not None:
-            self._turns.cancel()
+        if self._turn is not None:
+            self._turn.cancel()
         for task in self._under_way.values():
             task.cancel()
         for _, link in self._links.values():
@@ -84,22 +87,33 @@ class Probing:
         for key in [key for key in self._links if self._ward.find(key) is None]:
             self._links.pop(key)[1].close()
 
-    async def _take_turns(self) -> None:
-        while True:
-            due = self._now() + TURN_S
-            await asyncio.sleep(TURN_S)
-            self._late(self._now() - due)
-            while self._agenda and self._agenda[0][0] <= self._now() and len(self._under_way) < AT_ONCE:
+    def _turn_by(self, at: float) -> None:
+        """The next turn is at `at`, or a moment after the last one where that is later."""
+        now = self._now()
+        self._turn_at = max(at, now + TURN_S)
+        if self._turn is not None:
+            self._turn.cancel()
+        self._turn = self._shell.loop.call_later(self._turn_at - now, self._take_turn)
+
+    def _take_turn(self) -> None:
+        now = self._now()
+        try:
+            self._late(now - self._turn_at)
+            while self._agenda and self._agenda[0][0] <= now + TURN_S / 2 and len(self._under_way) < AT_ONCE:
                 at, key = heapq.heappop(self._agenda)
                 if self._due.get(key) == at:
                     del self._due[key]
                     self._start(key)
+        finally:
+            self._turn_by(min(self._agenda[0][0] if self._agenda else now + BEAT_S, now + BEAT_S))
 
     def _plan(self, key: str, at: float) -> None:
         if key in self._under_way or self._due.get(key, at + 1) <= at:
             return
         self._due[key] = at
         heapq.heappush(self._agenda, (at, key))
+        if max(at, self._now() + TURN_S) < self._turn_at:
+            self._turn_by(at)
 
     def _start(self, key: str) -> None:
         subject = self._ward.find(key)
