@@ -19,6 +19,7 @@ from common.gpu.process_identity import MACHINE, this_machine
 from tandem.asking import SUPERVISOR, hosts, only, settings
 
 TIMEOUT_S: Final = 1.5
+MOMENT_S: Final = 0.25
 
 
 def host_here(named: str = "", *, other: str = "", invited: str = "") -> str:
@@ -44,11 +45,23 @@ async def _hosts_here(other: str) -> list[str]:
 
 
 async def hosts_here(client: AsyncClient, hosts: list[str]) -> list[str]:
-    """Those of `hosts` whose supervisors run on this machine. Unavailable when there is none."""
-    seen = await asyncio.gather(*(_look(client, host) for host in hosts))
-    here = [host for host, why in zip(hosts, seen, strict=True) if not why]
+    """Those of `hosts` whose supervisors run on this machine. Unavailable when there is none.
+
+    Once one has said that it is here, the others get a moment more: one that were here too would have answered.
+    """
+    looks = {host: asyncio.create_task(_look(client, host)) for host in hosts}
+    waiting = set(looks.values())
+    while waiting:
+        known = any(look.done() and not look.result() for look in looks.values())
+        first = asyncio.FIRST_COMPLETED
+        done, waiting = await asyncio.wait(waiting, timeout=MOMENT_S if known else None, return_when=first)
+        if not done:
+            break
+    for look in waiting:
+        look.cancel()
+    here = [host for host, look in looks.items() if look not in waiting and not look.result()]
     if not here:
-        reasons = "; ".join(f"{host}: {why}" for host, why in zip(hosts, seen, strict=True))
+        reasons = "; ".join(f"{host}: {look.result()}" for host, look in looks.items())
         mend = "start this host's supervisor, or say which host this is with TANDEM_HOST or --host"
         raise Unavailable(f"no supervisor runs on this machine ({reasons})", mend=mend)
     return here

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
-from typing import Final
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from typing import Any, Final
 
 import msgspec
 
@@ -21,8 +22,10 @@ from tandem.output import age, shortfall, size
 
 GRACE_S: Final = 10.0
 """An answer may come so long after the wait ended."""
-RESTART_S: Final = 4.0
+RESTART_S: Final = 1.5
 """A ResourceManager that went away midway is waited for this long, so that its queue is not left in a hurry."""
+FIRST_WORD_S: Final = 0.7
+"""ResourceManager says at once what it makes of a request; where nothing comes, its host is gone or hangs."""
 PAUSE_S: Final = 0.2
 RENEWALS_PER_TTL: Final = 3
 MEASURE_S: Final = 2.0
@@ -85,7 +88,7 @@ class Asking:
                 return await self._once(target)
             except (Interrupted, Unavailable) as error:
                 now = time.monotonic()
-                if lost_at is None and (self._last is not None or isinstance(error, Interrupted)):
+                if lost_at is None and self._last is not None:
                     lost_at = now
                 if lost_at is None or now - lost_at > RESTART_S:
                     raise Unavailable(error.message) from None
@@ -94,11 +97,15 @@ class Asking:
     async def _once(self, target: str) -> LeaseGranted:
         left_s = max(0.0, self._request.wait_s - (time.monotonic() - self._began))
         asked = msgspec.structs.replace(self._request, wait_s=left_s)
-        async for item in self._client.stream(target, leases.ACQUIRE_LEASE, asked, timeout_s=left_s + GRACE_S):
-            if isinstance(item, LeaseGranted):
-                return item
-            self._last = item
-            self._progress(item)
+        stream = self._client.stream(target, leases.ACQUIRE_LEASE, asked, timeout_s=left_s + GRACE_S)
+        patience_s = FIRST_WORD_S if target == resource_manager.SERVICE else None
+        async with aclosing(stream) as items:
+            while (item := await _next(items, patience_s)) is not None:
+                if isinstance(item, LeaseGranted):
+                    return item
+                patience_s = None
+                self._last = item
+                self._progress(item)
         raise Interrupted(f"{target} ended its answer without one")
 
     def _gave_up(self, refusal: NoCapacity) -> NoCapacity:
@@ -116,6 +123,15 @@ class Asking:
             "reason": refusal.message,
         }
         return NoCapacity(text, retry_after_ms=refusal.retry_after_ms, **(told | own))
+
+
+async def _next(items: AsyncGenerator[Any, None], patience_s: float | None) -> Any:
+    """The next item, None after the last. Unavailable when nothing came in `patience_s` (None: as long as the call lasts)."""
+    try:
+        async with asyncio.timeout(patience_s):
+            return await anext(items, None)
+    except TimeoutError:
+        raise Unavailable(f"it said nothing within {patience_s} s") from None
 
 
 class Holding:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar, overload
@@ -300,7 +300,7 @@ class AsyncClient:
 
     async def stream(
         self, target: str, verb: AnyVerb | str, request: Any = None, *, timeout_s: float | None = None
-    ) -> AsyncIterator[Any]:
+    ) -> AsyncGenerator[Any, None]:
         """The parts of a streamed reply, then the final reply as the last item. Never sent twice."""
         known = verb_named(verb, target) if isinstance(verb, str) else verb
         now = self._now()
@@ -389,8 +389,8 @@ class AsyncClient:
         return self._guard.stats(self._clock.monotonic())
 
     def breaker_at(self, endpoint: Endpoint) -> tuple[State, float]:
-        """The state of one endpoint's breaker, and for how many seconds it lets nothing through."""
-        return self._guard.state_at(endpoint.address, self._now())
+        """The state of one endpoint's breaker, and when an open one lets a probe through (monotonic seconds)."""
+        return self._guard.state_at(endpoint.address)
 
     async def _sweep(self) -> None:
         while True:

@@ -1,6 +1,6 @@
 """Where an agent answers, as seen from the asker: look-ups are relative.
 
-A loopback address means the registrant's own host. On that host it is good as it is; elsewhere a caller that speaks CURVE gets the
+A loopback address means the registrant's own host. On that host it is good as it is; elsewhere who speaks CURVE gets the
 host's LAN address with the agent's server key, and everyone else a port of the relay on the asker's own loopback. Where both
 hosts are one machine there is no way to go, and loopback is good everywhere.
 
