@@ -15,7 +15,7 @@ import shutil
 import signal
 import subprocess
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,6 +147,14 @@ class TwoHosts:
         chain = f"type filter hook input priority 0; ip saddr {sender.address} drop;"
         rules = f"table inet {TABLE} {{ chain arriving {{ {chain} }}; }}"
         _ip("netns", "exec", receiver.namespace, "nft", rules)
+
+    def cut_ports(self, host: LabHost, ports: Sequence[int], *, both_ways: bool = True) -> None:
+        """From now on nothing from the other host arrives at these ports of `host`, and with `both_ways` nothing leaves them."""
+        numbers = ", ".join(map(str, ports))
+        way_in = f"type filter hook input priority 0; iifname {CABLE} tcp dport {{ {numbers} }} drop;"
+        way_out = f"type filter hook output priority 0; oifname {CABLE} tcp sport {{ {numbers} }} drop;"
+        chains = f"chain arriving {{ {way_in} }};" + (f" chain leaving {{ {way_out} }};" if both_ways else "")
+        _ip("netns", "exec", host.namespace, "nft", f"table inet {TABLE} {{ {chains} }}")
 
     def heal(self) -> None:
         """Undo every cut and plug in every cable."""

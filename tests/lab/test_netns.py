@@ -58,6 +58,17 @@ def test_a_one_way_cut_lets_datagrams_through_the_other_way(two_hosts: TwoHosts)
             there.recv(16)
 
 
+@pytest.mark.parametrize("both_ways", [True, False])
+def test_a_cut_port_is_cut_from_the_other_host_alone(two_hosts: TwoHosts, both_ways: bool) -> None:
+    with listener(two_hosts.pc2) as cut, listener(two_hosts.pc2) as whole:
+        two_hosts.cut_ports(two_hosts.pc2, [cut.getsockname()[1], 1], both_ways=both_ways)
+        assert not reaches(two_hosts.mainpc, cut)
+        assert reaches(two_hosts.pc2, cut)
+        assert reaches(two_hosts.mainpc, whole)
+        two_hosts.heal()
+        assert reaches(two_hosts.mainpc, cut)
+
+
 def test_a_pulled_cable_is_no_change_of_carrier_for_the_other_host(two_hosts: TwoHosts) -> None:
     with listener(two_hosts.pc2) as server:
         two_hosts.pull_cable(two_hosts.mainpc)

@@ -1,8 +1,8 @@
 """A seeded schedule of faults on two hosts under load: what was acknowledged is there, no card is over-granted, every wait ends.
 
-Each fault is one of FAULTS on one of its targets, for a while, then undone; before the next one the fabric has to be well
-again within RECOVERY_S. `make test` runs a dozen; `TANDEM_FAULTS=200 TANDEM_SEED=7` that many from that seed (`make soak`). The
-story of a run is printed, so that a failing seed can be replayed and read.
+Each fault is one of FAULTS on one of its targets (a disk's and a clock's is every process of a host), for a while, then undone;
+before the next one the fabric has to be well again within RECOVERY_S. `make test` runs a dozen, `TANDEM_FAULTS=200
+TANDEM_SEED=7` that many from that seed (`make soak`). The story of a run is printed, so that a failing seed can be replayed.
 """
 
 from __future__ import annotations
@@ -30,10 +30,11 @@ from tests.system.conftest import ECHO
 
 FAULTS_RUN = int(os.environ.get("TANDEM_FAULTS", "12"))
 SEED = int(os.environ.get("TANDEM_SEED", "1"))
-RECOVERY_S = 60.0
+RECOVERY_S = 30.0
 LONGEST_S = 30.0
 """No call of the load may last longer: its own budget is 5 s, and a stopped process answers nobody."""
 PROCESSES = (*SERVICES, *SUPERVISORS)
+LINK = "the link"
 KINDS = ("registrations", "requests", "leases", "tasks", "errors", "revocations", "look-ups")
 HOLD = [sys.executable, str(Path(__file__).resolve().parents[2] / "examples" / "hold_vram.py")]
 
@@ -60,16 +61,34 @@ def stop(fabric: TwoHostFabric, target: str, rng: random.Random) -> None:
             os.kill(pid, signal.SIGCONT)
 
 
-def cut(fabric: TwoHostFabric, _target: str, rng: random.Random) -> None:
-    """Nothing passes between the hosts for a while."""
-    fabric.lab.cut()
+def cut(fabric: TwoHostFabric, target: str, rng: random.Random) -> None:
+    """Nothing passes for a while between the hosts, or between one process and the other host."""
+    if target == LINK:
+        fabric.lab.cut()
+    else:
+        fabric.lab.cut_ports(fabric.host(host_of(target)), ports_of(target))
     _while_it_lasts(fabric, rng)
 
 
 def cut_one_way(fabric: TwoHostFabric, target: str, rng: random.Random) -> None:
-    """Nothing from the host passes for a while, and everything to it."""
-    fabric.lab.cut_one_way(fabric.host(target), fabric.host(fabric.other(target)))
+    """Nothing from the host passes for a while, or nothing to the process; the other way stays open."""
+    if target == LINK:
+        sender = rng.choice(list(PACKAGES))
+        fabric.lab.cut_one_way(fabric.host(sender), fabric.host(fabric.other(sender)))
+    else:
+        fabric.lab.cut_ports(fabric.host(host_of(target)), ports_of(target), both_ways=False)
     _while_it_lasts(fabric, rng)
+
+
+def host_of(process: str) -> str:
+    """The host a service or supervisor runs on."""
+    return SERVICES[process][0] if process in SERVICES else process
+
+
+def ports_of(process: str) -> tuple[int, int]:
+    """The request and the events port of a service or supervisor."""
+    port = SERVICES[process][1] if process in SERVICES else SUPERVISORS[process]
+    return port, port + 500
 
 
 def pull_cable(fabric: TwoHostFabric, target: str, rng: random.Random) -> None:
@@ -102,8 +121,8 @@ def fill_disk(fabric: TwoHostFabric, target: str, rng: random.Random) -> None:
 FAULTS: dict[str, tuple[Callable[[TwoHostFabric, str, random.Random], None], tuple[str, ...]]] = {
     "kill -9": (kill, PROCESSES),
     "SIGSTOP": (stop, PROCESSES),
-    "cut": (cut, ("the link",)),
-    "one-way cut": (cut_one_way, tuple(PACKAGES)),
+    "cut": (cut, (LINK, *PROCESSES)),
+    "one-way cut": (cut_one_way, (LINK, *PROCESSES)),
     "switch port down": (pull_cable, tuple(PACKAGES)),
     "disk full": (fill_disk, tuple(PACKAGES)),
 }
