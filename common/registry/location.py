@@ -72,6 +72,14 @@ class Routes:
         return here in self.addresses and self.addresses[here] == self.addresses.get(there)
 
 
+def is_foreign_loopback(asked: RegisterAgent, caller_host: str, routes: Routes) -> bool:
+    """Whether a caller names the loopback of another machine: calls would be passed on there, so only who is on it may."""
+    location = asked.location or caller_host
+    if location == caller_host or location not in routes.addresses or not is_own_host(asked.host):
+        return False
+    return not routes.one_machine(caller_host, location)
+
+
 def endpoint_for(entry: Located, asker: Asker, routes: Routes) -> Endpoint:
     """Where `asker` finds the agent; Unavailable when no way leads from its host to the agent's."""
     asked = entry.asked

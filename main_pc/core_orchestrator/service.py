@@ -18,8 +18,8 @@ from common.api.words import Empty
 from common.client.directory import Directory
 from common.client.opening import open_async_client
 from common.client.settings import ClientSettings
-from common.errors import NotFound, TandemError
-from common.registry.location import Asker, Routes, endpoint_for, is_own_host
+from common.errors import Forbidden, NotFound, TandemError
+from common.registry.location import Asker, Routes, endpoint_for, is_foreign_loopback, is_own_host
 from common.resilience.breaker import BreakerSettings
 from common.service.call import Call
 from common.service.process import run_service
@@ -147,6 +147,11 @@ class CoreOrchestrator:
     # the registry's verbs
 
     def _register(self, asked: api.RegisterAgent, call: Call) -> api.Registered:
+        if is_foreign_loopback(asked, call.host, self._routes):
+            text = (
+                f"{call.identity} is on {call.host} and cannot offer what answers on the loopback of {asked.location}"
+            )
+            raise Forbidden(text, mend=f"register {asked.agent_name} from {asked.location} itself")
         self.shell.journal.begin()
         self._apply(self._registry.register(asked, home=call.host, at=self._turns.at()))
         return api.Registered(boot=self.shell.boot)

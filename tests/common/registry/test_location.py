@@ -4,7 +4,7 @@ import pytest
 
 from common.api.core_orchestrator import RegisterAgent
 from common.errors import Unavailable
-from common.registry.location import Asker, Relayed, Routes, endpoint_for, is_own_host
+from common.registry.location import Asker, Relayed, Routes, endpoint_for, is_foreign_loopback, is_own_host
 from main_pc.core_orchestrator.registry import Entry
 
 LAN = Routes(addresses={"mainpc": "10.0.0.1", "pc2": "10.0.0.2"})
@@ -96,3 +96,18 @@ def test_without_a_way_it_is_unavailable_and_says_which_is_missing(routes: Route
 def test_who_speaks_curve_without_a_known_address_needs_the_relay_too() -> None:
     with pytest.raises(Unavailable):
         endpoint_for(on_pc2(), Asker("mainpc", curve=True), Routes())
+
+
+@pytest.mark.parametrize(
+    ("caller", "routes", "foreign"),
+    [
+        ("mainpc", LAN, True),
+        ("pc2", LAN, False),
+        ("mainpc", Routes(addresses={"mainpc": "10.0.0.1", "pc2": "10.0.0.1"}), False),
+        ("mainpc", Routes(addresses=LAN.addresses, near=frozenset({"mainpc", "pc2"})), False),
+        ("mainpc", Routes(), False),
+    ],
+)
+def test_the_loopback_of_another_machine_is_foreign(caller: str, routes: Routes, foreign: bool) -> None:
+    assert is_foreign_loopback(on_pc2().asked, caller, routes) is foreign
+    assert not is_foreign_loopback(on_pc2("10.0.0.2").asked, caller, routes)
