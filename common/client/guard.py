@@ -53,10 +53,13 @@ class Guard:
             self._endpoints[address] = guards
         return guards
 
-    def state_at(self, address: str, now: float) -> tuple[State, float]:
-        """An endpoint's breaker, and for how many seconds it lets nothing through; closed for one that was never called."""
+    def state_at(self, address: str) -> tuple[State, float]:
+        """An endpoint's breaker, and when an open one lets a probe through; closed for one that was never called.
+
+        A moment and not a span: whoever adds a span to a later clock than it was taken from waits for ever.
+        """
         guards = self._endpoints.get(address)
-        return (State.CLOSED, 0.0) if guards is None else (guards.breaker.state, guards.breaker.retry_in_s(now))
+        return (State.CLOSED, 0.0) if guards is None else (guards.breaker.state, guards.breaker.retry_at)
 
     @contextmanager
     def attempt(self, guards: Endangered, clock: Clock) -> Iterator[Attempt]:

@@ -186,6 +186,11 @@ class Breaker:
             retry_in_s=self.retry_in_s(now),
         )
 
+    @property
+    def retry_at(self) -> float:
+        """When it lets a probe through, in the seconds of `now`; 0 unless it is open."""
+        return self._cool_at if self.state is State.OPEN else 0.0
+
     def retry_in_s(self, now: float) -> float:
         """For how long nothing passes; 0 unless it is open and still cooling."""
         return max(0.0, self._cool_at - now) if self.state is State.OPEN else 0.0

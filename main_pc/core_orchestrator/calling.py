@@ -50,7 +50,6 @@ class Calling:
         ended: Ended,
         part: Callable[[str, int, Any], None],
     ) -> None:
-        self._now = shell.clock.monotonic
         self._client = client
         self._registry = registry
         self._routes = routes
@@ -67,10 +66,9 @@ class Calling:
     def breaker_of(self, agent_name: str) -> tuple[Breaker, float]:
         """The agent's breaker, and when an open one lets a probe through (monotonic seconds)."""
         try:
-            state, retry_in_s = self._client.breaker_at(self._found(agent_name).endpoint)
+            return self._client.breaker_at(self._found(agent_name).endpoint)
         except Unavailable:
             return Breaker.CLOSED, 0.0
-        return state, self._now() + retry_in_s
 
     def start(self, send: Send) -> None:
         """Call the agent; its end is told later, never from within this call."""

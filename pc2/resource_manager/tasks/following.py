@@ -75,10 +75,7 @@ class Following:
     def reach(self, agent_name: str) -> tuple[Breaker, float] | None:
         """The agent's breaker, and when an open one lets a probe through (monotonic seconds); None: its place is not known."""
         found = self._places.get(agent_name)
-        if found is None:
-            return None
-        state, retry_in_s = self._agents.breaker_at(found.endpoint)
-        return state, self._shell.clock.monotonic() + retry_in_s
+        return None if found is None else self._agents.breaker_at(found.endpoint)
 
     def doubt(self, agent_name: str) -> None:
         """The agent was not where it is called: it is asked for anew, for a way that leads to it may have changed."""

@@ -152,6 +152,14 @@ def test_closing_resets_the_cool_down() -> None:
     assert it.stats(7.0).opened == 3
 
 
+def test_when_it_is_tried_again_is_a_moment_that_stays_where_it_is() -> None:
+    it = opened()
+    at = it.retry_at
+    assert at > 0
+    assert isinstance(it.permit(at), Permit)
+    assert it.retry_at == 0.0
+
+
 def test_slow_probes_open_it_again() -> None:
     it = opened()
     call(it, Weight.SUCCESS, 2.0, elapsed_s=5.0)

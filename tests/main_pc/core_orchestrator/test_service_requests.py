@@ -324,6 +324,25 @@ async def test_a_breaker_that_is_open_holds_requests_back_and_shows_in_stats() -
         )
 
 
+async def test_what_a_breaker_held_back_is_answered_once_its_agent_is_mended() -> None:
+    is_mended = False
+
+    async def broken(_request: Dict, _call: Call) -> Dict:
+        if not is_mended:
+            raise RuntimeError("a bug")
+        return {"result": "fine"}
+
+    async with core() as hub, native_agent("a", text=broken) as agent:
+        await hub.register("a", agent.port, "text", **NATIVE)
+        for _ in range(10):
+            await hub.submit("text", data="x")
+        waiting = await hub.submit("text", data="x", wait=False)
+        assert waiting["state"] == "queued"
+        is_mended = True
+        ended = await hub.until_state(waiting["request_id"], "done")
+        assert ended["result"] == "fine"
+
+
 @pytest.mark.parametrize(
     "answer",
     [{"status": "error", "error": "no such page", "code": "not_found"}, {"status": "success", "result": 2**70}],

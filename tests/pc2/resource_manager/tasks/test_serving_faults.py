@@ -57,6 +57,24 @@ async def test_an_outcome_of_a_call_that_nobody_made_is_let_go() -> None:
         assert (await tasks.get(task_id))["state"] == "running"
 
 
+async def test_a_task_that_a_breaker_held_back_is_done_once_its_agent_is_mended() -> None:
+    is_mended = False
+
+    async def broken(_asked: Dict, _call: Call) -> Dict:
+        if not is_mended:
+            raise RuntimeError("a bug")
+        return {"result": "fine"}
+
+    async with core() as one, queue(one) as tasks, task_agent("frail", say=broken) as agent:
+        await one.register("frail", agent.port, "say", dress="native")
+        for _ in range(10):
+            await tasks.until_state(await tasks.submit("say", max_attempts=1), "dead")
+        task_id = await tasks.submit("say", max_attempts=1)
+        assert "the breaker is open for frail" in (await tasks.get(task_id))["reason"]
+        is_mended = True
+        assert (await tasks.until_state(task_id, "done"))["result"] == "fine"
+
+
 async def test_while_nothing_can_be_committed_a_lost_agents_calls_are_heard_out() -> None:
     gate, store = Gate(), FullStore()
     async with core() as one, queue(one, store) as tasks, task_agent("slow", say=gate.work) as agent:
