@@ -15,7 +15,7 @@ from common.config.settings import AgentEnvironment
 from common.errors import TandemError
 from common.reporting.handler import report_everything, report_from_loop
 from common.reporting.reporter import ErrorReporter
-from common.service.loop import on_stop_signal, run
+from common.service.loop import allow_many_files, on_stop_signal, run
 from common.service.settings import ShellSettings
 from common.service.shell import Shell
 from common.store.open import open_store
@@ -49,6 +49,7 @@ def run_service(
     nobody wants elsewhere (TANDEM_STORE) lie in the host's home. What it logs as an error is reported. `durability` is the
     strongest that it asks of its store.
     """
+    allow_many_files()
     environment = AgentEnvironment.read()
     host = environment.host or home_host
     settings = ShellSettings(

@@ -24,7 +24,7 @@ from common.config.settings import Settings
 from common.config.units import format_seconds
 from common.errors import TandemError
 from common.reporting.handler import report_everything, report_from_loop
-from common.service.loop import on_stop_signal, run
+from common.service.loop import allow_many_files, on_stop_signal, run
 from common.supervisor.board import Board, open_board
 from common.supervisor.home import HostHome
 from common.supervisor.launching import lacking, missing_wrappers
@@ -41,6 +41,7 @@ LOG_KEEP: Final = 3
 def main(default_config: Path, arguments: Sequence[str]) -> int:
     """The door; its exit code."""
     options = _options(default_config, arguments)
+    allow_many_files()
     try:
         settings = Settings.read()
     except TandemError as error:

@@ -7,6 +7,7 @@ where the watchdog is gone too.
 
 from __future__ import annotations
 
+import resource
 import shutil
 import socket
 import sys
@@ -19,6 +20,7 @@ from common.config.schema import Entry, Limits, Ports, Startup, fill
 from common.config.settings import MARK, AgentEnvironment
 from common.errors import NotFound
 from common.security.keyfiles import keys_folder
+from common.service.loop import FILES_AT_START
 from common.supervisor.whereabouts import outward
 
 
@@ -95,8 +97,8 @@ def _wrappers(limits: Limits, survives: bool) -> list[str]:
 
 def _steps(limits: Limits, survives: bool) -> list[list[str]]:
     steps = [] if survives else [["setpriv", "--pdeathsig", "KILL"]]
-    rlimits = [("data", limits.memory_bytes), ("nofile", limits.open_files)]
-    flags = [f"--{name}={int(value)}" for name, value in rlimits if value is not None]
+    rlimits = [("data", limits.memory_bytes), ("nofile", limits.open_files or _files_at_start())]
+    flags = [f"--{name}={value}" for name, value in rlimits if value is not None]
     if flags:
         steps.append(["prlimit", *flags])
     if limits.nice:
@@ -104,3 +106,9 @@ def _steps(limits: Limits, survives: bool) -> list[list[str]]:
     if limits.cpus:
         steps.append(["taskset", "--cpu-list", ",".join(str(cpu) for cpu in limits.cpus)])
     return steps
+
+
+def _files_at_start() -> str | None:
+    """The soft limit on open files, where the supervisor has raised its own since: what calls select() is safe below it alone."""
+    raised = resource.getrlimit(resource.RLIMIT_NOFILE)[0] != FILES_AT_START
+    return f"{FILES_AT_START}:" if raised else None

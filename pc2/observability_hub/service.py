@@ -7,7 +7,6 @@ followed in `watching`, everybody is asked in `probing` and `scraping`, the ward
 from __future__ import annotations
 
 import asyncio
-import resource
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
@@ -247,16 +246,8 @@ def _is_near(directory: Directory, host: str) -> bool:
     return place is not None and place.requests.address.startswith((f"tcp://{LOOPBACK}:", "tcp://localhost:"))
 
 
-def _room_for_many() -> None:
-    """As many descriptors as this process may have: each agent that is watched takes a few."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
 def main() -> int:
     """The process; its exit status."""
-    _room_for_many()
     environment = AgentEnvironment.read()
     folder = environment.home / (environment.host or HOST)
     return run_service(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 import sys
 
 import pytest
@@ -39,3 +40,12 @@ def test_a_stop_signal_means_stop(number: signal.Signals) -> None:
         assert loop.run(main())
     finally:
         sys.setswitchinterval(before)
+
+
+def test_a_process_may_open_as_many_files_as_its_hard_limit_allows() -> None:
+    script = (
+        "import resource as r; r.setrlimit(r.RLIMIT_NOFILE, (200, 3_000)); from common.service import loop; "
+        "loop.allow_many_files(); print(r.getrlimit(r.RLIMIT_NOFILE), loop.FILES_AT_START)"
+    )
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert told.stdout == "(3000, 3000) 200\n"

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import resource
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -43,6 +46,18 @@ def test_limits_become_wrappers_in_front_of_the_command(tmp_path: Path) -> None:
     assert prepared.cwd == "/"
 
 
+def test_a_child_may_open_as_many_files_as_its_supervisor_was_started_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launching, "FILES_AT_START", 77)
+    prepared = prepare(startup(), Agent(name="a", command=["sh"]), tmp_path, "", {"PATH": "/bin:/usr/bin"})
+    assert prepared.argv == ["setpriv", "--pdeathsig", "KILL", "prlimit", "--nofile=77:", "sh"]
+    show = ["sh", "-c", "ulimit -S -n; ulimit -H -n"]
+    told = subprocess.run([*prepared.argv[:-1], *show], capture_output=True, text=True, timeout=60, check=True)
+    soft, hard = told.stdout.split()
+    assert (soft, hard) == ("77", str(resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+
+
 def test_a_program_that_is_not_there_is_told_by_name(tmp_path: Path) -> None:
     for command in ("no-such-program", "./no-such-program"):
         with pytest.raises(NotFound, match=f"there is no program '{command}' to run"):
@@ -57,6 +72,6 @@ def test_chosen_ports_differ_and_given_ones_stay() -> None:
 
 def test_wrappers_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     agents = startup(Agent(name="a", command=["x"], limits=Limits(nice=1)), Agent(name="b", command=["x"]))
-    monkeypatch.setattr(launching.shutil, "which", lambda program: None)
+    monkeypatch.setattr(shutil, "which", lambda program: None)
     assert missing_wrappers(agents) == ["nice", "setpriv"]
     assert missing_wrappers(startup()) == []
