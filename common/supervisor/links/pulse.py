@@ -6,7 +6,6 @@ One answer brings it up. It is down after MISSES pings in a row without one, so 
 from __future__ import annotations
 
 from collections import deque
-from statistics import median
 from typing import Final
 
 MISSES: Final = 2
@@ -28,7 +27,10 @@ class Pulse:
     @property
     def round_trip_s(self) -> float | None:
         """The median of the last answers' round trips; None while it is down."""
-        return median(self._trips) if self.up else None
+        if not self.up:
+            return None
+        trips, middle = sorted(self._trips), len(self._trips) // 2
+        return (trips[middle] + trips[~middle]) / 2
 
     def heard(self, now: float, round_trip_s: float) -> bool:
         """An answer came; whether the link came up with it."""
