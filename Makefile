@@ -35,7 +35,7 @@ start-pc2: install ## run PC2's supervisor on this machine
 	@$(BIN)/python -m pc2
 
 demo: install $(STAMPS)/examples ## do the main job on real input and compare the answers with the truth
-	@$(BIN)/python examples/demo.py
+	@$(BIN)/python -m examples.demo
 
 test: lint types contracts packages $(STAMPS)/examples ## run every check and every test, then list what could not run here and why
 	@rm -rf $(BUILD)/coverage $(BUILD)/could-not-run.txt && mkdir -p $(BUILD)/coverage
