@@ -42,7 +42,7 @@ class Recording:
         self._aside = ThreadPoolExecutor(1, "metric history")
         self._deliveries = Deliveries()
         self._waiting: list[Closed] = []
-        self._marks: list[Delivered] = []
+        self._marks: dict[str, Delivered] = {}
         self._writing = asyncio.Lock()
         self._remembers = False
         self.writes = 0
@@ -79,7 +79,7 @@ class Recording:
         """Writes what is new; what cannot be written waits for the next time."""
         async with self._writing:
             self._waiting += self.table.close(self._wall())
-            self._marks += self._deliveries.changed()
+            self._marks |= {one.sender: one for one in self._deliveries.changed()}
             try:
                 await self._write()
             except TandemError as error:
@@ -87,8 +87,6 @@ class Recording:
                 self._shell.problems[PROBLEM] = error.message
                 self._bound()
             else:
-                self.writes += 1
-                self._waiting, self._marks = [], []
                 self._shell.problems.pop(PROBLEM, None)
 
     async def _write(self) -> None:
@@ -96,8 +94,10 @@ class Recording:
         if not self._remembers:
             self._deliveries.load(await run(self._aside, self._history.delivered))
             self._remembers = True
-        await run(self._aside, self._history.write, list(self._waiting), list(self._marks), now)
-        if self.writes % FORGET_EVERY == 0:
+        await run(self._aside, self._history.write, list(self._waiting), list(self._marks.values()), now)
+        self._waiting, self._marks = [], {}  # they are kept, whatever comes of the rest
+        self.writes += 1
+        if self.writes % FORGET_EVERY == 1:
             await run(self._aside, self._history.forget, now)
 
     def _bound(self) -> None:
@@ -118,8 +118,8 @@ class Recording:
         start = asked.start.timestamp() if asked.start is not None else None
         end = asked.end.timestamp() if asked.end is not None else None
         exact = span(start, end, asked.step_s, self._wall())
-        fresh = self._fresh(asked)
         kept, more = await self._kept(asked, exact)
+        fresh = self._fresh(asked)  # only now: what a write under way was to keep is in `kept`
         found: dict[SeriesKey, tuple[MetricKind, list[Bucket]]] = {key: (kind, rows) for key, kind, rows in kept}
         for key, (kind, rows) in fresh.items():
             there = found.get(key)

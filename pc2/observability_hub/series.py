@@ -22,7 +22,10 @@ IDLE_S: Final = 900.0
 LATE_S: Final = 86_400.0
 """A point older than this is not taken: its sender was cut off for longer than history is kept finely."""
 AHEAD_S: Final = 60.0
+LARGEST: Final = 1e200
+"""So that no sum of points is beyond what a number can be."""
 NOT_FINITE: Final = "not a finite number"
+TOO_LARGE: Final = f"a number beyond {LARGEST:g}"
 FAR_TIME: Final = "its time is too far from now"
 
 
@@ -97,7 +100,7 @@ class SeriesTable:
         self.taken = 0
         self._full = f"there are {max_series} series already"
         self._agent_full = f"the agent has {max_per_agent} series already"
-        self.dropped = dict.fromkeys((NOT_FINITE, FAR_TIME, self._full, self._agent_full), 0)
+        self.dropped = dict.fromkeys((NOT_FINITE, TOO_LARGE, FAR_TIME, self._full, self._agent_full), 0)
         """By reason, each from 0 on: growth is seen from the first one."""
 
     def __len__(self) -> int:
@@ -130,6 +133,8 @@ class SeriesTable:
         series = self._series.get(key)
         if not isfinite(value):
             return self._drop(NOT_FINITE)
+        if abs(value) > LARGEST:
+            return self._drop(TOO_LARGE)
         if not now - LATE_S <= at <= now + AHEAD_S:
             return self._drop(FAR_TIME)
         if series is None:

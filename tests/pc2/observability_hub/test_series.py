@@ -45,14 +45,15 @@ def test_labels_tell_series_apart_whatever_their_order() -> None:
 
 def test_what_is_beyond_a_bound_is_dropped_and_counted() -> None:
     table = SeriesTable(max_series=3, max_per_agent=2)
-    assert list(table.dropped.values()) == [0, 0, 0, 0]
+    assert list(table.dropped.values()) == [0, 0, 0, 0, 0]
     assert [table.add("a", f"m{n}", 1, {}, NOW, NOW) for n in range(3)] == ["", "", "the agent has 2 series already"]
     assert table.add("b", "m", 1, {}, NOW, NOW) == ""
     assert table.add("c", "m", 1, {}, NOW, NOW) == "there are 3 series already"
     assert table.add("a", "m0", math.nan, {}, NOW, NOW) == "not a finite number"
+    assert table.add("a", "m0", -1e201, {}, NOW, NOW) == "a number beyond 1e+200"
     assert table.add("a", "m0", 1, {}, NOW - LATE_S - 1, NOW) == "its time is too far from now"
     assert table.add("a", "m0", 1, {}, NOW + 120, NOW) == "its time is too far from now"
-    assert (table.taken, sum(table.dropped.values()), len(table)) == (3, 5, 3)
+    assert (table.taken, sum(table.dropped.values()), len(table)) == (3, 6, 3)
 
 
 def test_an_idle_series_makes_room_and_its_last_points_are_handed_over() -> None:
