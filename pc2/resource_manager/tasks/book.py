@@ -112,7 +112,8 @@ class TaskBook:
     def restore(self, task: Task, payload: bytes, result: bytes, moment: Moment) -> None:
         """Takes a stored task in; what was to happen after a time happens when its rest, by the wall clock, has passed.
 
-        The rest is never longer than the whole, so that a clock that was set back makes nothing wait for ever.
+        The rest is never longer than the whole, so that a clock that was set back makes nothing wait for ever. An ended task is
+        kept for its whole time again: a clock that was set forward forgets nothing.
         """
         self.next_seq = max(self.next_seq, task.seq + 1)
         entry = self.entries[task.task_id] = Entry(task, payload, 0.0, result=result)
@@ -347,15 +348,19 @@ class TaskBook:
 
     def _keep(self, entry: Entry, moment: Moment) -> None:
         task = entry.task
-        age_s = max(0.0, moment.wall - task.ended_at)
         self.kept.add(
             task.task_id,
             ended_at=task.ended_at,
-            until=moment.now + kept_s(task, self.limits) - age_s,
+            until=moment.now + kept_s(task, self.limits),
             undone=task.state in UNDONE,
-            payload=len(entry.payload),
+            payload=len(entry.payload) + metadata_bytes(task.metadata),
             result=len(entry.result),
         )
+
+
+def metadata_bytes(metadata: dict[str, Any]) -> int:
+    """What a task's metadata counts for against the limits."""
+    return len(msgpack.encode(metadata)) if metadata else 0
 
 
 def kept_s(task: Task, limits: Limits) -> float:

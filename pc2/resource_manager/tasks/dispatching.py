@@ -76,7 +76,7 @@ class Dispatching:
         """Follow the agents and dispatch until the shell ends."""
         self._following.begin(self)
         self._shell.every(TICK_S, self._tick)
-        self._shell.every(WAKE_S, lambda: self.woken(list(self._book.lines.stalls)))
+        self._shell.every(WAKE_S, self._look_again)
 
     async def finish(self, within_s: float) -> None:
         """Send nothing more, and let calls under way end; the next life runs anew what is still running then."""
@@ -140,6 +140,10 @@ class Dispatching:
         """There may be an agent free for these."""
         self._book.lines.wake(capabilities)
         self.dispatch()
+
+    def _look_again(self) -> None:
+        """Lines for which there are agents; where nobody offers what they want only news of an agent can help."""
+        self.woken(self._book.lines.stalls.keys() & self.agents.keys())
 
     def agent_lost(self, agent_name: str) -> None:
         """The agent is gone with what it worked on; while nothing can be committed, its calls are heard out instead."""

@@ -25,7 +25,7 @@ class Kept:
         return len(self._sizes)
 
     def add(self, task_id: str, *, ended_at: float, until: float, undone: bool, payload: int, result: int) -> None:
-        """A task has ended; it is kept `until` (monotonic seconds), with so many bytes of payload and of result."""
+        """A task has ended; it is kept `until` (monotonic seconds), with so many bytes of result, and of `payload` beside it."""
         self._sizes[task_id] = (payload, result)
         self.bytes += payload + result
         self.retention.put(task_id, until)

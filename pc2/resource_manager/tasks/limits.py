@@ -12,9 +12,12 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     queued: Annotated[int, Meta(ge=1, le=10_000_000, description="tasks waiting for one capability")] = 200_000
     active: Annotated[int, Meta(ge=1, le=10_000_000, description="tasks waiting or running in all")] = 400_000
-    active_bytes: Annotated[int, Meta(ge=1024, le=2**40, description="bytes of payload waiting or running")] = (
-        512 * 2**20
+    capabilities: Annotated[int, Meta(ge=1, le=1_000_000, description="capabilities with tasks waiting or running")] = (
+        2_000
     )
+    active_bytes: Annotated[
+        int, Meta(ge=1024, le=2**40, description="bytes of payload and metadata waiting or running")
+    ] = 512 * 2**20
     payload_bytes: Annotated[int, Meta(ge=1024, le=64 * 2**20, description="bytes of one payload")] = 16 * 2**20
     metadata_bytes: Annotated[int, Meta(ge=0, le=2**20, description="bytes of one task's metadata")] = 16 * 2**10
     result_bytes: Annotated[int, Meta(ge=1024, le=64 * 2**20, description="bytes of one result")] = 16 * 2**20
@@ -30,7 +33,9 @@ class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = 15.0
     retry_after_ms: Annotated[int, Meta(ge=1, le=600_000, description="hint to one that found the queue full")] = 1_000
     kept: Annotated[int, Meta(ge=0, le=10_000_000, description="ended tasks kept")] = 100_000
-    kept_bytes: Annotated[int, Meta(ge=0, le=2**40, description="bytes of results and payloads kept")] = 256 * 2**20
+    kept_bytes: Annotated[int, Meta(ge=0, le=2**40, description="bytes of results, payloads and metadata kept")] = (
+        256 * 2**20
+    )
     undone_s: Annotated[
         float, Meta(ge=0, le=31_536_000, description="seconds at least that a task which ended undone is kept")
     ] = 604_800.0

@@ -30,7 +30,7 @@ from common.dispatch.provider import Offers
 from common.dispatch.rule import Chosen, Wait, Wish, choose
 from common.errors import Cancelled, Code, Conflict, DeadlineExceeded, Interrupted, Overloaded, TandemError, TooLarge
 from common.resilience.idempotency import Answered, Scope, digest
-from pc2.resource_manager.tasks.book import TaskBook
+from pc2.resource_manager.tasks.book import TaskBook, metadata_bytes
 from pc2.resource_manager.tasks.retry import verdict
 from pc2.resource_manager.tasks.task import (
     ACTIVE,
@@ -86,12 +86,12 @@ class Tasks:
             if isinstance(claim, Answered):
                 return Submitted(claim.reply.decode(), True, Decision())
         try:
-            self._admit_metadata(asked)
-            self._admit(asked.capability, len(payload))
+            size = self._size(asked, payload)
+            self._admit(asked.capability, size)
         except TandemError:
             self._book.replies.abandon(scope)
             raise
-        accepted = Accepted(self._task(asked, identity, host, task_id, len(payload), moment), payload)
+        accepted = Accepted(self._task(asked, identity, host, task_id, size, moment), payload)
         keys: list[Fact] = []
         if asked.idempotency_key:
             keys += self._book.replies.settle(scope, task_id.encode(), moment.wall)
@@ -224,8 +224,8 @@ class Tasks:
 
     def _admit(self, capability: str, size: int) -> None:
         book, limits = self._book, self._limits
-        if size > limits.payload_bytes:
-            raise TooLarge(f"the payload has {size} bytes; {limits.payload_bytes} are allowed")
+        if capability not in book.arrivals and len(book.arrivals) >= limits.capabilities:
+            self._refuse(f"tasks wait or run for {len(book.arrivals)} capabilities; {limits.capabilities} are allowed")
         waiting, active = book.waiting(capability), book.active()
         if waiting >= limits.queued:
             self._refuse(f"{waiting} tasks wait for {capability!r}; {limits.queued} are allowed")
@@ -237,10 +237,14 @@ class Tasks:
                 f"{limits.active_bytes} are allowed"
             )
 
-    def _admit_metadata(self, asked: SubmitTask) -> None:
-        size = len(msgpack.encode(asked.metadata)) if asked.metadata else 0
-        if size > self._limits.metadata_bytes:
-            raise TooLarge(f"the metadata has {size} bytes; {self._limits.metadata_bytes} are allowed")
+    def _size(self, asked: SubmitTask, payload: bytes) -> int:
+        """The bytes that the task holds while it is active; TooLarge when its payload or its metadata is."""
+        limits, metadata = self._limits, metadata_bytes(asked.metadata)
+        if len(payload) > limits.payload_bytes:
+            raise TooLarge(f"the payload has {len(payload)} bytes; {limits.payload_bytes} are allowed")
+        if metadata > limits.metadata_bytes:
+            raise TooLarge(f"the metadata has {metadata} bytes; {limits.metadata_bytes} are allowed")
+        return len(payload) + metadata
 
     def _refuse(self, message: str) -> None:
         raise Overloaded(message, retry_after_ms=self._limits.retry_after_ms)

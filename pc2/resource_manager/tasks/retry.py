@@ -5,7 +5,7 @@
     anything else, a time-out or a crash midway included    tried again while attempts are left, then dead
 
 Back-off is exponential with full jitter (M. Brooker, Exponential Backoff and Jitter, AWS Architecture Blog, 2015), on top of
-what the agent asked for by `retry_after_ms`. It counts nothing and keeps nothing.
+what the agent asked for by `retry_after_ms`, MOST_ASKED_S at most. It counts nothing and keeps nothing.
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ HOPELESS: Final = frozenset(
 LONGEST: Final = 2_000
 """Characters of an agent's message that are kept."""
 
+MOST_ASKED_S: Final = 3_600.0
+"""No agent puts a task off for longer than this by what it asks for."""
+
 _DOUBLINGS: Final = 30
 
 
@@ -53,4 +56,4 @@ def verdict(task: Task, error: TandemError, limits: Limits, rng: Rng) -> Returne
 
 def _delay_s(times: int, error: TandemError, most_s: float, limits: Limits, rng: Rng) -> float:
     delay_s = rng.random() * min(most_s, limits.backoff_s * 2.0 ** min(times - 1, _DOUBLINGS))
-    return delay_s + (error.retry_after_ms or 0) / 1000
+    return delay_s + min(MOST_ASKED_S, (error.retry_after_ms or 0) / 1000)

@@ -85,7 +85,7 @@ class TaskService:
         gauge("tandem_tasks_running", "Calls for tasks, by capability.", lambda: self._running, ("capability",))
         gauge("tandem_tasks_dead", "Tasks whose attempts all came to nothing.", lambda: float(book.counts["dead"]))
         gauge("tandem_tasks_kept", "Ended tasks that are kept.", lambda: float(len(book.kept)))
-        gauge("tandem_tasks_bytes", "Bytes of payload that wait or run.", lambda: float(book.active_bytes))
+        gauge("tandem_tasks_bytes", "Bytes of payload and metadata that wait or run.", lambda: float(book.active_bytes))
         gauge("tandem_tasks_oldest_seconds", "Age of the oldest task not ended.", lambda: self._oldest_s)
 
     def _measure(self) -> None:

@@ -12,7 +12,7 @@ from common.errors import TandemError
 from common.store.memory import MemoryStore
 from common.store.protocol import Durability
 from pc2.resource_manager.tasks import records, view
-from pc2.resource_manager.tasks.book import TaskBook
+from pc2.resource_manager.tasks.book import TaskBook, metadata_bytes
 from pc2.resource_manager.tasks.limits import Limits
 from pc2.resource_manager.tasks.queue import Tasks
 from pc2.resource_manager.tasks.task import ACTIVE, Decision, Moment, Send, Withdraw
@@ -159,7 +159,9 @@ class Bench:
         assert set(book.deadlines._entries) == {entry.task.task_id for entry in active if entry.task.deadline_at}
         ended = [entry for entry in book.entries.values() if entry.task.state not in ACTIVE]
         assert set(book.kept._sizes) == {entry.task.task_id for entry in ended}
-        assert book.kept.bytes == sum(len(entry.payload) + len(entry.result) for entry in ended)
+        assert book.kept.bytes == sum(
+            len(entry.payload) + len(entry.result) + metadata_bytes(entry.task.metadata) for entry in ended
+        )
         for entry in book.entries.values():
             task = entry.task
             assert 0 <= task.attempts <= task.max_attempts

@@ -231,6 +231,34 @@ def test_metadata_is_for_small_things() -> None:
         bench.submit(metadata={"k": "x" * 40})
 
 
+def test_metadata_counts_where_bytes_are_bounded() -> None:
+    bench = Bench(Limits(active_bytes=1_024, kept_bytes=600), say=[provider(concurrency=9)])
+    for _ in range(2):
+        bench.submit(metadata={"k": "x" * 500})
+    bench.check()
+    with pytest.raises(Overloaded, match="1024 are allowed"):
+        bench.submit(metadata={"k": "x" * 500})
+    for send in bench.dispatch():
+        bench.answer(send)
+    bench.advance(1.0)
+    assert len(bench.book.kept) == 1
+    bench.check()
+
+
+def test_tasks_wait_for_so_many_capabilities_and_a_new_one_finds_room_when_one_is_done() -> None:
+    bench = Bench(Limits(capabilities=2))
+    first = bench.submit("say")
+    bench.submit("sing")
+    bench.submit("say")
+    with pytest.raises(Overloaded, match="tasks wait or run for 2 capabilities; 2 are allowed"):
+        bench.submit("dance")
+    bench.cancel(first)
+    with pytest.raises(Overloaded):
+        bench.submit("dance")
+    bench.cancel("task-3")
+    bench.submit("dance")
+
+
 def test_a_refused_task_leaves_its_key_free() -> None:
     bench = Bench(Limits(queued=1))
     first = bench.submit()
@@ -277,7 +305,9 @@ def test_ended_tasks_are_kept_for_their_time_and_undone_ones_for_longer() -> Non
     assert set(bench.book.entries) == {dead, long}
     assert bench.forgotten == {done}
     bench.restart(away_s=100.0)
-    bench.advance(0.0)
+    bench.advance(99.0)
+    assert set(bench.book.entries) == {dead, long}
+    bench.advance(2.0)
     assert set(bench.book.entries) == {long}
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from common.dispatch.answers import NOTHING_DONE
 from common.errors import BY_CODE, Code, Internal, Overloaded, TandemError, Unavailable
 from pc2.resource_manager.tasks.limits import Limits
-from pc2.resource_manager.tasks.retry import HOPELESS, verdict
+from pc2.resource_manager.tasks.retry import HOPELESS, MOST_ASKED_S, verdict
 from pc2.resource_manager.tasks.task import Ended, Returned, Task
 
 LIMITS = Limits(backoff_s=1.0, backoff_max_s=60.0, refused_max_s=5.0)
@@ -78,6 +78,10 @@ def test_back_off_doubles_up_to_its_bound() -> None:
 
 def test_what_the_agent_asked_for_comes_on_top() -> None:
     assert delay(Overloaded("x", retry_after_ms=2_500), Always(0.0)) == 2.5
+
+
+def test_no_agent_puts_a_task_off_for_ever() -> None:
+    assert delay(Overloaded("x", retry_after_ms=2**53 - 1), Always(0.0)) == MOST_ASKED_S
 
 
 @given(st.integers(1, 100), st.integers())
