@@ -37,8 +37,8 @@ _NO_KEYRING_MEND: Final = "start it by its supervisor, which gives it keys and a
 class Standing(Struct, frozen=True, eq=False):
     """Who a caller is before any token, and what it may do, as an access, as all accesses up to it and as scopes.
 
-    A token that it shows must be bound to one of `bindings`, and one that is issued to it is bound to the first. `reason` says
-    why nobody is behind it, for a caller that is not known.
+    A token that it shows must be bound to one of `bindings`, and one that is issued to it is bound to the first. `key` is its
+    CURVE key, "" for a plain caller; `reason` says why nobody is behind it, for a caller that is not known.
     """
 
     identity: str
@@ -49,6 +49,7 @@ class Standing(Struct, frozen=True, eq=False):
     reason: str = ""
     allowed: frozenset[Access] = frozenset()
     scopes: tuple[str, ...] = ()
+    key: str = ""
 
     @property
     def known(self) -> bool:
@@ -57,11 +58,11 @@ class Standing(Struct, frozen=True, eq=False):
 
 
 def _standing(
-    identity: str, host: str, access: Access | None, bindings: Sequence[str], *, invited: bool = False
+    identity: str, host: str, access: Access | None, bindings: Sequence[str], *, invited: bool = False, key: str = ""
 ) -> Standing:
     allowed = frozenset(each for each in Access if allows(access, each))
     scopes = () if access is None else (access.value,)
-    return Standing(identity, host, access, tuple(bindings), invited, "", allowed, scopes)
+    return Standing(identity, host, access, tuple(bindings), invited, "", allowed, scopes, key)
 
 
 def local(host: str, neighbours: Sequence[str] = (), access: Access = Access.USE) -> Standing:
@@ -73,7 +74,8 @@ def keyed(caller: Caller, public: str) -> Standing:
     """The holder of a key that the keyring knows; through a relay come the plain callers of its host."""
     identity = local_binding(caller.host) if caller.kind == "relay" else caller.identity
     invited = caller.kind == "invited"
-    return _standing(identity, caller.host, BY_KIND[caller.kind], [caller.binding(public)], invited=invited)
+    access, bindings = BY_KIND[caller.kind], [caller.binding(public)]
+    return _standing(identity, caller.host, access, bindings, invited=invited, key=public)
 
 
 STRANGER: Final = Standing(

@@ -91,6 +91,10 @@ class Authority:
         """The caller whose message is being handed over."""
         return self._of_key(port.key) if port.encrypted else self._plain
 
+    def knows(self, standing: Standing) -> bool:
+        """Whether a caller that was let in is still known by its key; one on plain loopback always is."""
+        return not standing.key or self._of_key(standing.key).identity == standing.identity
+
     def authorize(self, standing: Standing, token: str | None, verb: AnyVerb) -> tuple[str, tuple[str, ...]]:
         """The caller's identity and its scopes once it may use the verb; Unauthenticated, Forbidden with the mend.
 

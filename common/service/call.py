@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import inf
 from typing import Final
 
-from common.errors import Cancelled
+from common.errors import Cancelled, TandemError
 from common.security.rights import Standing
 from common.service.reply import Reply
 
@@ -18,17 +18,19 @@ class Call:
     """The circumstances of one request; `deadline` is on this process's monotonic clock, None for no deadline.
 
     `identity` is who asks, and `scopes` what it may do, both with all that it has shown; `binding` is what a token issued to it
-    is bound to, its CURVE key in Z85 or `local@HOST`.
+    is bound to, its CURVE key in Z85 or `local@HOST`. `caller` is who asks by its connection alone; `dismissed` is why the call
+    was ended before its time, for one that was.
     """
 
-    __slots__ = ("_caller", "_gone", "_reply", "arrived", "deadline", "identity", "scopes", "trace", "verb")
+    __slots__ = ("_gone", "_reply", "arrived", "caller", "deadline", "dismissed", "identity", "scopes", "trace", "verb")
 
     def __init__(
         self, reply: Reply, verb: str, caller: Standing, arrived: float, deadline: float | None, trace: str | None
     ) -> None:
         self._reply = reply
         self._gone = False
-        self._caller = caller
+        self.caller = caller
+        self.dismissed: TandemError | None = None
         self.verb = verb
         self.identity = caller.identity
         self.scopes = caller.scopes
@@ -39,12 +41,12 @@ class Call:
     @property
     def host(self) -> str:
         """The host that the caller is on, or speaks for."""
-        return self._caller.host
+        return self.caller.host
 
     @property
     def binding(self) -> str:
         """What a token for this caller is bound to; empty for one that is not known."""
-        return self._caller.bindings[0] if self._caller.bindings else ""
+        return self.caller.bindings[0] if self.caller.bindings else ""
 
     @property
     def streams(self) -> bool:

@@ -19,7 +19,7 @@ from common.api.words import Access, AnyVerb, Empty, Verb
 from common.clock import Clock
 from common.errors import BadRequest, Cancelled, Code, DeadlineExceeded, Internal, Overloaded, TandemError
 from common.resilience.bulkhead import Bulkhead
-from common.security.rights import Standing, refusal
+from common.security.rights import STRANGER, Standing, refusal
 from common.service.bundles import Bundles
 from common.service.call import Call
 from common.service.journal import Journal
@@ -256,7 +256,16 @@ class Onion:
             outcome = self._bug(route)
         self._settle(route, call, reply, outcome)
 
+    def dismiss(self, knows: Callable[[Standing], bool]) -> None:
+        """End the calls of those who are known no more; they get no further part."""
+        for task, call in self._tasks.items():
+            if call.dismissed is None and not knows(call.caller):
+                call.dismissed = refusal(STRANGER, None, _UNKNOWN)
+                task.cancel()
+
     def _why_cancelled(self, call: Call) -> TandemError:
+        if call.dismissed is not None:
+            return call.dismissed
         if call.deadline is not None and call.deadline <= self._now():
             return DeadlineExceeded(
                 f"{call.verb} was not done within the caller's {call.deadline - call.arrived:.3f} s"

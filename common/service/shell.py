@@ -246,15 +246,22 @@ class Shell:
             pause_s = min(RETRY_ADDRESS_S, 2 * pause_s)
 
     def _follow_keys(self) -> None:
-        """Take in what the keyring says now; where a key was revoked, encrypted subscriptions end, and whoever may comes back."""
-        keys = self.authority.keys
-        if self.authority.follow() and self._events is not None and keys is not None:
-            for host in self._events.close_encrypted():
-                self.spawn(self._listen(host, keys), f"publishing on {host} again")
+        """Take in what the keyring says now; where a key was revoked, its calls end and encrypted subscriptions, which those who
+        may make again.
+        """
+        if self.authority.follow():
+            self.onion.dismiss(self.authority.knows)
+            self._publish_again()
         if self.authority.problem:
             self.problems[KEYRING] = self.authority.problem
         else:
             self.problems.pop(KEYRING, None)
+
+    def _publish_again(self) -> None:
+        keys = self.authority.keys
+        if self._events is not None and keys is not None:
+            for host in self._events.close_encrypted():
+                self.spawn(self._listen(host, keys), f"publishing on {host} again")
 
     def _tick(self) -> None:
         if self._health is not None:

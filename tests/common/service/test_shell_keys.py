@@ -24,7 +24,7 @@ from common.service.call import Call
 from common.service.shell import Shell, ShellSettings
 from common.transport import router_port, sockets
 from common.transport.sockets import Keys
-from tests.common.service.lab import NOTED, OTHER, PATIENCE_S, Said, Service, heard, is_error, native, peer, until
+from tests.common.service.lab import NOTED, OTHER, PATIENCE_S, WAIT, Said, Service, heard, is_error, native, peer, until
 from tests.lab.keys import KeyHome
 
 CURVE = "127.0.0.2"
@@ -251,6 +251,23 @@ async def test_a_key_revoked_midway_is_refused_message_by_message_and_hears_no_m
             async with asyncio.timeout(PATIENCE_S):
                 await other.socket.recv_multipart()
             assert not await ears.socket.poll(0)
+
+
+async def test_what_a_revoked_key_waits_for_ends_and_what_others_wait_for_goes_on(home: KeyHome) -> None:
+    async with keyed(home) as lab:
+        with (
+            caller(home, lab, "pc2", "whisper") as revoked,
+            caller(home, lab, "pc2", "resource_manager") as kept,
+        ):
+            waiting = [asyncio.create_task(each.ask(WAIT)) for each in (revoked, kept)]
+            await until(lambda: lab.shell.onion.in_flight == 2)
+            home.remove("pc2", "whisper")
+            home.write()
+            answer = await waiting[0]
+            assert (answer["code"], "revoked" in answer["message"]) == ("unauthenticated", True)
+            assert (lab.ended, lab.shell.onion.in_flight) == (["cancelled"], 1)
+            lab.go.set()
+            assert (await waiting[1])["status"] == "success"
 
 
 async def test_one_that_was_invited_may_ask_to_be_admitted_and_nothing_else(home: KeyHome) -> None:
