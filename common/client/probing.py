@@ -23,6 +23,8 @@ _ASKED: Final = verb_named(HEALTH_CHECK.name, "")
 WELL: Final = ("ok", "success", "healthy", "degraded")
 """The `status` of one that takes work, where it says nothing of `ready`."""
 MAX_BODY_BYTES: Final = 65_536
+MOST_HEADERS: Final = 100
+MOST_DIGITS: Final = 12
 REASON_CHARS: Final = 200
 
 _objects = msgspec.json.Decoder(dict[str, Any])
@@ -42,7 +44,7 @@ async def over_http(host: str, port: int) -> tuple[str, dict[str, Any]]:
     reader, writer = await asyncio.open_connection(host, port)
     try:
         writer.write(b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-        words = (await reader.readline()).decode(errors="replace").split(maxsplit=2)
+        words = (await _line(reader)).decode(errors="replace").split(maxsplit=2)
         body = await _body(reader) if len(words) > 1 else {}
     finally:
         writer.close()
@@ -54,13 +56,23 @@ async def over_http(host: str, port: int) -> tuple[str, dict[str, Any]]:
 async def _body(reader: asyncio.StreamReader) -> dict[str, Any]:
     """The JSON object behind the head, where there is one and its length is told."""
     length = 0
-    while (line := await reader.readline()).strip():
-        name, _, value = line.partition(b":")
+    for _ in range(MOST_HEADERS):
+        name, _, value = (await _line(reader)).partition(b":")
+        if not name.strip():
+            break
         if name.strip().lower() == b"content-length" and value.strip().isdigit():
-            length = int(value)
+            length = int(value.strip()[:MOST_DIGITS])
     with suppress(msgspec.MsgspecError, UnicodeError, RecursionError, asyncio.IncompleteReadError):
         return _objects.decode(await reader.readexactly(length)) if 0 < length <= MAX_BODY_BYTES else {}
     return {}
+
+
+async def _line(reader: asyncio.StreamReader) -> bytes:
+    """The next line; empty where it is longer than any that means something."""
+    try:
+        return await reader.readline()
+    except ValueError:
+        return b""
 
 
 async def knock(host: str, port: int) -> None:
