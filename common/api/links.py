@@ -66,6 +66,9 @@ class Bundle(Message, frozen=True):
     expires_at: Timestamp
     checksum: str = ""
 
+    def __repr__(self) -> str:
+        return f"Bundle(host={self.host!r}, inviter={self.inviter!r}, expires_at={self.expires_at!r})"
+
 
 class JoinHost(Message, frozen=True):
     """Joins the host that made this bundle, which invites this one."""
@@ -87,6 +90,9 @@ class AdmitHost(Message, frozen=True):
     secret: Secret
     host_key: HostKey
     keys: SignedList
+
+    def __repr__(self) -> str:
+        return f"AdmitHost(host_key={self.host_key!r})"
 
 
 class Admitted(Message, frozen=True):

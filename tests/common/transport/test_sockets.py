@@ -154,3 +154,10 @@ def test_who_does_not_hold_the_keys_gets_nothing_through(context: Context, known
 def test_a_curve_endpoint_needs_a_key_pair_of_ones_own(context: Context) -> None:
     with pytest.raises(Conflict, match="no key pair of its own"):
         sockets.dealer(context, Endpoint("tcp://127.0.0.1:1", keys().public))
+
+
+def test_no_repr_of_an_endpoint_or_address_shows_a_secret_key() -> None:
+    keys = Keys(b"public", b"s3cr3t")
+    for shown in (repr(Endpoint("tcp://127.0.0.1:1", b"server", keys)), repr(Address("127.0.0.1", 1, keys))):
+        assert "public" in shown
+        assert "s3cr3t" not in shown

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from common.api.links import BUNDLE_FORMAT, Bundle
+from common.api.links import BUNDLE_FORMAT, AdmitHost, Bundle, JoinHost, SignedList
 from common.errors import BadRequest, Conflict, Forbidden, NotFound, TandemError
 from common.supervisor.links import bundle
 from common.supervisor.links.bundle import Spent
@@ -33,6 +33,12 @@ MADE = bundle.sealed(
 def test_a_bundle_is_read_as_it_was_written() -> None:
     assert bundle.read(msgspec.json.encode(MADE), "f") == MADE
     assert bundle.read(msgspec.json.format(msgspec.json.encode(MADE)), "f") == MADE
+
+
+def test_no_repr_shows_what_admits_a_host() -> None:
+    admit = AdmitHost(secret=MADE.secret, host_key=MADE.host_key, keys=SignedList(body=b"", signature=b""))
+    for shown in (repr(JoinHost(bundle=MADE)), repr(admit)):
+        assert not [secret for secret in (MADE.secret_key, MADE.secret) if repr(secret) in shown]
 
 
 @pytest.mark.parametrize(
