@@ -17,6 +17,8 @@ from common.api import leases, resource_manager
 from common.api.leases import AcquireLease, LeaseGranted, LeaseProgress
 from common.client.aio import AsyncClient
 from common.errors import Interrupted, NoCapacity, NotFound, StaleFence, TandemError, Unavailable
+from common.ids import new_id
+from common.telemetry.system_clock import system_rng
 from tandem.asking import SUPERVISOR, best, keeper_of
 from tandem.output import age, shortfall, size
 
@@ -65,6 +67,8 @@ class Asking:
         self._last = None
         host = await self._best_host()
         self._warn(f"ResourceManager is away ({away.message}); asking the supervisor of {host} alone")
+        # Under the old key ResourceManager may yet be granted a lease, which it gives back, since nobody hears of it.
+        self._request = msgspec.structs.replace(self._request, idempotency_key=new_id("key", system_rng()))
         return await self._from(f"{SUPERVISOR}{host}")
 
     async def _best_host(self) -> str:

@@ -487,3 +487,23 @@ async def test_a_wait_that_is_broken_off_leaves_the_prompt_a_line_of_its_own(fab
         await typist.sees("(full on mainpc:0)")
         typist.type("\x03")
         await typist.sees("^C\r\ncode=130")
+
+
+async def test_who_goes_to_the_supervisor_alone_asks_under_another_key(
+    fabric: Fabric, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    silent = asyncio.Event()
+
+    async def acquire(asked: leases.AcquireLease, call: Call, own: str = "") -> leases.LeaseGranted:
+        if not own:
+            fabric.asked.append(asked)
+            await silent.wait()
+        return await Fabric.acquire(fabric, asked, call, own)
+
+    monkeypatch.setattr(fabric, "acquire", acquire)
+    code, _, err = await done(fabric, "--vram", "1GiB", "--host", "mainpc", "--", "true")
+    assert code == Exit.OK
+    assert "it said nothing within 0.7 s" in err
+    first, second = fabric.asked
+    assert first.idempotency_key != second.idempotency_key
+    assert (first.model, first.bytes, first.owner) == (second.model, second.bytes, second.owner)
