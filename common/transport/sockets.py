@@ -26,6 +26,8 @@ DRAIN_LINGER_MS: Final = 2_000
 CONNECT_TIMEOUT_MS: Final = 1_000
 RECONNECT_MS: Final = 100
 RECONNECT_MAX_MS: Final = 1_000
+STRANGER_MS: Final = 5_000
+"""Who connects to an encrypted port and has not shown a known key by then is cut off; until then it holds a descriptor."""
 HEARTBEAT_MS: Final = 500
 HEARTBEAT_TIMEOUT_MS: Final = 1_500
 BACKLOG: Final = 1_024
@@ -105,6 +107,7 @@ def _server(socket: zmq.Socket[bytes], keys: Keys | None, domain: str) -> None:
         socket.setsockopt(zmq.CURVE_SECRETKEY, keys.secret)
         socket.setsockopt_string(zmq.ZAP_DOMAIN, domain)
         socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # without a gate nobody comes in, instead of everybody
+        socket.setsockopt(zmq.HANDSHAKE_IVL, STRANGER_MS)
         _heartbeats(socket)
 
 

@@ -319,3 +319,14 @@ async def test_closing_the_encrypted_events_ends_their_subscriptions_and_lets_th
         follower.subscription.close()
     events.close()
     gate.close()
+
+
+async def test_who_connects_and_shows_no_key_is_cut_off(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sockets, "STRANGER_MS", 100)
+    (port,) = open_ports(context, [Address("127.0.0.1", 0, pair())], Keyed())
+    reader, writer = await asyncio.open_connection("127.0.0.1", port.number)
+    async with asyncio.timeout(PATIENCE_S):
+        while await reader.read(1024):  # libzmq's greeting, then the end
+            pass
+    writer.close()
+    port.close(0)
