@@ -16,6 +16,8 @@ import sys
 import tempfile
 from asyncio.subprocess import Process
 
+import psutil
+
 from examples.scenes import cards, errors, requests, tasks, tokens
 from examples.scenes.tally import EXAMPLES, SAMPLES, TANDEM, Tally, agents, until
 from tandem import AsyncClient, TandemError, open_async_client
@@ -25,23 +27,26 @@ SERVICES = (
     "ObservabilityHub=17002:17502@127.0.0.1,ErrorBus=17003:17503@127.0.0.1,SecurityGateway=17005:17505@127.0.0.1,"
     "Supervisor/mainpc=17090:17590@127.0.0.1,Supervisor/pc2=17091:17591@127.0.0.1"
 )
+HOSTS = ("mainpc", "pc2")
 AGENTS = {"language", "reading", "hearing"}
 STARTED_WITHIN_S = 30.0
 STOPPED_WITHIN_S = 20.0
 INTERRUPTED = 130
 
 
-async def everything(client: AsyncClient, tally: Tally) -> None:
+async def all_there(client: AsyncClient, door: int) -> bool:
+    """Whether the agents are registered, and with the fabric that was started here: another one may hold its ports."""
+    try:
+        pids = [(await client.call(f"Supervisor/{host}", "info"))["pid"] for host in HOSTS]
+        return {psutil.Process(pid).ppid() for pid in pids} == {door} and (await agents(client)).keys() >= AGENTS
+    except (TandemError, psutil.NoSuchProcess):
+        return False
+
+
+async def everything(client: AsyncClient, tally: Tally, door: int) -> None:
     """The demo from the first ready agent to the last check."""
     truth = json.loads((SAMPLES / "truth.json").read_text())
-
-    async def all_there() -> bool:
-        try:
-            return (await agents(client)).keys() >= AGENTS
-        except TandemError:
-            return False
-
-    await until("three agents", STARTED_WITHIN_S, all_there)
+    await until("three agents", STARTED_WITHIN_S, lambda: all_there(client, door))
     tally.step("three agents are registered; what language are these?")
     await requests.texts(client, tally)
     tally.step("which words are on this page?")
@@ -72,12 +77,12 @@ async def start() -> Process:
 async def shown(fabric: Process, tally: Tally) -> None:
     """Everything, as long as the fabric runs; what ends it early is wrong."""
     async with open_async_client() as client:
-        showing = asyncio.ensure_future(everything(client, tally))
+        showing = asyncio.ensure_future(everything(client, tally, fabric.pid))
         ending = asyncio.ensure_future(fabric.wait())
         try:
             await asyncio.wait([showing, ending], return_when=asyncio.FIRST_COMPLETED)
             if not showing.done():
-                tally.check(False, f"the fabric ended by itself (exit code {ending.result()})")
+                tally.check(False, f"the fabric ended by itself (exit code {ending.result()}), for the reason above")
                 return
             showing.result()
         except (TandemError, TimeoutError) as error:
@@ -120,7 +125,7 @@ async def demo(home: str) -> int:
 
 def main() -> int:
     """Run the demo in a home of its own."""
-    with tempfile.TemporaryDirectory(prefix="tandem-demo-") as home:
+    with tempfile.TemporaryDirectory(prefix="tandem-demo-", ignore_cleanup_errors=True) as home:
         try:
             return asyncio.run(demo(home))
         except asyncio.CancelledError:
