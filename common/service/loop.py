@@ -1,8 +1,11 @@
-"""The loop a process runs on: uvloop, a short switch interval, room for many connections, and signals that mean stop."""
+"""The loop a process runs on: uvloop, a short switch interval, room for many connections, a collector that does not look at
+the same things over and over, and signals that mean stop.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import resource
 import signal
 import sys
@@ -15,6 +18,11 @@ T = TypeVar("T")
 
 SWITCH_INTERVAL_S: Final = 0.0005
 """A busy thread holds the loop up for at most about this long; Python's default of 5 ms costs 60x in latency."""
+
+COLLECT_AFTER: Final = (10_000, 20, 100)
+"""Objects that are new before the collector looks at them, and rounds before it looks at older ones too. Python's 700, 10 and 10
+make a service that takes in many records spend a third of its time on looking at records, which are in no cycle.
+"""
 
 FILES_AT_START: Final = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 """The soft limit on open files that this process was started with, which its children get."""
@@ -38,6 +46,16 @@ def run(main: Coroutine[Any, Any, T]) -> T:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(main)
+
+
+def calm_collector() -> None:
+    """Have the garbage collector look less often, and never again at what is there now; for a service, once it is ready.
+
+    Agents keep Python's pace: what a cycle of theirs holds may be a card's memory.
+    """
+    gc.set_threshold(*COLLECT_AFTER)
+    gc.collect()
+    gc.freeze()
 
 
 def on_stop_signal(stop: Callable[[], None]) -> None:

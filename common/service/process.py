@@ -15,7 +15,7 @@ from common.config.settings import AgentEnvironment
 from common.errors import TandemError
 from common.reporting.handler import report_everything, report_from_loop
 from common.reporting.reporter import ErrorReporter
-from common.service.loop import allow_many_files, on_stop_signal, run
+from common.service.loop import allow_many_files, calm_collector, on_stop_signal, run
 from common.service.settings import ShellSettings
 from common.service.shell import Shell
 from common.store.open import open_store
@@ -87,6 +87,7 @@ async def _serve(make: Callable[[], Service], reporter: ErrorReporter | None) ->
         report_from_loop(reporter, asyncio.get_running_loop())
     service = make()
     await service.open()
+    calm_collector()
     on_stop_signal(service.shell.stop)
     try:
         await service.shell.stopped()

@@ -49,3 +49,12 @@ def test_a_process_may_open_as_many_files_as_its_hard_limit_allows() -> None:
     )
     told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
     assert told.stdout == "(3000, 3000) 200\n"
+
+
+def test_a_ready_services_collector_looks_at_what_is_new_and_seldom() -> None:
+    script = (
+        "import gc; from common.service import loop; before = gc.get_freeze_count(); loop.calm_collector(); "
+        "print(gc.get_threshold() == loop.COLLECT_AFTER, before, gc.get_freeze_count() > 1_000)"
+    )
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert told.stdout == "True 0 True\n"
