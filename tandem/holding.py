@@ -167,7 +167,7 @@ class Holding:
     async def measure(self) -> None:
         """Follow what the command's processes really hold; warn once when it is over the lease by more than a twentieth.
 
-        Until the first measurement it asks sooner, since a short command ends before the next.
+        Until something is held it asks sooner, since a short command ends before the next, and one that starts holds nothing yet.
         """
         pause_s = FIRST_MEASURE_S
         while True:
@@ -176,7 +176,7 @@ class Holding:
             if held is not None:
                 self.peak_bytes = max(self.peak_bytes or 0, held)
                 self._compare(held)
-            pause_s = MEASURE_S if held is not None else min(MEASURE_S, pause_s * 1.5)
+            pause_s = MEASURE_S if held else min(MEASURE_S, pause_s * 1.5)
 
     async def _measured(self) -> int | None:
         asked = leases.ListLeases(host=self.granted.host)

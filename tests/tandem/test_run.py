@@ -147,6 +147,22 @@ async def test_what_is_not_measured_at_once_is_measured_soon(fabric: Fabric, mon
     assert "most held: 1.0 GiB" in err
 
 
+async def test_what_holds_nothing_at_first_is_looked_at_again_soon(
+    fabric: Fabric, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = fabric.list
+    seen: list[str] = []
+
+    def nothing_once(asked: leases.ListLeases, call: Call) -> leases.Leases:
+        fabric.measured["sleep"] = GIB if seen else 0
+        seen.append(asked.host)
+        return listed(asked, call)
+
+    monkeypatch.setattr(fabric, "list", nothing_once)
+    _, _, err = await done(fabric, "--vram", "1GiB", "--", "sleep", "1.8")
+    assert "most held: 1.0 GiB" in err
+
+
 async def test_with_json_stderr_has_one_event_a_line(fabric: Fabric) -> None:
     fabric.hidden = True
     code, out, err = await done(fabric, "--vram", "1GiB", "--json", "--", "sh", "-c", "echo hello; sleep 0.8")
