@@ -249,12 +249,13 @@ class Ward:
         if was is None:
             return found
         found.insert(0, changed(host.name, "host", host.name, host.name, was, host.steady))
+        if "unreachable" not in (was, host.steady.opinion.verdict):
+            return found
         for subject in host.processes.values():
             if was == "unreachable" and subject.evidence.missed_since is not None:  # behind nothing now: seen anew
                 self._begin_anew(subject, keep=False)
                 found += self._look(subject)
-            elif host.steady.opinion.verdict == "unreachable":
-                found += self._judge(subject, now, wall)
+            found += self._judge(subject, now, wall)
         return found
 
     def _judge(self, subject: Subject, now: float, wall: float) -> list[Instruction]:

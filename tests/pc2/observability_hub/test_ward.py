@@ -172,6 +172,22 @@ def test_a_host_that_is_back_has_its_processes_looked_at_anew() -> None:
     assert bench.verdict("pc2/a") == "healthy"
 
 
+def test_a_host_that_is_back_has_those_judged_anew_that_nobody_asks() -> None:
+    bench = all_well("a")
+    gone = process("gone", "crash-looping", last_exit="exit 1")
+    bench.processes("pc2", process("a"), process("mute", probe="none"), gone)
+    before = {name: bench.verdict(f"pc2/{name}") for name in ("mute", "gone")}
+    assert before == {"mute": "healthy", "gone": "unhealthy"}
+    for _ in range(5):
+        bench.probe("pc2/a", REFUSED, pause_s=0.01)
+        bench.probe("pc2/supervisor", REFUSED, pause_s=0.01)
+    assert (bench.verdict("pc2/mute"), bench.because("pc2/mute")) == ("unreachable", "pc2")
+    bench.now += HOLD_S
+    bench.probe("pc2/supervisor", WELL, times=2)
+    bench.tick(HOLD_S)
+    assert {name: bench.verdict(f"pc2/{name}") for name in before} == before
+
+
 def test_a_supervisor_that_is_gone_alone_leaves_its_host_degraded() -> None:
     bench = all_well("a")
     for _ in range(5):
