@@ -182,7 +182,7 @@ class TokenChecker:
         claims, now = known.claims, self._wall()
         if claims.exp <= now:
             self._known.pop(token, None)
-            raise BadToken("expired", _ANEW)
+            raise BadToken("expired", f"{_ANEW}, and compare the clocks of the two hosts where it is new")
         if keyring.is_revoked(claims.jti, claims.sub, claims.iat):
             self._known.pop(token, None)
             raise BadToken("revoked", _ANEW)

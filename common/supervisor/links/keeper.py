@@ -23,7 +23,7 @@ from common.security.keyring import GATEWAY, HostKeys, Issuer, KeyEntry, Kind, S
 from common.supervisor.links import bundle, invites, trust
 from common.supervisor.links.invites import Invite
 from common.supervisor.links.own_list import next_list
-from common.supervisor.links.state import LinkState, remembered, revoked
+from common.supervisor.links.state import REVOKED_FOR_S, LinkState, remembered, revoked
 from common.supervisor.links.trust import Known, Trust, Verdict
 from common.supervisor.whereabouts import LOOPBACK, outward
 
@@ -44,7 +44,8 @@ class Keeper:
         self.on_change: Callable[[str, int], None] = lambda _host, _serial: None
         self._home = home
         self._startup = startup
-        self._wall = clock.wall
+        self._wall, self._now = clock.wall, clock.monotonic
+        self._heard: dict[str, float] = {}
         self.folder = keyfiles.keys_folder(home, startup.host)
         keyfiles.make_folder(self.folder)
         self._host_key = self._signing_keys(keyfiles.HOST_FILE, startup.host)
@@ -191,10 +192,13 @@ class Keeper:
     def revoke(self, tokens: Mapping[str, float], identities: Mapping[str, float]) -> None:
         """These tokens (to when each expires) and identities (before when their tokens are void) are revoked."""
         self._keep(revoked(self._state, tokens, identities))
+        self._heard |= dict.fromkeys((*tokens, *identities), self._now())
 
     def forget_old(self) -> None:
-        """Drop what has lost its meaning; called now and then."""
-        self._keep(remembered(self._state, self._wall()))
+        """Drop what has lost its meaning, revocations not before this life has known them for as long; called now and then."""
+        now = self._now()
+        self._heard = {name: at for name, at in self._heard.items() if at + REVOKED_FOR_S > now}
+        self._keep(remembered(self._state, self._wall(), self._heard))
 
     def _keep(self, state: LinkState) -> None:
         if state != self._state:
@@ -216,7 +220,9 @@ class Keeper:
         except KeyfileMissing:
             fresh = Trust(own=self.host, own_public=public)
             return LinkState(trust=fresh, own=self._signed(self._wanted(fresh), None, trust.NEVER))
-        return remembered(replace(state, trust=replace(state.trust, own_public=public)), self._wall())
+        self._heard = dict.fromkeys((*state.revoked_tokens, *state.revoked_identities), self._now())
+        state = replace(state, trust=replace(state.trust, own_public=public))
+        return remembered(state, self._wall(), self._heard)
 
     def _own(self, state: LinkState, seen: int) -> Known:
         """This host's list; a new one where it does not say what is so, or was signed by another host key."""

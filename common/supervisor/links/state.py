@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Final
 
 from msgspec import Struct
@@ -55,11 +55,16 @@ def revoked(state: LinkState, tokens: Mapping[str, float], identities: Mapping[s
     return replace(state, revoked_tokens={**state.revoked_tokens, **tokens}, revoked_identities={**before, **later})
 
 
-def remembered(state: LinkState, now: float) -> LinkState:
-    """Without what has lost its meaning: tokens that expired, revocations, invitations and bundles of long ago."""
-    tokens = {jti: until for jti, until in state.revoked_tokens.items() if until > now}
-    identities = {name: at for name, at in state.revoked_identities.items() if at + REVOKED_FOR_S > now}
+def remembered(state: LinkState, now: float, fresh: Collection[str] = ()) -> LinkState:
+    """Without what has lost its meaning: tokens that expired, revocations, invitations and bundles of long ago.
+
+    Of revocations `now` alone does not decide, for a clock that stepped may step back: those of `fresh` stay in any case.
+    """
+    tokens = {jti: until for jti, until in state.revoked_tokens.items() if until > now or jti in fresh}
+    identities = {
+        name: at for name, at in state.revoked_identities.items() if at + REVOKED_FOR_S > now or name in fresh
+    }
     used = {key: at for key, at in state.used.items() if at + invites.KEPT_S > now}
     kept = invites.remembered(state.invites, now)
-    fresh = replace(state, revoked_tokens=tokens, revoked_identities=identities, used=used, invites=kept)
-    return state if fresh == state else fresh
+    left = replace(state, revoked_tokens=tokens, revoked_identities=identities, used=used, invites=kept)
+    return state if left == state else left
