@@ -7,8 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -22,30 +21,50 @@ ROOT: Final = Path(__file__).resolve().parents[1]
 PATIENCE_S: Final = 60.0
 
 
-@dataclass(frozen=True, slots=True)
 class Alone:
-    """The service: what clients call it, where it is, and its process."""
+    """The service: what clients call it, where it is, and its process of the moment."""
 
-    name: str
-    directory: Directory
-    process: psutil.Process
+    def __init__(self, short: str, fabric: Fabric, start: Callable[[], subprocess.Popen[str]]) -> None:
+        self.name = SERVICES[short][1]
+        self.directory = Directory.parse(fabric.environ["TANDEM_SERVICES"])
+        self._fabric = fabric
+        self._short = short
+        self._start = start
+        self._begin()
+
+    def _begin(self) -> None:
+        self._running = self._start()
+        self._process = psutil.Process(self._running.pid)
+        until(self._is_ready, f"{self.name} is ready")
+
+    def _is_ready(self) -> bool:
+        return bool((self._fabric.ask(self._short, {"action": "ping"}, timeout_ms=200) or {}).get("ready"))
+
+    def back_s(self) -> float:
+        """Kills it, starts it anew on the records that it left, and says after how many seconds it was ready."""
+        self._running.kill()
+        self._running.wait()
+        began = time.perf_counter()
+        self._begin()
+        return time.perf_counter() - began
 
     @property
     def resident_mb(self) -> float:
         """Memory that its process holds now."""
-        return float(self.process.memory_info().rss) / 1e6
+        return float(self._process.memory_info().rss) / 1e6
 
     @property
     def busy_s(self) -> float:
         """Processor time that its process has used."""
-        return busy_s(self.process)
+        return busy_s(self._process)
 
 
 @contextmanager
 def alone(short: str) -> Iterator[Alone]:
     """The service that tests/lab/fabric.py calls `short`, ready; nobody else of its fabric is there."""
-    process_name, name, host = SERVICES[short]
-    with tempfile.TemporaryDirectory(prefix="tandem-bench-") as folder:
+    process_name, _, host = SERVICES[short]
+    command = [sys.executable, "-m", HOSTS[host], process_name]
+    with tempfile.TemporaryDirectory(prefix="tandem-bench-") as folder, ExitStack() as stack:
         fabric = Fabric(Path(folder))
         fabric.home.mkdir()
         environ = fabric.environ | {
@@ -54,12 +73,7 @@ def alone(short: str) -> Iterator[Alone]:
             "TANDEM_EVENTS_PORT": str(fabric.ports[f"{short}_events"]),
             "TANDEM_HEALTH_PORT": str(fabric.ports[f"{short}_health"]),
         }
-        directory = Directory.parse(environ["TANDEM_SERVICES"])
-        with started([sys.executable, "-m", HOSTS[host], process_name], environ, core=cores()[0]) as running:
-            until(
-                lambda: (fabric.ask(short, {"action": "ping"}, timeout_ms=500) or {}).get("ready"), f"{name} is ready"
-            )
-            yield Alone(name, directory, psutil.Process(running.pid))
+        yield Alone(short, fabric, lambda: stack.enter_context(started(command, environ, core=cores()[0])))
 
 
 @contextmanager

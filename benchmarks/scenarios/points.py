@@ -74,6 +74,8 @@ def _paced(hub: Alone, prepared: list[api.PushMetrics]) -> dict[str, float]:
     with open_client(directory=hub.directory) as client:
         for number in range(int(PACED_S * PACE_PER_S / BATCH)):
             time.sleep(max(0.0, began + number * BATCH / PACE_PER_S - time.perf_counter()))
-            client.call(hub.name, api.PUSH_METRICS, prepared[number % AGENTS], idempotent=False)
+            answer = client.call(hub.name, api.PUSH_METRICS, prepared[number % AGENTS], idempotent=False)
+            if answer.dropped:
+                raise RuntimeError(f"{answer.dropped} points were dropped: {answer.reason}")
     took = time.perf_counter() - began
     return {"busy": 100 * (hub.busy_s - busy_before) / took, "added_mb": hub.resident_mb - before}

@@ -32,6 +32,7 @@ def run(rounds: int) -> Result:
         steady,
         Figure.of("processor time for each", "us", [each["busy_us"] for each in found["tasks"]]),
         Figure.of("memory of 100,000 tasks", "MB", [each["added_mb"] for each in found["tasks"]]),
+        Figure.of("killed with 100,000 tasks, ready again", "s", [each["back_s"] for each in found["tasks"]]),
         Figure.of(f"bare SQLite, FULL, {GROUP} rows a commit", "rows/s", [each["per_s"] for each in found["bare"]]),
     ]
     return Result("Tasks queued, durable", figures, [RATE.judge(rate.median), STEADY.judge(steady.median)])
@@ -43,6 +44,7 @@ def _queued() -> dict[str, float]:
         before, busy_before = manager.resident_mb, manager.busy_s
         ends = _submitted(manager, TASKS)
         added_mb, busy_us = manager.resident_mb - before, (manager.busy_s - busy_before) / TASKS * 1e6
+        back_s = manager.back_s()
     first, last = PART / ends[PART - 1], PART / (ends[-1] - ends[-PART - 1])
     return {
         "per_s": TASKS / ends[-1],
@@ -51,6 +53,7 @@ def _queued() -> dict[str, float]:
         "steady": last / first,
         "busy_us": busy_us,
         "added_mb": added_mb,
+        "back_s": back_s,
     }
 
 

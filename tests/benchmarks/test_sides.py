@@ -81,6 +81,8 @@ def test_a_service_by_itself_takes_every_call_of_four_callers() -> None:
         assert counted(bus) == 400
         assert bus.busy_s > 0
         assert bus.resident_mb > 1
+        assert bus.back_s() > 0
+        assert counted(bus) == 400, "it is there again, with what it had"
 
 
 def counted(bus: Alone) -> int:
