@@ -54,16 +54,18 @@ def read(path: Path) -> Bundle:
     NotFound, BadRequest for what is none or may be read by others, Conflict for one that was used; each with the mend.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe would have it wait for a writer
     except FileNotFoundError:
         raise NotFound(f"there is no file {path}", mend="`tandem invite` on the other host writes one") from None
     except OSError as error:
         raise Unavailable(f"{path} cannot be read: {error.strerror}", mend="check who may read it") from None
-    with open(fd, "rb") as file:
+    try:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_BYTES:
             raise BadRequest(f"{path} is no bundle", mend="name the file that `tandem invite` wrote")
-        raw = file.read()
+        raw = os.read(fd, MAX_BYTES)
+    finally:
+        os.close(fd)
     read = bundle.read(raw, str(path))
     if found.st_mode & 0o077:
         mode = f"{stat.S_IMODE(found.st_mode):04o}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final, get_args
 
 import click
@@ -16,7 +17,7 @@ from tandem.options import PRIORITY, duration, some_time, with_json
 
 HEADERS: Final = ("TASK", "STATE", "CAPABILITY", "ATTEMPTS", "SINCE", "AGENT", "")
 QUEUES: Final = ("CAPABILITY", "QUEUED", "DELAYED", "RUNNING", "AGENTS", "OLDEST", "")
-ENDED: Final = ("done", "failed", "expired", "cancelled", "dead")
+UNDONE: Final = ("failed", "expired", "cancelled", "dead")
 GRACE_S: Final = 5.0
 SLICE_S: Final = 20.0
 """One question of those that wait for a task's end; a service that comes back meanwhile is asked anew."""
@@ -69,12 +70,19 @@ def row(task: tasks.TaskStatus) -> tuple[object, ...]:
     return task.task_id, task.state, task.capability, attempts, output.ago(since), task.agent_name, remark
 
 
-def _show(task: tasks.TaskStatus, as_json: bool) -> Exit:
+def _show(task: tasks.TaskStatus, as_json: bool) -> None:
     if as_json:
         output.say_json(task)
     else:
-        output.say(output.json_document(_told(task), indented=True))
-    return Exit.BAD_ANSWER if task.state in ENDED and task.state != "done" else Exit.OK
+        output.write(output.json_document(_told(task), indented=True) + "\n")
+
+
+def _done_or_under_way(task: tasks.TaskStatus) -> bool:
+    return task.state not in UNDONE
+
+
+def _cancelled(task: tasks.TaskStatus) -> bool:
+    return task.state == "cancelled"
 
 
 def _told(task: tasks.TaskStatus) -> dict[str, Any]:
@@ -121,7 +129,10 @@ def submit(
     with asking.fabric(SLICE_S + GRACE_S) as client:
         submitted = client.call(resource_manager.SERVICE, tasks.SUBMIT_TASK, asked)
         if wait:
-            return _show(_ended(client, submitted.task_id), as_json)
+            output.note(f"{submitted.task_id} is submitted; it goes on when this command is ended")
+            task = _ended(client, submitted.task_id)
+            _show(task, as_json)
+            return Exit.OK if _done_or_under_way(task) else Exit.BAD_ANSWER
     if as_json:
         output.say_json(submitted)
     else:
@@ -134,19 +145,39 @@ def _ended(client: Client, task_id: str) -> tasks.TaskStatus:
     while True:
         asked = tasks.GetTask(task_id=task_id, wait_s=SLICE_S)
         task = client.call(resource_manager.SERVICE, tasks.GET_TASK, asked)
-        if task.state in ENDED:
+        if task.state == "done" or task.state in UNDONE:
             return task
 
 
-def _add(word: str, verb: AnyVerb, request: type[tasks.TaskId] | type[tasks.GetTask], text: str) -> None:
+def _add(
+    word: str,
+    verb: AnyVerb,
+    request: type[tasks.TaskId] | type[tasks.GetTask],
+    good: Callable[[tasks.TaskStatus], bool],
+    text: str,
+) -> None:
     @command.command(word, help=text)
     @click.argument("task_id", metavar="TASK")
     @with_json
     def operate(task_id: str, as_json: bool) -> Exit:
         with asking.fabric() as client:
-            return _show(client.call(resource_manager.SERVICE, verb, request(task_id=task_id)), as_json)
+            task = client.call(resource_manager.SERVICE, verb, request(task_id=task_id))
+        _show(task, as_json)
+        return Exit.OK if good(task) else Exit.BAD_ANSWER
 
 
-_add("show", tasks.GET_TASK, tasks.GetTask, "One task, with its result. Exits 1 when it ended otherwise than done.")
-_add("cancel", tasks.CANCEL_TASK, tasks.TaskId, "Withdraw a task, also from the agent that works on it.")
-_add("replay", tasks.REPLAY_TASK, tasks.TaskId, "Run a task anew that ended undone.")
+_add(
+    "show",
+    tasks.GET_TASK,
+    tasks.GetTask,
+    _done_or_under_way,
+    "One task, with its result. Exits 1 when it ended otherwise than done.",
+)
+_add(
+    "cancel",
+    tasks.CANCEL_TASK,
+    tasks.TaskId,
+    _cancelled,
+    "Withdraw a task, also from the agent that works on it. Exits 1 when it had ended otherwise before.",
+)
+_add("replay", tasks.REPLAY_TASK, tasks.TaskId, _done_or_under_way, "Run a task anew that ended undone.")

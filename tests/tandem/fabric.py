@@ -411,7 +411,9 @@ def _serve_manager(shell: Shell, fabric: Fabric) -> None:
         return fabric.tasks[asked.task_id]
 
     def cancel(asked: tasks.TaskId, call: Call) -> tasks.TaskStatus:
-        fabric.tasks[asked.task_id] = msgspec.structs.replace(found(asked, call), state="cancelled")
+        known = found(asked, call)
+        if known.state in ("queued", "running"):
+            fabric.tasks[asked.task_id] = msgspec.structs.replace(known, state="cancelled")
         return fabric.tasks[asked.task_id]
 
     def listed(asked: tasks.ListTasks, _call: Call) -> tasks.Tasks:

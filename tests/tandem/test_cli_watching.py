@@ -150,8 +150,8 @@ async def test_a_task_is_submitted_and_waited_for(fabric: Fabric, tandem: Tandem
     asked = fabric.submitted[0]
     assert (asked.capability, asked.payload, asked.priority) == ("echo", {"data": 1}, 80)
     assert (asked.delay_s, asked.deadline_s, asked.max_attempts) == (5.0, 3600.0, 7)
-    code, out, _ = await tandem("tasks", "submit", "echo", "--wait")
-    assert code == Exit.OK
+    code, out, err = await tandem("tasks", "submit", "echo", "--wait")
+    assert (code, err) == (Exit.OK, "tandem: task-1 is submitted; it goes on when this command is ended\n")
     assert msgspec.json.decode(out)["result"] == {"text": "hello"}
     code, out, _ = await tandem("tasks", "submit", "echo", "--json")
     assert msgspec.json.decode(out) == {"task_id": "task-1", "duplicate": False}
@@ -168,7 +168,7 @@ async def test_a_task_that_ended_otherwise_than_done_is_a_bad_answer(word: str, 
 async def test_a_task_is_cancelled(fabric: Fabric, tandem: Tandem) -> None:
     fabric.tasks = {"task-1": task("task-1")}
     code, out, _ = await tandem("tasks", "cancel", "task-1")
-    assert code == Exit.BAD_ANSWER
+    assert code == Exit.OK
     assert msgspec.json.decode(out) == {
         "task_id": "task-1",
         "state": "cancelled",
@@ -180,6 +180,11 @@ async def test_a_task_is_cancelled(fabric: Fabric, tandem: Tandem) -> None:
         "replays": 0,
         "queued_at": AT,
     }
+
+
+async def test_a_task_that_had_ended_before_is_not_cancelled(fabric: Fabric, tandem: Tandem) -> None:
+    fabric.tasks = {"task-1": task("task-1", state="done")}
+    assert (await tandem("tasks", "cancel", "task-1"))[0] == Exit.BAD_ANSWER
 
 
 def seen(name: str, verdict: hub.Verdict, **changes: object) -> hub.ProcessHealth:

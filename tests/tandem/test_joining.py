@@ -190,6 +190,15 @@ async def test_a_file_that_will_not_do_is_told_with_the_mend(
     assert fakes.asked == []
 
 
+async def test_a_folder_or_a_pipe_is_no_bundle(fakes: Fakes, tandem: Tandem) -> None:
+    os.mkdir("folder")
+    os.mkfifo("pipe")
+    for name in ("folder", "pipe"):
+        code, _, err = await tandem("join", name)
+        assert (code, f"{name} is no bundle" in err) == (Exit.BAD_REQUEST, True), err
+    assert fakes.asked == []
+
+
 async def test_a_bundle_that_is_not_there_or_another_hosts_is_told(fakes: Fakes, tandem: Tandem) -> None:
     code, _, err = await tandem("join", "b")
     assert (code, "there is no file b" in err) == (Exit.BAD_ANSWER, True)
