@@ -17,6 +17,7 @@ from common.config.schema import Ports, Startup
 from common.errors import StorageUnavailable, TandemError, Unavailable
 from common.security import keyfiles
 from common.security.keyring import Keyring
+from common.supervisor.links import revoking
 from common.supervisor.links.keeper import Keeper
 from common.supervisor.links.revoking import LACK, Revocations
 from common.telemetry.system_clock import SystemClock
@@ -128,3 +129,25 @@ async def test_one_that_cannot_be_written_is_asked_for_until_it_can(
         gateway.revoke("two")
         await until(lambda: LACK in desk.lacks)
     await until(lambda: desk.revoked == {"two"} and not desk.lacks)
+
+
+async def test_a_storm_of_revocations_is_written_together_and_what_waits_at_the_end_too(
+    follow: Callable[[Gateway], Desk], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gateway = Gateway({})
+    desk = follow(gateway)
+    await until(lambda: "mallory" in keyfiles.read(desk.keeper.keyring_file, Keyring).revoked_identities)
+    commits: list[int] = []
+    monkeypatch.setattr(desk.keeper, "_commit", lambda state: commits.append(len(state.revoked_tokens)))
+    for number in range(300):
+        gateway.revoke(f"t{number}")
+    await until(lambda: 300 in commits)
+    assert len(commits) < 30
+    monkeypatch.undo()
+    monkeypatch.setattr(revoking, "GATHER_S", 3_600.0)
+    gateway.revoke("last")
+    await until(gateway.fed.empty)
+    await asyncio.sleep(0)
+    desk.task.cancel()
+    await asyncio.gather(desk.task, return_exceptions=True)
+    assert "last" in desk.revoked
