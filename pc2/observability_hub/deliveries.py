@@ -1,7 +1,8 @@
 """Which batches of points were taken already: a spool hands in again what it does not know to have arrived, and it counts once.
 
-A sender numbers its batches; a new epoch (its spool began anew) numbers them anew. Of senders beyond MAX_SENDERS the one unheard
-for longest is forgotten. It keeps nothing on disk itself.
+A sender numbers its batches; another epoch (its spool began anew) numbers them anew, and is a sender of its own: which of two
+came first cannot be told by their numbers, for the sender's clock may have been set back. Of senders beyond MAX_SENDERS the one
+unheard for longest is forgotten. It keeps nothing on disk itself.
 """
 
 from __future__ import annotations
@@ -13,32 +14,39 @@ MAX_SENDERS: Final = 10_000
 
 
 class Delivered(NamedTuple):
-    """The last batch of one sender that was taken."""
+    """The last batch of one sender's epoch that was taken."""
 
     sender: str
     epoch: int
     seq: int
 
+    @property
+    def life(self) -> tuple[str, int]:
+        """Whose it is."""
+        return self.sender, self.epoch
+
 
 class Deliveries:
-    """The last batch of every sender; `known` are those of an earlier life."""
+    """The last batch of every sender."""
 
-    def __init__(self, known: Iterable[Delivered] = ()) -> None:
-        self._last = {one.sender: one for one in known}
-        self._changed: dict[str, Delivered] = {}
+    def __init__(self) -> None:
+        self._last: dict[tuple[str, int], int] = {}
+        self._changed: dict[tuple[str, int], Delivered] = {}
 
     def load(self, known: Iterable[Delivered]) -> None:
         """Adds what an earlier life took, where this one has not heard of the sender yet."""
         for one in known:
-            self._last.setdefault(one.sender, one)
+            self._last.setdefault(one.life, one.seq)
 
     def repeated(self, sender: str, epoch: int, seq: int) -> bool:
         """Whether this batch was taken before; if not, it counts as taken from now on."""
-        last = self._last.pop(sender, None)
-        if last is not None and (epoch, seq) <= (last.epoch, last.seq):
-            self._last[sender] = last
+        taken = Delivered(sender, epoch, seq)
+        last = self._last.pop(taken.life, None)
+        if last is not None and seq <= last:
+            self._last[taken.life] = last
             return True
-        self._last[sender] = self._changed[sender] = Delivered(sender, epoch, seq)
+        self._last[taken.life] = seq
+        self._changed[taken.life] = taken
         if len(self._last) > MAX_SENDERS:
             del self._last[next(iter(self._last))]
         return False

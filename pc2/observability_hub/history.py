@@ -19,7 +19,7 @@ import msgspec
 from common.api.observability_hub import MetricKind
 from common.errors import StorageUnavailable
 from pc2.observability_hub.asking import LEVELS, MAX_SERIES, Span
-from pc2.observability_hub.deliveries import Delivered
+from pc2.observability_hub.deliveries import MAX_SENDERS, Delivered
 from pc2.observability_hub.series import Bucket, Closed, SeriesKey
 
 SCHEMA: Final = 1
@@ -75,9 +75,10 @@ class History:
             self._ids.clear()
 
     def delivered(self) -> list[Delivered]:
-        """The last batch taken of every sender."""
+        """The last batch taken of every sender, the one heard last at the end."""
         with self._use() as connection:
-            return [Delivered(*row) for row in connection.execute("SELECT sender, epoch, seq FROM senders")]
+            query = "SELECT sender, epoch, seq FROM (SELECT * FROM senders ORDER BY at DESC LIMIT ?) ORDER BY at"
+            return [Delivered(*row) for row in connection.execute(query, (MAX_SENDERS,))]
 
     def read(
         self, name: str, agent: str, labels: Mapping[str, str], span: Span
@@ -165,7 +166,8 @@ class History:
             "kind TEXT NOT NULL, last_at INTEGER NOT NULL, UNIQUE (name, agent, labels))"
         )
         connection.execute(
-            "CREATE TABLE senders (sender TEXT PRIMARY KEY, epoch INTEGER, seq INTEGER, at INTEGER) WITHOUT ROWID"
+            "CREATE TABLE senders (sender TEXT, epoch INTEGER, seq INTEGER, at INTEGER, PRIMARY KEY (sender, epoch)) "
+            "WITHOUT ROWID"
         )
         for level in LEVELS:
             connection.execute(

@@ -42,7 +42,7 @@ class Recording:
         self._aside = ThreadPoolExecutor(1, "metric history")
         self._deliveries = Deliveries()
         self._waiting: list[Closed] = []
-        self._marks: dict[str, Delivered] = {}
+        self._marks: dict[tuple[str, int], Delivered] = {}
         self._writing = asyncio.Lock()
         self._remembers = False
         self.writes = 0
@@ -79,7 +79,7 @@ class Recording:
         """Writes what is new; what cannot be written waits for the next time."""
         async with self._writing:
             self._waiting += self.table.close(self._wall())
-            self._marks |= {one.sender: one for one in self._deliveries.changed()}
+            self._marks |= {one.life: one for one in self._deliveries.changed()}
             try:
                 await self._write()
             except TandemError as error:

@@ -10,11 +10,12 @@ def test_a_batch_counts_once_and_one_before_it_not_at_all() -> None:
     assert known.repeated("b", 1, 1) is False
 
 
-def test_a_spool_that_began_anew_numbers_anew_and_an_older_one_is_over() -> None:
+def test_a_spool_that_began_anew_numbers_anew_also_after_its_clock_was_set_back() -> None:
     known = Deliveries()
-    known.repeated("a", 1, 9)
-    assert known.repeated("a", 2, 1) is False
-    assert known.repeated("a", 1, 10) is True
+    known.repeated("a", 5, 9)
+    assert [known.repeated("a", epoch, 1) for epoch in (6, 4)] == [False, False]
+    assert [known.repeated("a", epoch, 1) for epoch in (6, 4)] == [True, True]
+    assert [known.repeated("a", 5, seq) for seq in (9, 10)] == [True, False]
 
 
 def test_what_changed_is_told_once_and_an_earlier_life_is_remembered() -> None:
@@ -23,7 +24,7 @@ def test_what_changed_is_told_once_and_an_earlier_life_is_remembered() -> None:
     known.repeated("a", 1, 2)
     assert known.changed() == [Delivered("a", 1, 2)]
     assert known.changed() == []
-    known.load([Delivered("a", 9, 9), Delivered("b", 1, 5)])
+    known.load([Delivered("a", 1, 9), Delivered("b", 1, 5)])
     assert known.repeated("a", 1, 3) is False
     assert known.repeated("b", 1, 5) is True
 
