@@ -6,6 +6,7 @@ It decides nothing about what is believed (trust.py) or when a link is up (pulse
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final, NoReturn
@@ -145,9 +146,15 @@ class PeerLink:
         while True:
             await self._stale.wait()
             self._stale.clear()
-            with suppress(TandemError):  # the next look brings what this one did not
+            pause_s = PING_DOWN_S
+            try:
                 await self.exchange(client)
-            await asyncio.sleep(PING_DOWN_S)
+            except Exception as error:  # what changed may be a key that was revoked: it is fetched until it is here
+                if not isinstance(error, TandemError):
+                    logging.getLogger("tandem.supervisor").exception("exchanging keys with %s failed", self.host)
+                self._stale.set()
+                pause_s = PING_S
+            await asyncio.sleep(pause_s)
 
 
 class _Listener:
