@@ -40,7 +40,7 @@ def report_of_end(end: End, last: Seen | None) -> ErrorReport | None:
     how = _how(end)
     if how is None or (end.code == 1 and last is not None and _ends_with(end.tail, last)):
         return None
-    error_type, message = how
+    error_type, message, problem = how
     return ErrorReport(
         agent=end.agent,
         error_type=error_type,
@@ -50,7 +50,7 @@ def report_of_end(end: End, last: Seen | None) -> ErrorReport | None:
         stack=last.stack if last is not None and not last.told and _ends_with(end.tail, last) else "",
         host=end.host,
         occurred_at=end.at,
-        fingerprint=f"{end.agent} ended: {error_type} {end.signal or end.code or ''}".rstrip(),
+        fingerprint=f"{end.agent} {problem}",
     )
 
 
@@ -77,7 +77,7 @@ def report_of_lateness(agent: str, host: str, at: str, reason: str, tail: tuple[
         details={"stderr_tail": list(tail)} if tail else {},
         host=host,
         occurred_at=at,
-        fingerprint=f"{agent} ended: NotReady",
+        fingerprint=f"{agent} was not ready in time",
     )
 
 
@@ -87,16 +87,19 @@ def end_details(end: End) -> dict[str, Any]:
     return {name: value for name, value in told.items() if value not in (None, "", [])}
 
 
-def _how(end: End) -> tuple[str, str] | None:
+def _how(end: End) -> tuple[str, str, str] | None:
+    """The type of error that the end is, its message, and what all ends of its kind have in common."""
     if end.wanted or end.code == 0:
         return None
     if end.code is None:
-        return ("NotLaunched", f"{end.agent} {end.reason}") if end.reason else None
+        return ("NotLaunched", f"{end.agent} {end.reason}", "was not launched") if end.reason else None
+    killed = f"was killed by {end.signal}"
     if end.out_of_memory:
-        return "OutOfMemory", f"{end.agent} was killed by {end.signal}: {end.host} ran out of memory"
+        return "OutOfMemory", f"{end.agent} {killed}: {end.host} ran out of memory", f"{killed}: out of memory"
     if end.code < 0:
-        return "KilledBySignal", f"{end.agent} was killed by {end.signal}, not by its supervisor"
-    return "ProcessExited", f"{end.agent} exited with {end.code}"
+        return "KilledBySignal", f"{end.agent} {killed}, not by its supervisor", killed
+    exited = f"exited with {end.code}"
+    return "ProcessExited", f"{end.agent} {exited}", exited
 
 
 def _ends_with(tail: tuple[str, ...], seen: Seen) -> bool:

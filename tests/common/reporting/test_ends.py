@@ -19,22 +19,34 @@ def test_an_end_that_was_wanted_or_well_is_no_error(quiet: End) -> None:
 
 
 @pytest.mark.parametrize(
-    ("ended", "error_type", "message"),
+    ("ended", "error_type", "message", "problem"),
     [
-        (end(3), "ProcessExited", "reader exited with 3"),
-        (end(-11, signal="SIGSEGV"), "KilledBySignal", "reader was killed by SIGSEGV, not by its supervisor"),
+        (end(3), "ProcessExited", "reader exited with 3", "reader exited with 3"),
+        (
+            end(-11, signal="SIGSEGV"),
+            "KilledBySignal",
+            "reader was killed by SIGSEGV, not by its supervisor",
+            "reader was killed by SIGSEGV",
+        ),
         (
             end(-9, signal="SIGKILL", out_of_memory=True),
             "OutOfMemory",
             "reader was killed by SIGKILL: mainpc ran out of memory",
+            "reader was killed by SIGKILL: out of memory",
         ),
-        (end(None, reason="could not be launched"), "NotLaunched", "reader could not be launched"),
+        (
+            end(None, reason="could not be launched: no such file"),
+            "NotLaunched",
+            "reader could not be launched: no such file",
+            "reader was not launched",
+        ),
     ],
 )
-def test_an_unasked_end_says_how_it_came(ended: End, error_type: str, message: str) -> None:
+def test_an_unasked_end_says_how_it_came(ended: End, error_type: str, message: str, problem: str) -> None:
     report = report_of_end(ended, None)
     assert report is not None
     assert (report.error_type, report.message, report.severity) == (error_type, message, "critical")
+    assert report.fingerprint == problem
     assert (report.agent, report.host) == ("reader", "mainpc")
 
 
@@ -54,6 +66,7 @@ def test_a_process_that_is_not_ready_in_time_is_one_problem_whatever_it_answered
     second = report_of_lateness("reader", "mainpc", "", "not ready within 5 s: refused", ())
     assert (first.message, first.details) == ("reader was not ready within 5 s: no answer", {"stderr_tail": ["slow"]})
     assert (second.fingerprint, second.details) == (first.fingerprint, {})
+    assert first.fingerprint == "reader was not ready in time"
 
 
 def test_an_exception_that_ended_the_process_is_told_once() -> None:
