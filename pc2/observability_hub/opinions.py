@@ -17,6 +17,8 @@ from pc2.observability_hub.subjects import SUPERVISOR, Subject
 
 HOST_WAIT_S: Final = 3.0
 """How long a missed process waits for its host to be looked at."""
+HOST_DECIDED_S: Final = 10.0
+"""How long it waits while its supervisor is being missed too: DOWN probes at MOST_PATIENCE_S each, and some."""
 FULL: Final = 0.95
 """The share of a host's disk or memory in use from which it is degraded."""
 SLOW_LINK_S: Final = 0.2
@@ -40,11 +42,13 @@ def of_process(subject: Subject, host: Opinion) -> Opinion:
 
 
 def must_wait(subject: Subject, supervisor: Evidence, now: float) -> bool:
-    """Whether a missed process is not yet to be suspected, because its host has not been looked at since."""
+    """Whether a missed process is not yet to be suspected, because it is not known whether its host is gone."""
     since = subject.evidence.missed_since
-    if since is None or subject.what == SUPERVISOR or subject.way is None or now - since >= HOST_WAIT_S:
+    if since is None or subject.what == SUPERVISOR or subject.way is None or supervisor.believed == "unreachable":
         return False
-    return supervisor.answered_at < since and supervisor.believed != "unreachable"
+    if supervisor.missed_since is not None:
+        return now - supervisor.missed_since < HOST_DECIDED_S
+    return supervisor.answered_at < since and now - since < HOST_WAIT_S
 
 
 def of_host(supervisor: Evidence, processes: Iterable[Evidence], vitals: Vitals | None) -> Opinion:

@@ -6,7 +6,7 @@ import pytest
 
 from common.api.observability_hub import LinkSide
 from pc2.observability_hub.evidence import Evidence, Outcome, Weight
-from pc2.observability_hub.opinions import HOST_WAIT_S, UNASKED, must_wait, of_host, of_link, of_process
+from pc2.observability_hub.opinions import HOST_DECIDED_S, HOST_WAIT_S, UNASKED, must_wait, of_host, of_link, of_process
 from pc2.observability_hub.steady import Opinion
 from pc2.observability_hub.subjects import Subject
 from tests.pc2.observability_hub.saying import agent, process, vitals
@@ -86,6 +86,14 @@ def test_a_missed_process_waits_for_its_host_to_be_looked_at() -> None:
     assert not must_wait(one, seen(Weight.WELL, begin=0.5), 1.1)
     supervisor = Subject("pc2", "supervisor", "supervisor", True, evidence=seen(Weight.WELL, Weight.MISS))
     assert not must_wait(supervisor, supervisor.evidence, 1.1)
+
+
+def test_a_missed_process_waits_while_its_supervisor_is_being_missed() -> None:
+    one = subject((Weight.WELL, Weight.MISS))
+    missed = seen(Weight.WELL, Weight.MISS, begin=0.5)
+    assert must_wait(one, missed, 1.6 + HOST_WAIT_S)
+    assert must_wait(one, seen(Weight.WELL, Weight.MISS, begin=1.1), 2.2), "it answered just before it was missed"
+    assert not must_wait(one, missed, 1.5 + HOST_DECIDED_S)
 
 
 def test_a_host_is_as_well_as_its_supervisor_and_its_vitals() -> None:

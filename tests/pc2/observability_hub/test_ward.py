@@ -157,6 +157,18 @@ def test_a_host_that_goes_is_one_piece_of_news_and_its_processes_are_behind_it()
     assert not [event for event in bench.told if event.what == "agent" and event.verdict != "unreachable"]
 
 
+def test_a_host_whose_supervisor_is_waited_for_longer_than_the_others_is_one_piece_of_news_too() -> None:
+    bench = all_well("a", "b", near=frozenset({"mainpc"}))
+    for _ in range(4):
+        for _ in range(4):
+            for name in ("a", "b"):
+                bench.probe(f"pc2/{name}", SILENT, pause_s=0.2)
+            bench.tick()
+        bench.probe("pc2/supervisor", SILENT, pause_s=0.4)
+    assert {bench.because("pc2/a"), bench.because("pc2/b")} == {"pc2"}
+    assert [event.what for event in bench.told if event.verdict == "unreachable" and not event.because] == ["host"]
+
+
 def test_a_host_that_is_back_has_its_processes_looked_at_anew() -> None:
     bench = all_well("a")
     for _ in range(5):
