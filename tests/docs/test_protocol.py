@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from common.api import error_bus, observability_hub, relays
 from common.dispatch import rule
 from common.dispatch.provider import DEFAULT_CONCURRENCY
 from common.errors import BY_CODE, Code
@@ -20,6 +21,7 @@ from common.wire.frames import Native, Plain, framed
 from common.wire.header import CallHeader, CallKind, Codec, ReplyHeader, ReplyKind
 from main_pc.core_orchestrator.liveness import EXPIRED_AFTER_TTLS
 from main_pc.core_orchestrator.request_limits import Limits
+from pc2.resource_manager.tasks.limits import Limits as TaskLimits
 from scripts import protocol_tables
 from tests.docs.documents import ROOT, rows, section
 
@@ -111,6 +113,15 @@ def test_the_golden_messages_are_what_the_wire_sends_and_reads() -> None:
         ("Limits", "requests waiting for one capability | {:,}", Limits().queued),
         ("Limits", "{:,} and 256 MiB in all", Limits().active),
         ("Limits", "and {} MiB in all", Limits().active_bytes // 2**20),
+        ("Limits", "tasks waiting for one capability | {:,}", TaskLimits().queued),
+        ("Limits", "{:,} and 512 MiB in all", TaskLimits().active),
+        ("Limits", "and {} MiB in all", TaskLimits().active_bytes // 2**20),
+        ("Limits", "one task's payload | {} MiB", TaskLimits().payload_bytes // 2**20),
+        ("Limits", "has no encrypted port | {} MiB", relays.MAX_FORWARDED_BYTES // 2**20),
+        ("Limits", "points in one `push_metrics` | {:,}", error_bus.MAX_BATCH),
+        ("Limits", "1,000; {:,} | `bad_request`", observability_hub.MAX_POINTS),
+        ("Across hosts", "heartbeats of {} ms", sockets.HEARTBEAT_MS),
+        ("Across hosts", "silent for {:,} ms more", sockets.HEARTBEAT_TIMEOUT_MS),
         ("Limits", "messages in one bundle | {}", bundle.MAX_MESSAGES),
         ("Events", "{:,} events or 4 MiB", RING_EVENTS),
         ("Events", "or {} MiB for each topic", RING_BYTES // 2**20),
