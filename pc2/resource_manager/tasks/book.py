@@ -11,9 +11,6 @@ It decides nothing, sends nothing and reads no clock.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from heapq import merge
-from itertools import islice
 from math import inf
 from typing import Any
 
@@ -28,6 +25,7 @@ from common.resilience.idempotency import Replies, ReplyForgotten, ReplyKept
 from pc2.resource_manager.tasks.kept import Kept
 from pc2.resource_manager.tasks.limits import Limits
 from pc2.resource_manager.tasks.lines import Lines
+from pc2.resource_manager.tasks.standing import Standing
 from pc2.resource_manager.tasks.task import (
     ACTIVE,
     NEXT,
@@ -48,8 +46,6 @@ from pc2.resource_manager.tasks.task import (
     Started,
     Task,
 )
-
-Index = dict[tuple[TaskState, str], dict[str, int]]
 
 
 class Entry(Struct, gc=False):
@@ -78,7 +74,7 @@ class TaskBook:
         self.replies = Replies()
         self.load = Load()
         self.bounds: dict[str, int] = {}
-        self.counts: Counter[TaskState] = Counter()
+        self.standing = Standing()
         self.running: Counter[str] = Counter()
         self.lines = Lines()
         self.kept = Kept()
@@ -86,8 +82,6 @@ class TaskBook:
         self.arrivals: dict[str, Agenda] = {}
         self.active_bytes = 0
         self.next_seq = 1
-        self._index: Index = {}
-        self._moves = 0
         self._capability_of_call: dict[Call, str] = {}
 
     # the fold
@@ -117,7 +111,7 @@ class TaskBook:
         """
         self.next_seq = max(self.next_seq, task.seq + 1)
         entry = self.entries[task.task_id] = Entry(task, payload, 0.0, result=result)
-        self._enter(entry)
+        self._enter(task)
         if task.state in ACTIVE:
             self._activate(entry, moment)
         else:
@@ -150,11 +144,11 @@ class TaskBook:
 
     def waiting(self, capability: str) -> int:
         """Tasks of the capability that are queued."""
-        return len(self._index.get(("queued", capability), ()))
+        return self.standing.number("queued", capability)
 
     def active(self) -> int:
         """Tasks waiting or running."""
-        return self.counts["queued"] + self.counts["running"]
+        return self.standing.counts["queued"] + self.standing.counts["running"]
 
     def capabilities(self) -> set[str]:
         """Those that have tasks waiting or running, or a limit."""
@@ -168,12 +162,7 @@ class TaskBook:
 
     def latest(self, state: TaskState | None, capability: str, limit: int) -> list[Entry]:
         """The tasks of this state and capability (None, empty: of any), what changed last first."""
-        lines = [
-            _backwards(line)
-            for (line_state, line_capability), line in self._index.items()
-            if state in (None, line_state) and capability in ("", line_capability)
-        ]
-        return [self.entries[task_id] for _, task_id in islice(merge(*lines, reverse=True), limit)]
+        return [self.entries[task_id] for task_id in self.standing.latest(state, capability, limit)]
 
     # inside: one move each
 
@@ -182,7 +171,7 @@ class TaskBook:
             raise Internal(f"task {task.task_id} was accepted before")
         self.next_seq = max(self.next_seq, task.seq + 1)
         entry = self.entries[task.task_id] = Entry(task, payload, 0.0)
-        self._enter(entry)
+        self._enter(task)
         self._activate(entry, moment)
         self._line_up(entry, moment)
         return task
@@ -293,26 +282,14 @@ class TaskBook:
             self.lines.leave(task_id, task.capability)
         self._exit(task)
         task.state = state
-        self._enter(entry)
+        self._enter(task)
         return entry
 
-    def _enter(self, entry: Entry) -> None:
-        task = entry.task
-        self._moves += 1
-        self.counts[task.state] += 1
-        place = (task.state, task.capability)
-        line = self._index.get(place)
-        if line is None:
-            line = self._index[place] = {}
-        line[task.task_id] = self._moves
+    def _enter(self, task: Task) -> None:
+        self.standing.enter(task.task_id, task.state, task.capability)
 
     def _exit(self, task: Task) -> None:
-        place = (task.state, task.capability)
-        self.counts[task.state] -= 1
-        line = self._index[place]
-        del line[task.task_id]
-        if not line:
-            del self._index[place]
+        self.standing.leave(task.task_id, task.state, task.capability)
 
     def _activate(self, entry: Entry, moment: Moment) -> None:
         task = entry.task
@@ -366,10 +343,6 @@ def metadata_bytes(metadata: dict[str, Any]) -> int:
 def kept_s(task: Task, limits: Limits) -> float:
     """For how many seconds after its end the task is kept."""
     return max(task.retain_s, limits.undone_s) if task.state in UNDONE else task.retain_s
-
-
-def _backwards(line: dict[str, int]) -> Iterator[tuple[int, str]]:
-    return ((moved, task_id) for task_id, moved in reversed(line.items()))
 
 
 def _story(task: Task) -> str:

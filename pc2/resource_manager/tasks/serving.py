@@ -83,7 +83,11 @@ class TaskService:
         gauge, book = self._shell.metrics.read_gauge, self._book
         gauge("tandem_tasks_queued", "Tasks waiting, by capability.", lambda: self._queued, ("capability",))
         gauge("tandem_tasks_running", "Calls for tasks, by capability.", lambda: self._running, ("capability",))
-        gauge("tandem_tasks_dead", "Tasks whose attempts all came to nothing.", lambda: float(book.counts["dead"]))
+        gauge(
+            "tandem_tasks_dead",
+            "Tasks whose attempts all came to nothing.",
+            lambda: float(book.standing.counts["dead"]),
+        )
         gauge("tandem_tasks_kept", "Ended tasks that are kept.", lambda: float(len(book.kept)))
         gauge("tandem_tasks_bytes", "Bytes of payload and metadata that wait or run.", lambda: float(book.active_bytes))
         gauge("tandem_tasks_oldest_seconds", "Age of the oldest task not ended.", lambda: self._oldest_s)
@@ -138,7 +142,7 @@ class TaskService:
         found = self._book.latest(asked.state, asked.capability, asked.limit)
         return api.Tasks(
             tasks=[view.status(self._book, entry, with_result=False) for entry in found],
-            counts={state: count for state, count in self._book.counts.items() if count},
+            counts={state: count for state, count in self._book.standing.counts.items() if count},
             as_of=self._shell.publisher.cursor(api.TASKS_CHANGED.name),
         )
 

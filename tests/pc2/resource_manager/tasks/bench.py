@@ -139,12 +139,14 @@ class Bench:
         """What holds after every step."""
         book = self.book
         states = {task_id: entry.task.state for task_id, entry in book.entries.items()}
-        indexed = [task_id for line in book._index.values() for task_id in line]
+        indexed = [task_id for line in book.standing._lines.values() for task_id in line]
         assert sorted(indexed) == sorted(states), "a task is in two states or in none"
-        for (state, capability), line in book._index.items():
+        for (state, capability), line in book.standing._lines.items():
             assert line, "an empty line is kept"
             assert all((states[each], book.entries[each].task.capability) == (state, capability) for each in line)
-        assert {state: count for state, count in book.counts.items() if count} == _counted(list(states.values()))
+        assert {state: count for state, count in book.standing.counts.items() if count} == _counted(
+            list(states.values())
+        )
         lines = book.lines
         waiting = [name for agenda in lines.ready.values() for name in agenda._entries] + list(lines.delayed._entries)
         assert sorted(waiting) == sorted(name for name, state in states.items() if state == "queued")

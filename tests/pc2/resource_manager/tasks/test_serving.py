@@ -156,7 +156,8 @@ async def test_a_deadline_ends_a_task_that_waits_and_one_that_runs() -> None:
     async with core() as one, queue(one) as tasks, task_agent("slow", say=gate.work) as agent:
         await one.register("slow", agent.port, "say", dress="native")
         waiting = await tasks.submit("nobody does this", deadline_s=0.1)
-        running = await tasks.submit("say", deadline_s=0.3)
+        running = await tasks.submit("say", deadline_s=2.0)
+        await tasks.until_state(running, "running")
         assert "it was queued" in (await tasks.until_state(waiting, "expired"))["error"]
         assert (await tasks.until_state(running, "expired"))["code"] == "deadline_exceeded"
         async with asyncio.timeout(10):
