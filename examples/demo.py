@@ -3,7 +3,7 @@
     make demo
 
 Every answer is compared with the truth in examples/samples; the exit code is 0 only if all of them were right. It runs in a home
-and on ports of its own, beside whatever fabric is up.
+and on ports of its own, with simulated cards even where there are real ones, beside whatever fabric is up.
 """
 
 from __future__ import annotations
@@ -104,7 +104,8 @@ async def demo(home: str) -> int:
     """Start both hosts, do everything, stop both hosts."""
     for name in [name for name in os.environ if name.startswith("TANDEM_")]:
         del os.environ[name]
-    os.environ |= {"TANDEM_HOME": home, "TANDEM_SERVICES": SERVICES, "PYTHONPATH": str(EXAMPLES.parent)}
+    os.environ |= {"TANDEM_HOME": home, "TANDEM_SERVICES": SERVICES, "TANDEM_SIMULATE_CARDS": "always"}
+    os.environ["PYTHONPATH"] = str(EXAMPLES.parent)
     os.chdir(EXAMPLES.parent)
     this = asyncio.current_task()
     assert this is not None

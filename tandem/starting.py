@@ -23,7 +23,7 @@ import msgspec
 
 from common.config.loader import load_together
 from common.config.schema import Restart, Startup
-from common.config.settings import SERVICES, SIMULATE_CARDS
+from common.config.settings import ALWAYS, SERVICES, SIMULATE_CARDS
 from common.config.units import Duration, format_seconds
 from common.supervisor.board import Board, Progress, open_board
 from common.supervisor.launching import lacking, missing_wrappers
@@ -204,7 +204,8 @@ async def _unless(event: asyncio.Event, seconds: float) -> None:
 
 
 def _environ(startups: Iterable[Startup]) -> dict[str, str]:
-    """What every supervisor is told: cards may be simulated, and where all hosts' services are."""
+    """What every supervisor is told: cards may be simulated, or have to be, and where all hosts' services are."""
     inherited = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
     told = [os.environ.get(SERVICES, ""), *(services_text(startup, startup.supervisor) for startup in startups)]
-    return {**inherited, SIMULATE_CARDS: "1", SERVICES: ",".join(text for text in told if text)}
+    simulate = ALWAYS if os.environ.get(SIMULATE_CARDS) == ALWAYS else "1"
+    return {**inherited, SIMULATE_CARDS: simulate, SERVICES: ",".join(text for text in told if text)}

@@ -11,7 +11,7 @@
 | TANDEM_TOKEN | a token that this process shows with every call | empty: none |
 | TANDEM_SERVICES | where services are: `Name=port[:events_port]@address[#host/process]`, by commas | the well-known ports |
 | TANDEM_STORE | where a service keeps its records: a folder, or a `redis://`, `rediss://` or `unix://` URL | the host's home |
-| TANDEM_SIMULATE_CARDS | 1: a supervisor simulates its file's cards where NVML finds none | 0 |
+| TANDEM_SIMULATE_CARDS | 1: cards are simulated where NVML finds none; always: NVML is not asked | 0 |
 | TANDEM_SIMULATED_CARDS | folders of simulated cards, by colons, for programs that use them | empty |
 | TANDEM_SUPERVISED | the supervisor's life and the process's name: the mark by which stray children are found | empty |
 """
@@ -29,6 +29,7 @@ from common.errors import BadRequest
 DEFAULT_HOME: Final = "var"
 SERVICES: Final = "TANDEM_SERVICES"
 SIMULATE_CARDS: Final = "TANDEM_SIMULATE_CARDS"
+ALWAYS: Final = "always"
 MARK: Final = "TANDEM_SUPERVISED"
 LOOPBACK: Final = "127.0.0.1"
 KEYS: Final = "TANDEM_KEYS"
@@ -37,18 +38,20 @@ TOKEN: Final = "TANDEM_TOKEN"
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a door reads before it has a startup file."""
+    """What a door reads before it has a startup file; with `leave_real_cards` the host's own cards are not touched."""
 
     home: Path
     simulate_cards: bool = False
+    leave_real_cards: bool = False
 
     @classmethod
     def read(cls, environ: Mapping[str, str] = os.environ) -> Settings:
         """From the environment; the home becomes absolute, since children may run elsewhere. BadRequest for an odd switch."""
         switch = environ.get(SIMULATE_CARDS) or "0"
-        if switch not in ("0", "1"):
-            raise BadRequest(f"{SIMULATE_CARDS} is 0 or 1, not {switch!r}")
-        return cls(Path(environ.get("TANDEM_HOME") or DEFAULT_HOME).absolute(), simulate_cards=switch == "1")
+        if switch not in ("0", "1", ALWAYS):
+            raise BadRequest(f"{SIMULATE_CARDS} is 0, 1 or {ALWAYS}, not {switch!r}")
+        home = Path(environ.get("TANDEM_HOME") or DEFAULT_HOME).absolute()
+        return cls(home, simulate_cards=switch != "0", leave_real_cards=switch == ALWAYS)
 
 
 @dataclass(frozen=True, slots=True)

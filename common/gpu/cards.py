@@ -68,6 +68,11 @@ class ClaimedCards:
         return msgspec.structs.replace(sample, problem=str(claimed))
 
 
+def open_simulated(host: str, folder: Path, claims_dir: Path | None = None) -> CardSource:
+    """The cards in `folder`, claimed beside them; Unavailable where it holds none."""
+    return ClaimedCards(SimulatedCards(host, folder), host, claims_dir or folder / "claims")
+
+
 def open_cards(host: str, simulated: Path | None = None, claims_dir: Path | None = None) -> CardSource:
     """The host's cards: NVML's; where it finds none, those in the folder `simulated`, if one is given.
 
@@ -80,4 +85,4 @@ def open_cards(host: str, simulated: Path | None = None, claims_dir: Path | None
         if simulated is None:
             raise
         log.warning("%s; the cards in %s are simulated", error.message, simulated)
-    return ClaimedCards(SimulatedCards(host, simulated), host, claims_dir or simulated / "claims")
+    return open_simulated(host, simulated, claims_dir)

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from common.config.schema import Startup
 from common.errors import Unavailable
-from common.gpu.cards import CardSource, open_cards
+from common.gpu.cards import CardSource, open_cards, open_simulated
 from common.gpu.simulated import cards_folder, ensure_cards
 from common.vram.cards import CardSample
 
@@ -31,9 +31,15 @@ class HostCards(NamedTuple):
     folder: Path | None = None
 
 
-async def host_cards(startup: Startup, home: Path, *, simulate: bool, within_s: float = OPEN_S) -> HostCards:
-    """The host's cards, after `within_s` at most; `home` is TANDEM_HOME. Those that are late are opened meanwhile."""
-    opening = _aside(partial(_open, startup, home, simulate=simulate))
+async def host_cards(
+    startup: Startup, home: Path, *, simulate: bool, leave_real: bool = False, within_s: float = OPEN_S
+) -> HostCards:
+    """The host's cards, after `within_s` at most; `home` is TANDEM_HOME. Those that are late are opened meanwhile.
+
+    With `leave_real` NVML is not asked: real cards are somebody else's.
+    """
+    real = partial(_open, startup, home, simulate=simulate)
+    opening = _aside(partial(_simulated, startup, home, open_simulated) if leave_real else real)
     try:
         return await asyncio.wait_for(asyncio.wrap_future(opening), within_s)
     except TimeoutError:
@@ -80,10 +86,14 @@ def _open(startup: Startup, home: Path, *, simulate: bool) -> HostCards:
     except (Unavailable, OSError) as error:
         if not simulate:
             return HostCards(None, str(error))
+    return _simulated(startup, home, open_cards)
+
+
+def _simulated(startup: Startup, home: Path, opened: Callable[[str, Path], CardSource]) -> HostCards:
     folder = cards_folder(home, startup.host)
     try:
         cards = startup.simulated_cards
         ensure_cards(folder, startup.host, [int(card.memory) for card in cards], [card.name for card in cards])
-        return HostCards(open_cards(startup.host, simulated=folder), folder=folder)
+        return HostCards(opened(startup.host, folder), folder=folder)
     except (Unavailable, OSError) as error:
         return HostCards(None, str(error))

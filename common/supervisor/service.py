@@ -210,7 +210,8 @@ class Supervisor:
 
     async def _open_leases(self) -> None:
         startup, home = self._startup, self._home.root.parent
-        cards = await host_cards(startup, home, simulate=self._settings.simulate_cards)
+        settings = self._settings
+        cards = await host_cards(startup, home, simulate=settings.simulate_cards, leave_real=settings.leave_real_cards)
         if cards.folder is not None:
             self._environ[SIMULATED_CARDS_VARIABLE] = str(cards.folder)
         self._no_cards = cards.problem

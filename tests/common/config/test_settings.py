@@ -16,7 +16,10 @@ def test_the_home_is_absolute_and_defaults_to_var() -> None:
 def test_cards_are_simulated_only_where_the_switch_says_so() -> None:
     assert not Settings.read({}).simulate_cards
     assert Settings.read({"TANDEM_SIMULATE_CARDS": "1"}).simulate_cards
-    with pytest.raises(BadRequest, match="TANDEM_SIMULATE_CARDS is 0 or 1, not 'yes'"):
+    assert not Settings.read({"TANDEM_SIMULATE_CARDS": "1"}).leave_real_cards
+    always = Settings.read({"TANDEM_SIMULATE_CARDS": "always"})
+    assert (always.simulate_cards, always.leave_real_cards) == (True, True)
+    with pytest.raises(BadRequest, match="TANDEM_SIMULATE_CARDS is 0, 1 or always, not 'yes'"):
         Settings.read({"TANDEM_SIMULATE_CARDS": "yes"})
 
 

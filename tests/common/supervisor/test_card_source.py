@@ -59,6 +59,18 @@ async def test_without_a_driver_there_are_no_cards_unless_they_are_to_be_simulat
     found.source.close()
 
 
+async def test_real_cards_that_are_to_be_left_alone_are_not_even_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("common.gpu.cards.NvmlCards", asked.append)
+    found = await host_cards(STARTUP, tmp_path, simulate=True, leave_real=True)
+    assert (asked, found.folder) == ([], tmp_path / "mainpc" / "cards")
+    assert found.source is not None
+    assert all(sample.simulated for sample in found.source.sample(0.0))
+    found.source.close()
+
+
 @pytest.mark.usefixtures("no_driver")
 @pytest.mark.parametrize(("file", "gib"), [("startup_main.yaml", 24), ("startup_pc2.yaml", 12)])
 async def test_the_default_files_simulate_a_large_card_and_a_small_one(tmp_path: Path, file: str, gib: int) -> None:

@@ -139,7 +139,7 @@ def test_an_odd_switch_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("TANDEM_SIMULATE_CARDS", "maybe")
     with program(tmp_path, entry("a")) as door:
         assert door.ends() == 1
-    assert "TANDEM_SIMULATE_CARDS is 0 or 1, not 'maybe'" in door.complained
+    assert "TANDEM_SIMULATE_CARDS is 0, 1 or always, not 'maybe'" in door.complained
 
 
 def test_no_cards_are_simulated_unless_it_is_asked_to(tmp_path: Path) -> None:
