@@ -104,11 +104,12 @@ def _by_probes(evidence: Evidence) -> Opinion:
 
 
 def _by_registry(subject: Subject) -> Opinion:
-    agent = subject.agent
-    if agent is None or agent.liveness not in ("suspect", "expired"):
+    """A heartbeat that is long overdue is grave only for one that is merely connected to: a registry that was cut off heard none."""
+    agent, way = subject.agent, subject.way
+    if agent is None or way is None or agent.liveness not in ("suspect", "expired"):
         return Opinion("unknown")
     return Opinion(
-        "unhealthy" if agent.liveness == "expired" else "degraded",
+        "unhealthy" if agent.liveness == "expired" and way.how == "tcp" else "degraded",
         f"its heartbeat is overdue: {agent.heard_s:.0f} s for {agent.ttl_s or 0:g} s promised",
     )
 

@@ -72,7 +72,7 @@ def fabric(folder: Path) -> Iterator[TwoHostFabric]:
         "pc2": [worker("near-hub", "pc2")],
     }
     with TwoHosts() as lab, two_host_fabric(lab, folder, agents=agents) as up:
-        until(lambda: all(located(up, "near-hub", name) for name in PACKAGES), LINKED_S, "near-hub to be known")
+        until(lambda: relayed(up, "mainpc") == {"near-hub"}, LINKED_S, "near-hub to be offered on mainpc")
         yield up
 
 
@@ -100,10 +100,14 @@ def link_is_up(fabric: TwoHostFabric, name: str) -> bool:
     return bool(asked(fabric, name, SUPERVISORS[name], "list_links")["links"][0]["up"])
 
 
+def relayed(fabric: TwoHostFabric, name: str) -> set[str]:
+    """The agents of the other host that are offered on a host."""
+    return {one["agent_name"] for one in asked(fabric, name, SUPERVISORS[name], "list_relays")["relays"]}
+
+
 def located(fabric: TwoHostFabric, agent: str, name: str) -> int:
-    """The port at which an agent answers on a host; 0 where it is not known."""
-    answer = asked(fabric, name, PORTS["core_orchestrator"], "get_agent_endpoint", agent_name=agent)
-    return int(answer.get("port", 0))
+    """The port at which an agent answers on a host."""
+    return int(asked(fabric, name, PORTS["core_orchestrator"], "get_agent_endpoint", agent_name=agent)["port"])
 
 
 # verdicts

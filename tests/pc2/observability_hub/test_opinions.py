@@ -60,7 +60,8 @@ def test_one_that_cannot_be_asked_goes_by_its_supervisors_word() -> None:
 
 def test_the_worst_of_probes_heartbeats_and_work_counts() -> None:
     late = agent("a", liveness="expired", heard_s=31.0)
-    assert of_process(subject(agent=late), WELL).verdict == "unhealthy"
+    assert of_process(subject(told=None, agent=late), WELL).verdict == "unhealthy", "it is merely connected to"
+    assert of_process(subject(agent=late), WELL).verdict == "degraded", "it answers"
     assert of_process(subject(agent=late), WELL).reason == "its heartbeat is overdue: 31 s for 10 s promised"
     assert of_process(subject(agent=agent("a", liveness="suspect", ttl_s=None)), WELL).verdict == "degraded"
     assert of_process(subject(agent=agent("a")), WELL) == WELL
