@@ -104,7 +104,7 @@ def _by_probes(evidence: Evidence) -> Opinion:
 
 
 def _by_registry(subject: Subject) -> Opinion:
-    """A heartbeat that is long overdue is grave only for one that is merely connected to: a registry that was cut off heard none."""
+    """An overdue heartbeat is grave only where there is no better sign: a registry that was cut off has heard none."""
     agent, way = subject.agent, subject.way
     if agent is None or way is None or agent.liveness not in ("suspect", "expired"):
         return Opinion("unknown")
