@@ -71,6 +71,7 @@ class AgentCalls:
         """Call the agent; its end is told later, never from within this call."""
         call = self._open[work.call] = _Open(work)
         call.task = self._spawn(self._perform(call), f"{work.verb.name} of {work.agent_name}")
+        call.task.add_done_callback(lambda _: self._never_ran(call))
 
     def withdraw(self, call: Call) -> None:
         """The call's outcome is not wanted any more."""
@@ -118,6 +119,13 @@ class AgentCalls:
         finally:
             del self._open[work.call]
         work.ended(outcome)
+
+    def _never_ran(self, call: _Open) -> None:
+        """A call that was withdrawn before its first step had no time to say so; its end is told here."""
+        if self._open.get(call.work.call) is call:
+            del self._open[call.work.call]
+            if call.withdrawn:
+                call.work.ended(Cancelled("withdrawn"))
 
     async def _answer(self, call: _Open) -> object:
         work = call.work
