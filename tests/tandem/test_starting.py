@@ -167,6 +167,14 @@ async def test_a_supervisor_that_cannot_be_launched_is_a_life_that_failed(
     )
 
 
+@pytest.mark.parametrize(("told", "simulate"), [("", "1"), ("0", "1"), ("always", "always")])
+def test_a_start_may_simulate_cards_and_can_be_told_to_leave_real_ones_alone(
+    told: str, simulate: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TANDEM_SIMULATE_CARDS", told)
+    assert starting._environ([])["TANDEM_SIMULATE_CARDS"] == simulate
+
+
 def test_the_command_is_named_so_that_it_can_be_typed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     scripts = tmp_path / ".venv" / "bin"
     scripts.mkdir(parents=True)
