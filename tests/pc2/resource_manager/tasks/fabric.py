@@ -96,6 +96,12 @@ class Gate:
         self.begun: list[Dict] = []
         self.withdrawn = 0
 
+    async def until_begun(self, within_s: float = 10.0) -> None:
+        """Wait until work is in an agent's hands: a task is `running` a moment before."""
+        async with asyncio.timeout(within_s):
+            while not self.begun:
+                await asyncio.sleep(0.005)
+
     async def work(self, asked: Dict, _call: Call) -> Dict:
         self.begun.append(asked)
         try:

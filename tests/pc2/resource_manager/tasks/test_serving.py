@@ -103,7 +103,7 @@ async def test_cancelling_a_running_task_reaches_its_agent() -> None:
     async with core() as one, queue(one) as tasks, task_agent("slow", say=gate.work) as agent:
         await one.register("slow", agent.port, "say", dress="native")
         task_id = await tasks.submit("say")
-        await tasks.until_state(task_id, "running")
+        await gate.until_begun()
         status = await tasks.call("cancel_task", task_id=task_id)
         assert status["state"] == "cancelled"
         async with asyncio.timeout(10):
@@ -157,7 +157,7 @@ async def test_a_deadline_ends_a_task_that_waits_and_one_that_runs() -> None:
         await one.register("slow", agent.port, "say", dress="native")
         waiting = await tasks.submit("nobody does this", deadline_s=0.1)
         running = await tasks.submit("say", deadline_s=2.0)
-        await tasks.until_state(running, "running")
+        await gate.until_begun()
         assert "it was queued" in (await tasks.until_state(waiting, "expired"))["error"]
         assert (await tasks.until_state(running, "expired"))["code"] == "deadline_exceeded"
         async with asyncio.timeout(10):
@@ -224,7 +224,7 @@ async def test_an_agent_that_stops_gives_its_task_back_and_no_attempt_is_counted
         async with task_agent("stopping", say=gate.work) as stopping:
             await one.register("stopping", stopping.port, "say", dress="native")
             task_id = await tasks.submit("say")
-            await tasks.until_state(task_id, "running")
+            await gate.until_begun()
         await one.register("good", good.port, "say", dress="native")
         status = await tasks.until_state(task_id, "done")
         assert (status["agent_name"], status["attempts"]) == ("good", 1)
