@@ -139,3 +139,12 @@ def test_what_looks_at_the_wall_clock_is_told_with_its_bounds() -> None:
     assert (tokens.EARLY_S, tokens.OPERATOR_TTL_S, series.AHEAD_S, series.LATE_S) == (60, 60, 60, 86_400)
     assert "more than 60 s off" in text
     assert "older than a day or more than 60 s ahead" in text
+
+
+def test_every_database_is_told_and_no_other() -> None:
+    """A store is named by a constant of its service; the history of metrics is a file of its own."""
+    rooms = [*(ROOT / "pc2").glob("*/service.py"), *(ROOT / "main_pc").glob("*/service.py")]
+    named = "".join(path.read_text() for path in rooms)
+    stores = {f"{name}.db" for name in re.findall(r"^(?:TASK_)?STORE(?:: Final)? = \"(\w+)\"", named, re.MULTILINE)}
+    told = re.findall(r"^\| `(\w+\.db)`", section(OPERATIONS, "Disk"), re.MULTILINE)
+    assert set(told) == stores | {"metrics.db", "supervisor.db"}
