@@ -8,7 +8,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from heapq import nsmallest
 from typing import Final
+
+import msgspec
 
 from common.api import basic
 from common.api.observability_hub import GetFigures, MetricKind, ProcessFigures
@@ -24,6 +27,8 @@ SCRAPE_S: Final = 5.0
 ASK_S: Final = 2.0
 TURN_S: Final = 0.25
 AT_ONCE: Final = 32
+WAITS: Final = b'"wait_s"'
+"""The field by which a request says for how long its caller waits."""
 NOT_OFFERED_S: Final = 60.0
 """One that does not know `stats` is asked again after this time."""
 
@@ -57,18 +62,19 @@ class Scraping:
         self.done = 0
 
     def turn(self) -> None:
-        """Asks those whose turn it is; called every TURN_S."""
+        """Asks those whose turn it is, who has waited for longest first; called every TURN_S."""
         now = self._now()
         for key in [key for key in self._known if self._ward.find(key) is None]:
             del self._known[key]
+        due: list[tuple[float, str, str]] = []
         for subject in self._ward:
             target = target_of(subject)
-            if len(self._under_way) >= AT_ONCE:
-                return
             if target:
                 known = self._known.setdefault(subject.key, _Scraped())
                 if known.due <= now and not known.asking:
-                    self._start(subject.key, target, known)
+                    due.append((known.due, subject.key, target))
+        for _, key, target in nsmallest(AT_ONCE - len(self._under_way), due):
+            self._start(key, target, self._known[key])
 
     def _start(self, key: str, target: str, known: _Scraped) -> None:
         known.asking = True
@@ -82,7 +88,7 @@ class Scraping:
             stats = await self._client.call(target, basic.STATS, Empty(), timeout_s=ASK_S)
             if stats.boot != known.boot:
                 info = await self._client.call(target, basic.INFO, Empty(), timeout_s=ASK_S)
-                known.waiting = frozenset(verb.name for verb in info.verbs if verb.streams)
+                known.waiting = frozenset(verb.name for verb in info.verbs if may_wait(verb))
                 known.boot = info.boot
         except BadRequest:
             known.due = self._now() + NOT_OFFERED_S
@@ -124,6 +130,11 @@ def target_of(subject: Subject) -> str:
     if subject.what == "service":
         return wire_name(subject.name)
     return subject.name if subject.agent is not None and subject.agent.dress == "native" else ""
+
+
+def may_wait(verb: basic.VerbInfo) -> bool:
+    """Whether a call of it takes as long as its caller likes: it is streamed to, or says for how long it waits."""
+    return verb.streams or WAITS in msgspec.json.encode(verb.request)
 
 
 def _values(told: basic.VerbStats) -> Iterator[tuple[str, float, MetricKind]]:

@@ -58,6 +58,8 @@ class Work:
                 self._verbs[verb] = _Seen(told, now, told, now)
             else:
                 _move(seen, verb, told, elapsed_s, now)
+        for verb in self._verbs.keys() - stats.verbs.keys():
+            del self._verbs[verb]
 
     def problem(self, waiting: Collection[str], now: float) -> str:
         """What is wrong with its work, empty when nothing is; calls of the verbs in `waiting` may take for ever."""

@@ -74,3 +74,10 @@ def test_another_life_begins_anew() -> None:
     assert work.problem((), STUCK_S) == ""
     work.take(stats(verb(3, in_flight=2), "boot-2"), 2 * STUCK_S)
     assert work.problem((), 2 * STUCK_S) == ""
+
+
+def test_a_verb_that_is_not_told_of_any_more_is_forgotten() -> None:
+    work = Work()
+    for number in range(3):
+        work.take(Stats(service="s", boot="b", uptime=1, verbs={f"do{number}": verb(1)}), float(number))
+    assert list(work.told()) == ["do2"]
