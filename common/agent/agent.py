@@ -99,6 +99,7 @@ class Agent:
     async def serve(self, ready: Callable[[], None] = lambda: None) -> None:
         """Serve on the running loop until told to stop; `ready` is called when the ports are open."""
         self.shell = Shell(self._settings, (*TOPICS, *self.topics))
+        self.reporter.show(self.shell.metrics)
         self.client = open_async_client()
         self.shell.breakers = self.client.breakers
         methods = list(methods_of(self))

@@ -32,6 +32,7 @@ from common.reporting.places import agent_name, process_folder, spools_of
 from common.reporting.receivers import ERRORS, METRICS, TIMEOUT_S, Caller
 from common.reporting.reports import error_report, shape_of, told_before
 from common.reporting.spool_log import MAX_PAYLOAD
+from common.telemetry.metrics import Metrics
 from common.telemetry.system_clock import SystemClock, system_rng
 
 FAREWELL_S: Final = 1.0
@@ -143,6 +144,15 @@ class ErrorReporter:
         """Delivers what processes of this host that have ended left in their spools: a supervisor's chore."""
         for folder in spools_of(self._home, self.host).glob("*"):
             self.outbox.adopt(folder)
+
+    def show(self, metrics: Metrics) -> None:
+        """Have `metrics` tell how its work goes."""
+        counter, name = metrics.read_counter, "tandem_reporting"
+        counter(f"{name}_errors_total", "Errors handed in to be reported, repeats included.", lambda: self.reported)
+        counter(f"{name}_not_kept_total", "Errors and points that could not be written down.", lambda: self.not_kept)
+        counter(f"{name}_own_total", "Errors of reporting itself, which are not reported.", lambda: self.swallowed)
+        waits = "1 while what is written down cannot be delivered."
+        metrics.read_gauge(f"{name}_undeliverable", waits, lambda: float(bool(self.outbox.problem)))
 
     def flush(self, within_s: float = 5.0) -> bool:
         """Waits until everything is delivered, but no longer than it goes well; whether it is."""

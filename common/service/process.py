@@ -86,6 +86,8 @@ async def _serve(make: Callable[[], Service], reporter: ErrorReporter | None) ->
     if reporter is not None:
         report_from_loop(reporter, asyncio.get_running_loop())
     service = make()
+    if reporter is not None:
+        reporter.show(service.shell.metrics)
     await service.open()
     calm_collector()
     on_stop_signal(service.shell.stop)

@@ -55,6 +55,7 @@ class Outside:
         self.reporter = ErrorReporter(
             SUPERVISOR, host=startup.host, home=home, connect=self._reporting_client, environ={}
         )
+        self.reporter.show(shell.metrics)
         self._client: AsyncClient | None = None
 
     def add_routes(self) -> None:

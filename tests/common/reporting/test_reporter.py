@@ -23,6 +23,7 @@ from common.reporting import outbox as outbox_module
 from common.reporting import places
 from common.reporting.places import agent_name, process_folder, sender_of, spools_of
 from common.reporting.reporter import ErrorReporter, install, process_reporter
+from common.telemetry.metrics import Metrics
 from tests.common.reporting.stand_in import ROOT, Taken, read_taken, services, standing_in
 
 PATIENCE_S = 60.0
@@ -376,6 +377,21 @@ async def test_what_could_not_be_kept_is_told_as_lost_once_something_can(port: i
         await asyncio.to_thread(delivered, reporter)
         assert ([report.message for report in bus.taken.reports], bus.taken.lost) == (["3"], 3)
     await asyncio.to_thread(reporter.close, 0.0)
+
+
+def test_how_its_work_goes_is_told_by_metrics(tmp_path: Path) -> None:
+    (tmp_path / "home").write_text("no folder")
+    reporter = ErrorReporter("reader", home=tmp_path / "home", environ={})
+    metrics = Metrics()
+    reporter.show(metrics)
+    for _ in range(2):
+        reporter.report_error("ReadError", "no such file")
+    told = dict(line.split() for line in metrics.exposition().decode().splitlines() if not line.startswith("#"))
+    assert float(told["tandem_reporting_errors_total"]) == 2
+    assert float(told["tandem_reporting_not_kept_total"]) == 1
+    assert float(told["tandem_reporting_own_total"]) == 0
+    assert float(told["tandem_reporting_undeliverable"]) == 0
+    reporter.close(0.0)
 
 
 def test_what_cannot_be_shown_is_told_as_well_as_it_goes(reporter: ErrorReporter, bus: Bus) -> None:
