@@ -15,6 +15,7 @@ import signal
 import sys
 import tempfile
 from asyncio.subprocess import Process
+from pathlib import Path
 
 import psutil
 
@@ -68,10 +69,12 @@ async def everything(client: AsyncClient, tally: Tally, door: int) -> None:
     tally.check(await status.wait() == 0, "tandem status finds everything well")
 
 
-async def start() -> Process:
-    """Both hosts, which stop when this process is gone, however it went."""
+async def start(story: Path) -> Process:
+    """Both hosts, which stop when this process is gone, however it went; `story` gets what would be their live table."""
     files = [str(EXAMPLES / name) for name in ("startup_main.yaml", "startup_pc2.yaml")]
-    return await asyncio.create_subprocess_exec("setpriv", "--pdeathsig", "TERM", *TANDEM, "start", *files)
+    command = ("setpriv", "--pdeathsig", "TERM", *TANDEM, "start", *files)
+    with story.open("wb") as out:
+        return await asyncio.create_subprocess_exec(*command, stdout=out)
 
 
 async def shown(fabric: Process, tally: Tally) -> None:
@@ -113,11 +116,15 @@ async def demo(home: str) -> int:
         asyncio.get_running_loop().add_signal_handler(number, this.cancel)
     tally = Tally()
     tally.step("starting both hosts on this machine, with simulated cards")
-    fabric = await start()
+    story = Path(home) / "start.txt"
+    fabric = await start(story)
     try:
         await shown(fabric, tally)
     finally:
         await stop(fabric, tally)
+    if tally.wrong:
+        tally.step("what tandem start told")
+        tally.show(story.read_text(errors="replace"))
     tally.step(f"{tally.right} right, {len(tally.wrong)} wrong")
     for what in tally.wrong:
         print(f"  wrong: {what}")
