@@ -81,7 +81,9 @@ def of_link(peer: str, host: Opinion, round_trip_s: float, sides: Iterable[LinkS
 
 
 def _answers_since(evidence: Evidence, since: float | None) -> bool:
-    return evidence.missed_since is None and since is not None and evidence.answered_at > since
+    """Whether it does, and is believed to: the first answer of one that was gone may be the last."""
+    heard = evidence.missed_since is None and since is not None and evidence.answered_at > since
+    return heard and evidence.believed != "unreachable"
 
 
 def _by_phase(told: Process, ended_unasked: bool) -> Opinion:

@@ -115,6 +115,12 @@ def test_a_host_whose_processes_answer_is_not_gone_with_its_supervisor() -> None
     assert (there.verdict, there.reason) == ("degraded", "its supervisor does not answer, 1 of its processes do: why")
 
 
+def test_a_host_that_was_gone_is_there_by_a_second_answer_in_a_row() -> None:
+    lost, back = seen(*LOST), (*LOST, Weight.WELL)
+    assert of_host(lost, [seen(*back)], None).verdict == "unreachable"
+    assert of_host(lost, [seen(*back, Weight.WELL)], None).verdict == "degraded"
+
+
 def test_a_link_is_judged_by_both_its_ends() -> None:
     up = LinkSide(seen_from="Supervisor/pc2", up=True, round_trip_ms=1, heard_s=0)
     down = LinkSide(seen_from="Supervisor/mainpc", up=False, round_trip_ms=0, heard_s=9)
