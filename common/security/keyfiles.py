@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar, Final, TypeVar
 
@@ -84,6 +85,13 @@ def make_folder(folder: Path) -> None:
         folder.chmod(0o700)
     except OSError as error:
         raise KeyfileRefused(f"{folder} cannot be kept private: {error.strerror}") from None
+
+
+def forget_unfinished(folder: Path) -> None:
+    """Removes what a life that was killed had begun to write into a folder of which this process is the one writer now."""
+    for path in folder.glob(".*.json.*"):
+        with suppress(OSError):
+            path.unlink()
 
 
 def write(path: Path, value: msgspec.Struct) -> None:

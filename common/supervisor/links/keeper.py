@@ -48,6 +48,7 @@ class Keeper:
         self._heard: dict[str, float] = {}
         self.folder = keyfiles.keys_folder(home, startup.host)
         keyfiles.make_folder(self.folder)
+        keyfiles.forget_unfinished(self.folder)
         self._host_key = self._signing_keys(keyfiles.HOST_FILE, startup.host)
         self._operator = self._signing_keys(keyfiles.OPERATOR_FILE, f"operator@{startup.host}")
         self._ports = (startup.supervisor.port, startup.supervisor.events_port)

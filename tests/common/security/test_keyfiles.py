@@ -226,3 +226,15 @@ class TestFollowing:
         path.chmod(0o600)
         assert followed.refresh()
         assert followed.current == self.ring("hub")
+
+
+def test_what_a_killed_writer_had_begun_goes_and_everything_else_stays(tmp_path: Path) -> None:
+    keyfiles.write(tmp_path / "supervisor.json", KEYS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "replace", lambda *_: os._exit(0))
+        if (child := os.fork()) == 0:
+            keyfiles.write(tmp_path / "supervisor.json", KEYS)
+        os.waitpid(child, 0)
+    assert len(list(tmp_path.iterdir())) == 2
+    keyfiles.forget_unfinished(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["supervisor.json"]
