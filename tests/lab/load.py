@@ -28,11 +28,13 @@ from common.errors import TandemError
 PATIENCE_S = 90.0
 CALL_S = 5.0
 PACE_S = 0.05
+AGENTS = 50
+"""Old agents of each host, which move with every registration."""
 Order = tuple[str, str, dict[str, Any]]
 
 
 def a_registration(host: str, number: int) -> Order:
-    name = f"old-{host}-{number}"
+    name = f"old-{host}-{number % AGENTS}"
     agent = {"agent_name": name, "host": "127.0.0.1", "port": 1 + number % 60_000, "capabilities": ["old"]}
     return "CoreOrchestrator", "register_agent", agent
 

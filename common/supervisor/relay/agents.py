@@ -23,6 +23,9 @@ from common.supervisor.relay.reach import Reach, Since
 from common.supervisor.relay.requests import Requests
 
 _LACK: Final = "relayed agent "
+_BEYOND: Final = "relayed agents beyond the limit"
+OFFERED: Final = 512
+"""Agents offered at most: each takes two sockets and a look now and then. Those offered already go first, then by name."""
 REMEMBERED: Final = 4_096
 """Agents whose last ports are remembered."""
 
@@ -65,7 +68,7 @@ class Agents:
         """Offer these agents, as far as they are elsewhere, and no others."""
         agents = list(agents)
         self._local = local_ports(agents, self._shell.settings.host)
-        wanted = far_agents(agents, self._hosts, self._keyed())
+        wanted = self._within_the_limit(far_agents(agents, self._hosts, self._keyed()))
         for lack in [lack for lack in self._shell.lacks if lack.startswith(_LACK) and lack[len(_LACK) :] not in wanted]:
             del self._shell.lacks[lack]
         for name in [name for name in self._offered if name not in wanted]:
@@ -78,6 +81,15 @@ class Agents:
                 self._follow(name, agent, joined)
             else:
                 self._offer(name, agent, joined)
+
+    def _within_the_limit(self, wanted: dict[str, FarAgent]) -> dict[str, FarAgent]:
+        self._shell.lacks.pop(_BEYOND, None)
+        if len(wanted) <= OFFERED:
+            return wanted
+        beyond = len(wanted) - OFFERED
+        self._shell.lacks[_BEYOND] = f"{beyond} agents of other hosts are not offered here: the relay offers {OFFERED}"
+        first = sorted(wanted, key=lambda name: (name not in self._offered, name))[:OFFERED]
+        return {name: wanted[name] for name in first}
 
     def _follow(self, name: str, agent: FarAgent, joined: Callable[[str], bool]) -> None:
         """The same way leads on, though perhaps to another place."""

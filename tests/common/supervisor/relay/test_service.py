@@ -403,6 +403,23 @@ async def test_an_agent_from_elsewhere_never_gets_the_number_of_one_that_is_at_h
         assert free(made.resting_port)
 
 
+async def test_of_more_agents_than_it_offers_it_keeps_the_ones_it_has_and_says_how_many_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("common.supervisor.relay.agents.OFFERED", 2)
+    async with linked(tmp_path) as made:
+        made.register(made.far("y", 1), made.far("z", 2))
+        first = await made.relays()
+        made.register(made.far("a", 3), made.far("b", 4), made.far("y", 1), made.far("z", 2))
+        assert await made.relays() == first
+        assert list(made.near.lacks.values()) == ["2 agents of other hosts are not offered here: the relay offers 2"]
+        made.register(made.far("a", 3), made.far("b", 4), made.far("z", 2))
+        assert set(await made.relays()) == {"a", "z"}
+        made.register(made.far("a", 3), made.far("b", 4))
+        assert set(await made.relays()) == {"a", "b"}
+        assert made.near.lacks == {}
+
+
 async def test_what_an_agent_lacks_goes_with_the_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise Unavailable("this process can open no more sockets")
