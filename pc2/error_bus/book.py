@@ -17,11 +17,11 @@ from common.api import error_bus as api
 from common.errors import NotFound
 from common.store.protocol import Change, RecordStore
 from pc2.error_bus.deliveries import Deliveries
-from pc2.error_bus.fingerprint import TITLE_CHARS, Fingerprint, fingerprint
+from pc2.error_bus.fingerprint import Fingerprint, fingerprint
 from pc2.error_bus.forgetting import Forgetting
 from pc2.error_bus.groups import ROWS, SAMPLES, Group, Row
 from pc2.error_bus.occurrence import Moment, occurred
-from pc2.error_bus.samples import Hiding, begin_of
+from pc2.error_bus.samples import TITLE_CHARS, Hiding, begin_of, title_of
 
 STATES: Final[tuple[api.GroupState, ...]] = ("new", "ongoing", "resolved", "regressed")
 
@@ -225,7 +225,7 @@ class ErrorBook:
                 group_id=into.group_id,
                 grouped_by=into.grouped_by,
                 error_type=begin_of(report.error_type, TITLE_CHARS, self._hiding),
-                message=begin_of(into.title, TITLE_CHARS, self._hiding),
+                message=title_of(report, self._hiding),
                 owner=report.agent,
             )
         )

@@ -19,29 +19,27 @@ from pc2.error_bus.masking import mask
 VERSION: Final = 1
 HASH_BYTES: Final = 10
 """80 bits: two of a million groups fall together with odds of 1 in 2.4 * 10**12."""
-TITLE_CHARS: Final = 300
 SHORT_CHARS: Final = 4_096
 """Texts up to this length are remembered with what came of them: most errors come again."""
 REMEMBERED: Final = 2_048
 
 
 class Fingerprint(NamedTuple):
-    """The group a report falls into, why, and how the group is called beside its type."""
+    """The group a report falls into, and why."""
 
     group_id: str
     grouped_by: GroupedBy
-    title: str
 
 
 def fingerprint(report: ErrorReport) -> Fingerprint:
     """The fingerprint of a report; total: any text gives one."""
     if report.fingerprint:
-        return Fingerprint(_hash("explicit", (report.fingerprint,)), "explicit", report.fingerprint[:TITLE_CHARS])
-    template = _template(report.message) if len(report.message) <= SHORT_CHARS else mask(report.message)
+        return Fingerprint(_hash("explicit", (report.fingerprint,)), "explicit")
     by_stack = _of_stack(report)
     if by_stack:
-        return Fingerprint(by_stack, "stack", template[:TITLE_CHARS])
-    return Fingerprint(_hash("message", (report.error_type, template)), "message", template[:TITLE_CHARS])
+        return Fingerprint(by_stack, "stack")
+    template = _template(report.message) if len(report.message) <= SHORT_CHARS else mask(report.message)
+    return Fingerprint(_hash("message", (report.error_type, template)), "message")
 
 
 def _of_stack(report: ErrorReport) -> str:

@@ -1,4 +1,4 @@
-"""What is kept of single reports: cut to a size, without secrets, the first ones of a group and the newest.
+"""What is kept of single reports: cut to a size, without secrets, the first ones of a group and the newest; and a group's title.
 
 It decides what a sample holds and in which place it is kept; which report becomes one is for `groups`.
 """
@@ -12,11 +12,13 @@ from msgspec import Struct, json
 
 from common.api.error_bus import ErrorReport, ErrorSample, Severity
 from common.ids import MAX_WIRE_INT
+from pc2.error_bus.masking import READ_CHARS, mask
 from pc2.error_bus.occurrence import timestamp_of
 from pc2.error_bus.stacks import text_of
 
 FIRST: Final = 3
 NEWEST: Final = 5
+TITLE_CHARS: Final = 300
 MESSAGE_CHARS: Final = 2_048
 STACK_CHARS: Final = 8_192
 DETAILS_CHARS: Final = 4_096
@@ -81,6 +83,16 @@ def sample_of(report: ErrorReport, number: int, host: str, at: float, hiding: Hi
         stack=_ends_of(text_of(report.stack), STACK_CHARS, hiding),
         details=_Details(hiding).mapping(report.details),
     )
+
+
+def title_of(report: ErrorReport, hiding: Hiding) -> str:
+    """How a group is called beside its type: by the explicit fingerprint, else by the masked message of its first report.
+
+    Secrets are hidden first: a masked key is no key any more that could be told, and most of it would stay.
+    """
+    if report.fingerprint:
+        return begin_of(report.fingerprint, TITLE_CHARS, hiding)
+    return mask(begin_of(report.message, READ_CHARS, hiding))[:TITLE_CHARS]
 
 
 def begin_of(text: str, most: int, hiding: Hiding) -> str:

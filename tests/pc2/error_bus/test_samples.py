@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from msgspec import json
 
 from common.api.error_bus import StackFrame
+from common.telemetry.redaction import HIDDEN, is_secret_name, redact
 from pc2.error_bus.samples import (
     DETAILS_CHARS,
     FIRST,
@@ -14,9 +15,12 @@ from pc2.error_bus.samples import (
     NEWEST,
     OVERLAP_CHARS,
     STACK_CHARS,
+    TITLE_CHARS,
+    Hiding,
     Sample,
     in_order,
     sample_of,
+    title_of,
 )  # fmt: skip
 from tests.pc2.error_bus.desk import HIDING, report
 
@@ -51,6 +55,20 @@ def test_a_secret_across_a_cut_leaves_no_half() -> None:
     assert "hun" not in kept.message
     kept = sample(stack="x" * (STACK_CHARS // 4 - 3) + "hunter2" + "y" * STACK_CHARS)
     assert "hun" not in kept.stack
+
+
+def test_a_title_is_the_masked_message_or_what_the_report_says_itself() -> None:
+    assert title_of(report(message="no room for 3 files"), HIDING) == "no room for <n> files"
+    assert title_of(report(message="no room", fingerprint="payments"), HIDING) == "payments"
+    assert len(title_of(report(message="x" * 5_000), HIDING)) == TITLE_CHARS
+
+
+def test_a_secret_with_digits_in_it_leaves_nothing_in_a_title() -> None:
+    hiding = Hiding(redact, is_secret_name, HIDDEN)
+    key = "sk-abcd1234efgh5678ijkl9012"
+    for message in (f"refused: {key}", "x" * (TITLE_CHARS - 8) + f" {key}"):
+        assert "abcd" not in title_of(report(message=message), hiding)
+    assert title_of(report(message=f"refused: {key}, 3 times"), hiding) == f"refused: {HIDDEN}, <n> times"
 
 
 def test_a_long_message_is_cut_and_of_a_long_stack_both_ends_are_kept() -> None:
