@@ -122,9 +122,9 @@ async def demo(home: str) -> int:
         await shown(fabric, tally)
     finally:
         await stop(fabric, tally)
-    if tally.wrong:
+    if tally.wrong and (told := story.read_text(errors="replace")):
         tally.step("what tandem start told")
-        tally.show(story.read_text(errors="replace"))
+        tally.show(told)
     tally.step(f"{tally.right} right, {len(tally.wrong)} wrong")
     for what in tally.wrong:
         print(f"  wrong: {what}")
