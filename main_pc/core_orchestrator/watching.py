@@ -160,15 +160,19 @@ class Watching:
 
     async def _follow(self, source: Source) -> None:
         topics = [topic.name for topic in source.topics]
+        told = False
         while True:
             try:
                 async for notice in self._client.events(source.name, topics, live=source.ask_again):
+                    told = False
                     if isinstance(notice, Event):
                         self._take(source, notice)
                     else:
                         source.ask_again()
             except TandemError as error:
-                self._shell.log.info("%s is not followed for now: %s", source.name, error.message)
+                if not told:  # once for each time that it is away
+                    self._shell.log.info("%s is not followed for now: %s", source.name, error.message)
+                told = True
             except Exception:
                 self._shell.log.exception("following %s failed", source.name)
                 source.ask_again()
