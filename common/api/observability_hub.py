@@ -33,7 +33,7 @@ MAX_POINTS = 10_000
 
 
 class GetHealth(Message, frozen=True):
-    """Asks for every verdict, or for those of one host."""
+    """Asks for every verdict, or for those of one host; `not_found` where nobody knows that host."""
 
     host: str = ""
 

@@ -20,7 +20,7 @@ from common.client.opening import open_async_client
 from common.client.settings import at_own_pace
 from common.clock import timestamp
 from common.config.settings import AgentEnvironment
-from common.errors import TandemError
+from common.errors import NotFound, TandemError
 from common.service.call import Call
 from common.service.process import run_service
 from common.service.shell import Shell, ShellSettings
@@ -197,6 +197,8 @@ class ObservabilityHub:
     # what is asked
 
     def _get_health(self, asked: api.GetHealth, _call: Call) -> api.FabricHealth:
+        if asked.host and asked.host not in self._ward.hosts:
+            raise NotFound(f"no host {asked.host!r}; there are {', '.join(self._ward.hosts)}")
         now = self._clock.monotonic()
         hosts = [host for host in self._ward.hosts.values() if asked.host in ("", host.name)]
         shown = [subject for subject in self._ward if asked.host in ("", subject.host)]

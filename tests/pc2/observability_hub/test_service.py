@@ -9,7 +9,7 @@ import pytest
 
 from common.api import links
 from common.api import observability_hub as api
-from common.errors import BadRequest
+from common.errors import BadRequest, NotFound
 from pc2.observability_hub.evidence import Weight
 from pc2.observability_hub.probing import weigh
 from tests.pc2.observability_hub.bench import HUB, Bench, running, until
@@ -48,6 +48,8 @@ async def test_everybody_that_answers_is_healthy_and_get_health_shows_it(tmp_pat
         await until(lambda: bench.hub._links.show()[0].verdict == "degraded")
         only = await bench.health("mainpc")
         assert (len(only.hosts), only.agents, len(only.links)) == (1, [], 1)
+        with pytest.raises(NotFound, match="no host 'elsewhere'; there are "):
+            await bench.health("elsewhere")
 
 
 async def test_a_death_told_is_published_at_once_and_once(tmp_path: Path) -> None:
