@@ -88,9 +88,9 @@ async def _serve(make: Callable[[], Service], reporter: ErrorReporter | None) ->
     service = make()
     if reporter is not None:
         reporter.show(service.shell.metrics)
+    on_stop_signal(service.shell.stop)  # before it serves: what it acknowledges is kept
     await service.open()
     calm_collector()
-    on_stop_signal(service.shell.stop)
     try:
         await service.shell.stopped()
     finally:

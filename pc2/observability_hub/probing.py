@@ -54,6 +54,7 @@ class Probing:
         self._links: dict[str, tuple[Way, PlainLink]] = {}
         self._turn: asyncio.TimerHandle | None = None
         self._turn_at = float("-inf")
+        self._closed = False
         self.done = 0
 
     @property
@@ -70,7 +71,8 @@ class Probing:
         self._plan(key, self._now())
 
     def close(self) -> None:
-        """Probe no more, and hang up everywhere."""
+        """Probe no more, whoever is still told of, and hang up everywhere."""
+        self._closed = True
         if self._turn is not None:
             self._turn.cancel()
         for task in self._under_way.values():
@@ -108,7 +110,7 @@ class Probing:
             self._turn_by(min(self._agenda[0][0] if self._agenda else now + BEAT_S, now + BEAT_S))
 
     def _plan(self, key: str, at: float) -> None:
-        if key in self._under_way or self._due.get(key, at + 1) <= at:
+        if self._closed or key in self._under_way or self._due.get(key, at + 1) <= at:
             return
         self._due[key] = at
         heapq.heappush(self._agenda, (at, key))
@@ -152,6 +154,8 @@ class Probing:
                 self._shell.log.error("%s cannot be probed: %s", subject.key, error)
                 return
             outcome = Outcome(Weight.MISS, getattr(error, "message", "") or f"no connection: {error}")
+        if self._closed:
+            return  # it is this hub that went
         self.done += 1
         self._tell(subject.key, life, outcome, began)
 
