@@ -3,6 +3,9 @@
 Three signs: its loop runs late; a probe that was to be given up is noticed late; or nobody answers any more, of at least SILENT
 at once, while none of them refuses (a refusal is the kernel's own word). While it doubts, silences are no evidence. What a
 supervisor tells is no matter of eyes and counts all the same.
+
+Lateness counts for as long as it lasts. Silence alone does not: a hub that is in time and hears nobody for LONGEST_S is not the
+one that is slow, and they that hang have to be told of.
 """
 
 from __future__ import annotations
@@ -18,6 +21,10 @@ LEAST_S: Final = 0.5
 SILENT: Final = 4
 STAYS_S: Final = 2.0
 """How long doubt outlives its last sign."""
+LONGEST_S: Final = 10.0
+"""How long bursts of silence are a reason for doubt."""
+CALM_S: Final = 60.0
+"""Bursts that follow one another within this time are one and the same silence."""
 
 
 @dataclass(slots=True)
@@ -27,6 +34,8 @@ class Doubt:
     reason: str = ""
     times: int = 0
     _until: float = float("-inf")
+    _burst_began: float = float("-inf")
+    _burst_at: float = float("-inf")
     _silent: deque[tuple[float, str]] = field(default_factory=lambda: deque(maxlen=4_096))
 
     def late(self, by_s: float, now: float) -> None:
@@ -45,11 +54,18 @@ class Doubt:
             self._silent.popleft()
         silent = len({name for _, name in self._silent})
         if silent >= SILENT and now - self._silent[0][0] >= LEAST_S:
-            self._begin(f"nobody answers the hub, {silent} at once", now)
+            self._burst(f"nobody answers the hub, {silent} at once", now)
 
     def now(self, now: float) -> str:
         """Why the hub doubts itself at `now`; empty when it does not."""
         return self.reason if now < self._until else ""
+
+    def _burst(self, reason: str, now: float) -> None:
+        if now - self._burst_at > CALM_S:
+            self._burst_began = now
+        self._burst_at = now
+        if now - self._burst_began < LONGEST_S:
+            self._begin(reason, now)
 
     def _begin(self, reason: str, now: float) -> None:
         if now >= self._until:

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from pc2.observability_hub.doubt import LATE_S, STAYS_S, Doubt
+from pc2.observability_hub.doubt import CALM_S, LATE_S, LONGEST_S, STAYS_S, Doubt
 
 
 def test_a_hub_that_is_late_doubts_itself_for_a_while() -> None:
@@ -41,3 +41,33 @@ def test_few_silent_ones_and_those_of_long_ago_are_no_burst() -> None:
     for at, name in ((0.0, "a"), (2.0, "b"), (4.0, "c"), (6.0, "d"), (8.0, "e")):
         doubt.silence(name, 10 + at)
     assert doubt.now(18.0) == ""
+
+
+def silent_until(doubt: Doubt, at: float, until: float) -> float:
+    """Four that hang, while the hub hears itself about once a second; when doubt was seen last."""
+    last = float("-inf")
+    while at < until:
+        for name in "abcd":
+            at += 0.2
+            doubt.silence(name, at)
+            last = at if doubt.now(at) else last
+        doubt.heard()
+        at += 0.15
+    return last
+
+
+def test_silence_that_lasts_is_told_of_and_not_doubted_for_ever() -> None:
+    doubt = Doubt()
+    last = silent_until(doubt, 0.0, 300.0)
+    assert LONGEST_S / 2 < last < LONGEST_S + STAYS_S + 1.0
+    assert doubt.times == 1
+    doubt.late(1.0, 300.0)
+    assert doubt.now(300.0)
+
+
+def test_another_silence_long_after_is_doubted_anew() -> None:
+    doubt = Doubt()
+    silent_until(doubt, 0.0, 30.0)
+    again = 32.0 + CALM_S
+    assert silent_until(doubt, again, again + 30.0) > again
+    assert doubt.times == 2
