@@ -26,6 +26,9 @@ CallerKind = Literal["supervisor", "service", "agent", "relay", "invited"]
 GATEWAY: Final = "SecurityGateway"
 """The issuer of identities' tokens; its signing key stands in the list of the host that it runs on."""
 
+MOST_VOUCHES: Final = 256
+"""Hosts that one host vouches for at most, those that it sent away among them."""
+
 _OPERATOR: Final = "operator@"
 _SCOPE: Final = re.compile(r"(read|use|control)(:[A-Za-z0-9_.-]{1,128})?")
 _ORDER: Final = tuple(Access)
@@ -70,7 +73,7 @@ class HostKeys(Struct, frozen=True, kw_only=True):
     events_port: int = 0
     keys: list[KeyEntry] = []
     issuers: list[Issuer] = []
-    vouches: list[Vouch] = []
+    vouches: Annotated[list[Vouch], Meta(max_length=MOST_VOUCHES)] = []
 
 
 class SignedKeys(Struct, frozen=True):

@@ -12,8 +12,9 @@ host that vouches for as many as it likes fills no disk, and the lists of all st
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final, Literal
 
 import msgspec
@@ -29,10 +30,12 @@ Check = Callable[[SignedKeys, str], HostKeys]
 
 Outcome = Literal["taken", "same", "older", "own", "unknown", "refused"]
 NEVER: Final = -1
-MOST_HOSTS: Final = 255
+MOST_HOSTS: Final = 63
 """Lists of other hosts that are kept."""
 MOST_BYTES: Final = 16 * 1024 * 1024
 """Bytes that all of them may have together."""
+MOST_SERIALS: Final = 4_096
+"""Host keys whose highest serial is remembered; of those that are not trusted any more the first ones seen are forgotten."""
 
 
 class Known(Struct, frozen=True):
@@ -43,7 +46,7 @@ class Known(Struct, frozen=True):
     keys: HostKeys
 
 
-class Trust(Struct, frozen=True, kw_only=True):
+class Trust(Struct, frozen=True, kw_only=True, dict=True):
     """What this host trusts: `vouches` are its own, `serials` the highest serial seen under each host key."""
 
     own: str
@@ -51,6 +54,11 @@ class Trust(Struct, frozen=True, kw_only=True):
     vouches: dict[str, Vouch] = {}
     lists: dict[str, Known] = {}
     serials: dict[str, int] = {}
+
+    @cached_property
+    def reached(self) -> Mapping[str, str]:
+        """The host key of every other host that is trusted."""
+        return _reached(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +77,10 @@ class _Named(Struct):
 
 def trusted(trust: Trust) -> dict[str, str]:
     """The host key of every host that is trusted, this one aside."""
+    return dict(trust.reached)
+
+
+def _reached(trust: Trust) -> dict[str, str]:
     best = _best(trust)
     reached: dict[str, str] = {}
     ways = [list(trust.vouches.values())]
@@ -121,7 +133,7 @@ def _take(trust: Trust, signed: SignedKeys, check: Check) -> tuple[Trust, Verdic
         host = msgspec.msgpack.decode(signed.body, type=_Named).host
     except (msgspec.MsgspecError, UnicodeError, RecursionError):
         return trust, Verdict("", "refused", "a list of keys is damaged")
-    public = trust.own_public if host == trust.own else trusted(trust).get(host)
+    public = trust.own_public if host == trust.own else trust.reached.get(host)
     if public is None:
         return trust, Verdict(host, "unknown", not_joined(host))
     try:
@@ -147,9 +159,17 @@ def _newest(trust: Trust, offered: Known) -> tuple[Trust, Verdict]:
         return trust, Verdict(host, "refused", f"{host} signed two lists of number {serial}")
     if not _has_room(trust, offered):
         return trust, Verdict(host, "refused", f"there is no room for {host}'s list: too many hosts, or too long lists")
-    serials = {**trust.serials, offered.public: serial}
-    taken = replace(trust, lists={**trust.lists, host: offered}, serials=serials)
+    lists = {**trust.lists, host: offered}
+    serials = _remembered({**trust.serials, offered.public: serial}, {known.public for known in lists.values()})
+    taken = replace(trust, lists=lists, serials=serials)
     return _pruned(taken), Verdict(host, "taken")
+
+
+def _remembered(serials: dict[str, int], trusted: Collection[str]) -> dict[str, int]:
+    old = [public for public in serials if public not in trusted]
+    for public in old[: max(0, len(serials) - MOST_SERIALS)]:
+        del serials[public]
+    return serials
 
 
 def _has_room(trust: Trust, offered: Known) -> bool:
@@ -159,7 +179,7 @@ def _has_room(trust: Trust, offered: Known) -> bool:
 
 def _pruned(trust: Trust) -> Trust:
     """Without the lists of hosts that are not trusted, or not by the key that signed them."""
-    keys = trusted(trust)
+    keys = trust.reached
     lists = {host: known for host, known in trust.lists.items() if keys.get(host) == known.public}
     return trust if len(lists) == len(trust.lists) else replace(trust, lists=lists)
 

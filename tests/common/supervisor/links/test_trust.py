@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +13,7 @@ from common.supervisor.links.trust import Trust
 from tests.common.supervisor.links.fakes import check, keys, signed
 
 ME = Trust(own="a", own_public="A")
+best = trust._best
 
 
 def outcomes(verdicts: list[trust.Verdict]) -> list[str]:
@@ -116,6 +119,33 @@ def test_a_trusted_host_cannot_fill_this_one_with_lists(monkeypatch: pytest.Monk
     monkeypatch.setattr(trust, "MOST_BYTES", len(me.lists["b"].signed.body) + 1)
     assert verdicts[-1].reason == "there is no room for h4's list: too many hosts, or too long lists"
     assert outcomes(trust.take(me, offered[:1], check)[1]) == ["refused"]
+
+
+def test_of_keys_that_are_trusted_no_more_only_so_many_serials_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trust, "MOST_SERIALS", 3)
+    me = trust.know(ME, "b", "B")
+    for public in ("C1", "C2", "C3", "C4"):
+        me = trust.know(me, "c", public)
+        me, _ = trust.take(me, [signed(keys("b"), "B"), signed(keys("c"), public)], check)
+    assert set(me.serials) == {"B", "C3", "C4"}
+
+
+def test_a_long_chain_of_vouches_told_in_the_worst_order_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[Trust] = []
+
+    def counted(me: Trust) -> Mapping[str, Vouch]:
+        looked.append(me)
+        return best(me)
+
+    monkeypatch.setattr(trust, "_best", counted)
+    chain = ["b", *(f"h{number}" for number in range(trust.MOST_HOSTS - 1))]
+    offered = [
+        signed(keys(host, 1, Vouch(after, after.upper(), 1)), host.upper())
+        for host, after in zip(chain, [*chain[1:], "end"], strict=True)
+    ]
+    me, _ = trust.take(trust.know(ME, "b", "B"), offered[::-1], check)
+    assert set(me.lists) == set(chain)
+    assert len(looked) <= 4 * len(chain)
 
 
 def test_a_host_set_up_anew_is_known_by_its_new_key_everywhere() -> None:
