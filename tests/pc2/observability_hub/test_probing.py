@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,7 +9,8 @@ from pc2.observability_hub.ward import Ward
 
 
 class Timer:
-    def __init__(self) -> None:
+    def __init__(self, fire: Callable[[], None]) -> None:
+        self.fire = fire
         self.cancelled = False
 
     def cancel(self) -> None:
@@ -21,8 +23,8 @@ class Loop:
     def __init__(self) -> None:
         self.timers: list[Timer] = []
 
-    def call_later(self, _delay_s: float, _call: Any) -> Timer:
-        self.timers.append(Timer())
+    def call_later(self, _delay_s: float, fire: Callable[[], None]) -> Timer:
+        self.timers.append(Timer(fire))
         return self.timers[-1]
 
 
@@ -32,8 +34,8 @@ def test_once_it_is_closed_nobody_is_probed_whoever_is_told_of() -> None:
     ward = Ward(["pc2"], frozenset({"pc2"}), {}, 0.0, 0.0)
     probing = Probing(shell, ward, SimpleNamespace(), lambda *_: None, lambda _: None)  # type: ignore[arg-type]
     probing.begin()
-    probing.look("pc2/supervisor")
-    assert [timer.cancelled for timer in loop.timers][-1] is False
+    loop.timers[-1].fire()
+    assert not loop.timers[-1].cancelled
     probing.close()
     probing.look("pc2/supervisor")
     probing.tidy()
