@@ -1,7 +1,8 @@
 """The lines of tasks that wait: one for each capability, in order of rank, and those whose time to line up has not come.
 
 A line stalls when its first has to wait, for all behind it want the same agents; it is awake until then, and again when
-something changed. It knows no states and decides nothing.
+something changed. Of all that are awake the one with the lowest rank is found at once, however many there are. It knows no
+states and decides nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ class Lines:
     def __init__(self) -> None:
         self.ready: dict[str, Agenda] = {}
         self.stalls: dict[str, str] = {}
-        self.awake: set[str] = set()
+        self.awake = Agenda()
         self.delayed = Agenda()
         self._later: dict[str, tuple[str, float]] = {}
 
@@ -29,8 +30,8 @@ class Lines:
         if ready is None:
             ready = self.ready[capability] = Agenda()
         ready.put(task_id, rank)
-        if capability not in self.stalls:
-            self.awake.add(capability)
+        if capability not in self.stalls and self._first(capability)[1] == task_id:
+            self._rouse(capability)
 
     def delay(self, task_id: str, capability: str, rank: float, until: float) -> None:
         """The task takes its place in line at `until` (monotonic seconds)."""
@@ -54,21 +55,30 @@ class Lines:
         if not ready:
             del self.ready[capability]
             self.stalls.pop(capability, None)
-            self.awake.discard(capability)
+            self.awake.drop(capability)
+        elif capability in self.awake:
+            self._rouse(capability)
 
     def stall(self, capability: str, reason: str) -> None:
         """The first of this line has to wait."""
         self.stalls[capability] = reason
-        self.awake.discard(capability)
+        self.awake.drop(capability)
 
     def wake(self, capabilities: Iterable[str]) -> None:
         """Something changed for these: an agent came or became free, or its breaker may let a call through."""
         for capability in capabilities:
             if self.stalls.pop(capability, None) is not None:
-                self.awake.add(capability)
+                self._rouse(capability)
 
-    def first(self, capability: str) -> str:
-        """Who is next in a line that is not empty."""
+    def next(self) -> str | None:
+        """Who is first of all in the lines that are awake; None where there is none."""
+        head = self.awake.first()
+        return self._first(head[1])[1] if head is not None else None
+
+    def _rouse(self, capability: str) -> None:
+        self.awake.put(capability, self._first(capability)[0])
+
+    def _first(self, capability: str) -> tuple[float, str]:
         first = self.ready[capability].first()
         assert first is not None
-        return first[1]
+        return first

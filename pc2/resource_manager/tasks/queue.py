@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from heapq import heapify, heappop
 from typing import Any, Final
 
 from msgspec import msgpack
@@ -119,23 +118,17 @@ class Tasks:
     # what happens to calls
 
     def dispatch(self, moment: Moment, offers: Offers) -> Decision:
-        """Gives the most urgent task that an agent is free for to that agent; to be made again while the book has some awake.
+        """Gives the most urgent task to an agent that is free for it; to be made again while the book has some awake.
 
         A capability whose first task has to wait stalls, for all behind it want the same agents, until the book is told to
         wake it.
         """
-        stalls: list[Fact] = []
-        book = self._book
-        firsts = ((capability, book.lines.first(capability)) for capability in book.lines.awake)
-        heads = [(book.entries[first].rank, capability, first) for capability, first in firsts]
-        heapify(heads)
-        while heads:
-            _, capability, task_id = heappop(heads)
-            given = self._give(book.entries[task_id].task, moment, offers)
-            if not isinstance(given, str):
-                return Decision((*stalls, *given.facts), given.instructions)
-            stalls.append(Stalled(capability, given))
-        return Decision(tuple(stalls))
+        task_id = self._book.lines.next()
+        if task_id is None:
+            return Decision()
+        task = self._book.entries[task_id].task
+        given = self._give(task, moment, offers)
+        return Decision((Stalled(task.capability, given),)) if isinstance(given, str) else given
 
     def answered(self, task_id: str, run: int, result: Any) -> Decision:
         """The agent performed this run; done, unless the task no longer waits for it."""

@@ -150,8 +150,10 @@ class Bench:
         lines = book.lines
         waiting = [name for agenda in lines.ready.values() for name in agenda._entries] + list(lines.delayed._entries)
         assert sorted(waiting) == sorted(name for name, state in states.items() if state == "queued")
-        assert lines.awake | lines.stalls.keys() == lines.ready.keys()
-        assert not lines.awake & lines.stalls.keys()
+        awake = {capability: number for capability, (number, _) in lines.awake._entries.items()}
+        assert awake.keys() | lines.stalls.keys() == lines.ready.keys()
+        assert not awake.keys() & lines.stalls.keys()
+        assert all(lines.ready[capability].first()[0] == rank for capability, rank in awake.items())  # type: ignore[index]
         running = {(name, book.entries[name].task.runs) for name, state in states.items() if state == "running"}
         assert running <= book.load.calls.keys()
         assert sum(book.running.values()) == len(book.load.calls)

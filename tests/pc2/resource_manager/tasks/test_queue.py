@@ -411,7 +411,7 @@ def test_a_task_that_joins_a_line_that_waits_wakes_nobody() -> None:
     bench.submit()
     bench.dispatch()
     bench.submit()
-    assert bench.book.lines.awake == set()
+    assert not bench.book.lines.awake
 
 
 def test_a_restart_keeps_the_order_of_the_line() -> None:
