@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import msgspec
+import pytest
 
 from common.api import core_orchestrator
 from common.api.separations import Separation
+from tandem.commands import heal
 from tandem.exits import Exit
 from tests.tandem.conftest import Tandem
 from tests.tandem.fabric import GIB, Fabric, agent
@@ -66,6 +70,17 @@ async def test_heal_finds_what_two_hosts_do_not_agree_on(fabric: Fabric, tandem:
         "pc2 does not reach mainpc yet: no answer",
     ]
     assert "in conflict: card mainpc:0" in (await tandem("heal"))[1]
+
+
+async def test_a_change_that_is_on_its_way_is_no_conflict(
+    fabric: Fabric, tandem: Tandem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def arrives(_seconds: float) -> None:
+        fabric.links = {}
+
+    fabric.links = {"pc2": [link(host="mainpc", up=False, why="no answer")]}
+    monkeypatch.setattr(heal, "time", SimpleNamespace(sleep=arrives))
+    assert (await tandem("heal"))[0] == Exit.OK
 
 
 async def test_heal_says_what_it_could_not_look_at(fabric: Fabric, tandem: Tandem) -> None:
