@@ -25,6 +25,8 @@ from tests.lab.netns import LabHost, TwoHosts, why_not
 from tests.lab.two_hosts import PACKAGES, TwoHostFabric, two_host_fabric
 from tests.system.conftest import ECHO
 
+pytestmark = pytest.mark.timeout(400)
+
 FOLDER = ROOT / "deploy" / "prometheus"
 PORT = 9099
 EVERY = {"scrape_interval": "2s", "scrape_timeout": "2s", "evaluation_interval": "1s"}
