@@ -3,7 +3,7 @@
 Failures are counted for an identity and a host together, and for a host alone. After some free tries each further failure doubles
 the wait, up to a cap; a wait that is over allows one try at a time. Nothing is counted against an identity by itself, so that
 whoever guesses on one host keeps nobody out who asks from another; and who has shown the identity's secret from a host
-before does not wait for what others on that host get wrong. Names that do not exist are counted like any other.
+before does not wait for what that host got wrong with other names. Names that do not exist are counted like any other.
 
 Memory is bounded: what has been quiet for longest is forgotten first. `now` is monotonic seconds; nothing is stored.
 """

@@ -58,25 +58,34 @@ async def test_an_unknown_name_and_a_wrong_password_take_the_same_time(tmp_path:
         assert 0.5 < bob / eve < 2.0
 
 
-async def test_after_some_wrong_tries_even_the_right_secret_waits_and_other_names_do_not(tmp_path: Path) -> None:
+async def test_after_some_wrong_tries_even_the_right_password_waits_and_other_names_do_not(tmp_path: Path) -> None:
     async with gateway(tmp_path) as running:
-        key = await running.create("bob")
-        eves = await running.create("eve")
+        await running.create("bob", secret=PASSWORD)
+        await running.create("eve", secret=PASSWORD)
         for _ in range(5):
-            assert (await refused(running, "bob", API_KEY_GUESS)).message == WRONG
-        answer = await refused(running, "bob", key)
+            assert (await refused(running, "bob", GUESS)).message == WRONG
+        answer = await refused(running, "bob", PASSWORD)
         assert "try again in 1 s" in answer.message
         assert 0 < (answer.retry_after_ms or 0) <= 1_000
         assert not answer.retryable
-        await running.token("eve", eves)
+        await running.token("eve", PASSWORD)
         async with asyncio.timeout(10):
             while True:
                 try:
-                    await running.token("bob", key)
+                    await running.token("bob", PASSWORD)
                 except Unauthenticated:
                     await asyncio.sleep(0.05)
                 else:
                     break
+
+
+async def test_nobodys_wrong_tries_keep_the_owner_of_an_api_key_out(tmp_path: Path) -> None:
+    async with gateway(tmp_path) as running:
+        key = await running.create("bob")
+        for _ in range(5):
+            await refused(running, "bob", API_KEY_GUESS)
+        assert "try again" in (await refused(running, "bob", API_KEY_GUESS)).message
+        await running.token("bob", key)
 
 
 async def test_an_unknown_name_waits_like_a_known_one(tmp_path: Path) -> None:
