@@ -46,6 +46,7 @@ class Apart:
             deed: [shell.meters.of(verb.name) for verb in verbs if shell.routes.get(verb.name)]
             for deed, verbs in DEEDS.items()
         }
+        self._together: dict[str, dict[str, int]] = {}
         self._now = shell.clock.monotonic
         self._separations = Separations(one for _, one in SEPARATIONS.load(shell.store))
 
@@ -59,8 +60,12 @@ class Apart:
         for link in self._links():
             if link.up:
                 self._write(self._separations.back(link.host, now, counts))
+                self._together[link.host] = counts
             elif link.heard_s is not None or self._separations.knows(link.host):
-                self._write(self._separations.lost(link.host, link.why, now, wall, counts))
+                since = self._together.get(
+                    link.host, counts
+                )  # a cut is noticed a moment after it, and deeds do not wait
+                self._write(self._separations.lost(link.host, link.why, now, wall, since))
         self._write(self._separations.tick(now, counts))
 
     def _counts(self) -> dict[str, int]:

@@ -291,7 +291,7 @@ def test_mainpc_works_alone_when_pc2_is_destroyed_and_says_so_when_it_is_back(
         until(
             lambda: fabric.processes("mainpc")["echo-mainpc"]["pid"] not in (0, before), 20, "a restarted echo-mainpc"
         )
-        assert "echo-mainpc" in said(fabric, "mainpc", "agents")
+        until(lambda: "echo-mainpc" in said(fabric, "mainpc", "agents"), 20, "echo-mainpc to be registered again")
         status = fabric.tandem("mainpc", "status")
         assert status.returncode == 1
         assert "link mainpc to pc2: down for " in status.stdout
