@@ -83,7 +83,9 @@ class Asking:
             except TandemError:
                 continue
         chosen = best(list(plans.values())) if plans else None
-        return next((host for host, plan in plans.items() if plan is chosen), self._hosts[0])
+        if chosen is None or chosen.outcome == "never":  # it may fit where nobody has answered yet
+            return next((host for host in self._hosts if host not in plans), self._hosts[0])
+        return next(host for host, plan in plans.items() if plan is chosen)
 
     async def _from(self, target: str) -> LeaseGranted:
         lost_at: float | None = None

@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from common.api import leases
-from common.errors import BadRequest
+from common.errors import BadRequest, Unavailable
 from common.gpu.process_identity import MACHINE, start_time, this_machine
 from common.gpu.simulated import card_uuid
 from common.service.call import Call
@@ -523,3 +523,19 @@ async def test_who_goes_to_the_supervisor_alone_asks_under_another_key(
     first, second = fabric.asked
     assert first.idempotency_key != second.idempotency_key
     assert (first.model, first.bytes, first.owner) == (second.model, second.bytes, second.owner)
+
+
+async def test_a_host_that_did_not_say_what_it_would_do_is_asked_before_one_that_never_could(
+    fabric: Fabric, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def plan(asked: leases.PlanLease, own: str = "") -> leases.LeasePlan:
+        if own == "mainpc":
+            raise Unavailable("not now")
+        return Fabric.plan(fabric, asked, own)
+
+    monkeypatch.setattr(fabric, "plan", plan)
+    monkeypatch.setattr(fabric, "environ", lambda: {**Fabric.environ(fabric), "TANDEM_HOST": ""})
+    await fabric.stop("ResourceManager")
+    code, _, err = await done(fabric, "--vram", "20GiB", "--", "true")
+    assert code == Exit.OK, err
+    assert "asking the supervisor of mainpc alone" in err
