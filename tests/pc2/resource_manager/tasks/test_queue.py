@@ -47,6 +47,11 @@ def test_of_several_capabilities_the_most_urgent_task_goes_first() -> None:
     assert [send.task_id for send in bench.dispatch()] == [urgent]
 
 
+def test_where_nobody_waits_there_is_nothing_to_give_away() -> None:
+    bench = Bench(say=[provider()])
+    assert not bench.tasks.dispatch(bench.moment, bench.offers).facts
+
+
 def test_a_line_that_waits_holds_up_no_other() -> None:
     bench = Bench(sing=[provider()])
     bench.submit("say", priority=90)
