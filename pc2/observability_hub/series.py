@@ -131,16 +131,11 @@ class SeriesTable:
         """Takes one point in; why not, where it is dropped."""
         key = SeriesKey(name, agent, tuple(sorted(labels.items())) if labels else ())
         series = self._series.get(key)
-        if not isfinite(value):
-            return self._drop(NOT_FINITE)
-        if abs(value) > LARGEST:
-            return self._drop(TOO_LARGE)
-        if not now - LATE_S <= at <= now + AHEAD_S:
-            return self._drop(FAR_TIME)
+        problem = _flaw(value, at, now) or ("" if series is not None else self._no_room(agent))
+        if problem:
+            self.dropped[problem] += 1
+            return problem
         if series is None:
-            problem = self._no_room(agent)
-            if problem:
-                return self._drop(problem)
             series = self._series[key] = Series(key, kind)
             self._by_agent[agent] = self._by_agent.get(agent, 0) + 1
         series.add(value, at, now)
@@ -153,10 +148,6 @@ class SeriesTable:
         if self._by_agent.get(agent, 0) >= self._max_per_agent:
             return self._agent_full
         return ""
-
-    def _drop(self, why: str) -> str:
-        self.dropped[why] += 1
-        return why
 
     def close(self, now: float) -> list[Closed]:
         """Takes out all that was added since the last time; series that were idle for long make room.
@@ -182,3 +173,12 @@ class SeriesTable:
         for key, series in self._series.items():
             if key.answers(name, agent, labels):
                 yield series
+
+
+def _flaw(value: float, at: float, now: float) -> str:
+    """What is wrong with a point whatever its series; empty: nothing."""
+    if not isfinite(value):
+        return NOT_FINITE
+    if abs(value) > LARGEST:
+        return TOO_LARGE
+    return "" if now - LATE_S <= at <= now + AHEAD_S else FAR_TIME
