@@ -5,6 +5,7 @@ A deed is a verb answered with success, so that whatever else serves the verb ha
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -17,6 +18,8 @@ from common.service.shell import Shell
 from common.store.protocol import Change
 from common.supervisor.separations import SEPARATIONS, Separations
 
+PAST: Final = 16
+"""Looks whose counts are kept: a peer's loss is noticed within a few."""
 LOOK_S: Final = 1.0
 """How often the links are looked at, and the deeds so far stored while a separation lasts."""
 
@@ -46,7 +49,7 @@ class Apart:
             deed: [shell.meters.of(verb.name) for verb in verbs if shell.routes.get(verb.name)]
             for deed, verbs in DEEDS.items()
         }
-        self._together: dict[str, dict[str, int]] = {}
+        self._past: deque[tuple[float, dict[str, int]]] = deque(maxlen=PAST)
         self._now = shell.clock.monotonic
         self._separations = Separations(one for _, one in SEPARATIONS.load(shell.store))
 
@@ -60,13 +63,16 @@ class Apart:
         for link in self._links():
             if link.up:
                 self._write(self._separations.back(link.host, now, counts))
-                self._together[link.host] = counts
             elif link.heard_s is not None or self._separations.knows(link.host):
-                since = self._together.get(
-                    link.host, counts
-                )  # a cut is noticed a moment after it, and deeds do not wait
-                self._write(self._separations.lost(link.host, link.why, now, wall, since))
+                ago_s = link.heard_s or 0.0
+                before = self._counts_at(now - ago_s, counts)
+                self._write(self._separations.lost(link.host, link.why, now - ago_s, wall - ago_s, before))
         self._write(self._separations.tick(now, counts))
+        self._past.append((now, counts))
+
+    def _counts_at(self, moment: float, counts: dict[str, int]) -> dict[str, int]:
+        """The counts when a peer was last heard: its loss is noticed later, and deeds do not wait for that."""
+        return next((then for at, then in reversed(self._past) if at <= moment), counts)
 
     def _counts(self) -> dict[str, int]:
         return {deed: sum(meter.successes for meter in meters) for deed, meters in self._meters.items()}

@@ -14,7 +14,7 @@ from common.service.shell import Shell, ShellSettings
 from common.supervisor.apart import Apart
 
 
-def link(*, up: bool) -> Link:
+def link(*, up: bool, heard_s: float = 0.0) -> Link:
     return Link(
         host="pc2",
         address="10.0.0.2",
@@ -23,7 +23,7 @@ def link(*, up: bool) -> Link:
         up=up,
         since="1970-01-01T00:00:00.000Z",
         since_s=1.0,
-        heard_s=1.0,
+        heard_s=heard_s,
         why="" if up else "the cable is out",
     )
 
@@ -47,17 +47,23 @@ def grant(shell: Shell) -> None:
 
 
 async def test_what_was_done_before_a_cut_was_noticed_is_done_alone_too(shell: Shell) -> None:
-    links = [link(up=True)]
+    links, now = [link(up=True)], [100.0]
     apart = Apart(shell, lambda: links)
+    apart._now = lambda: now[0]
+
+    def look(up: bool, heard_s: float) -> None:
+        now[0] += 1.0
+        links[:] = [link(up=up, heard_s=heard_s)]
+        apart._look()
+
     grant(shell)
-    apart._look()
+    look(True, 0.2)
     grant(shell)  # the cable is out already
-    links[:] = [link(up=False)]
-    apart._look()
+    look(True, 0.9)
+    look(False, 1.9)
     grant(shell)
-    apart._look()
-    links[:] = [link(up=True)]
-    apart._look()
+    look(False, 2.9)
+    look(True, 0.1)
     (told,) = apart._list(ListSeparations(), None).separations  # type: ignore[arg-type]
     assert (told.peer, told.reason, told.deeds) == ("pc2", "the cable is out", {"leases granted": 2})
-    assert told.ended_at
+    assert told.lasted_s == pytest.approx(3.9)
