@@ -292,10 +292,10 @@ def test_mainpc_works_alone_when_pc2_is_destroyed_and_says_so_when_it_is_back(
             lambda: fabric.processes("mainpc")["echo-mainpc"]["pid"] not in (0, before), 20, "a restarted echo-mainpc"
         )
         until(lambda: "echo-mainpc" in said(fabric, "mainpc", "agents"), 20, "echo-mainpc to be registered again")
-        status = fabric.tandem("mainpc", "status")
-        assert status.returncode == 1
-        assert "link mainpc to pc2: down for " in status.stdout
-        assert "host pc2 is unreachable" in status.stdout
+        shown: Callable[[str], bool] = lambda told: told in fabric.tandem("mainpc", "status").stdout  # noqa: E731
+        until(lambda: shown("link mainpc to pc2: down for "), 20, "the link to be told as down")
+        assert shown("host pc2 is unreachable")
+        assert fabric.tandem("mainpc", "status").returncode == 1
         two_hosts.heal()
         fabric.start("pc2")
         until(lambda: fabric.is_ready("pc2"), 60, "pc2 to be back")
