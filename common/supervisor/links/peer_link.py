@@ -100,6 +100,9 @@ class PeerLink:
             await client.call(self._target, basic.PING, Empty(), timeout_s=PING_S, idempotent=False)
         except TandemError as error:
             moved = self._pulse.missed(self._clock.monotonic(), error.message)
+        except Exception as bug:
+            logging.getLogger("tandem.supervisor").exception("pinging %s failed", self.host)
+            moved = self._pulse.missed(self._clock.monotonic(), f"the ping failed here: {type(bug).__name__}")
         else:
             now = self._clock.monotonic()
             moved = self._pulse.heard(now, now - begun)

@@ -157,12 +157,26 @@ def _newest(trust: Trust, offered: Known) -> tuple[Trust, Verdict]:
         if known.signed.body == offered.signed.body:
             return trust, Verdict(host, "same")
         return trust, Verdict(host, "refused", f"{host} signed two lists of number {serial}")
+    claimed = _owner_of_a_claimed_key(trust, offered)
+    if claimed:
+        return trust, Verdict(
+            host, "refused", f"{host} claims a key of {claimed}; expel {claimed} if it is the same machine"
+        )
     if not _has_room(trust, offered):
         return trust, Verdict(host, "refused", f"there is no room for {host}'s list: too many hosts, or too long lists")
     lists = {**trust.lists, host: offered}
     serials = _remembered({**trust.serials, offered.public: serial}, {known.public for known in lists.values()})
     taken = replace(trust, lists=lists, serials=serials)
     return _pruned(taken), Verdict(host, "taken")
+
+
+def _owner_of_a_claimed_key(trust: Trust, offered: Known) -> str:
+    """The other host that has told of one of these keys as its own, and would lose its callers to this one; empty for none."""
+    claims = {key.public for key in offered.keys.keys}
+    others = (host for host in sorted(trust.lists) if host != offered.keys.host)
+    return next(
+        (host for host in others if not claims.isdisjoint(key.public for key in trust.lists[host].keys.keys)), ""
+    )
 
 
 def _remembered(serials: dict[str, int], trusted: Collection[str]) -> dict[str, int]:

@@ -6,6 +6,7 @@ Its metrics are not told here: a scraper reads them on the service's own host, a
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Final, NoReturn
 
 from common.api import basic
@@ -30,6 +31,7 @@ class FarHealth:
         self._host = host
         self._found = Found(Endpoint.tcp(LOOPBACK, relayed))
         self._client = client
+        self._log = logging.getLogger("tandem.service")
         self._last = self._unheard("it was not asked yet")
         self._port = HealthPort(LOOPBACK, port, lambda: self._last, self._metrics)
         self._port.start()
@@ -42,6 +44,9 @@ class FarHealth:
                 self._last = await self._client.call_at(self._found, basic.PING, Empty(), timeout_s=ANSWER_S)
             except TandemError as error:
                 self._last = self._unheard(error.message)
+            except Exception as bug:
+                self._log.exception("asking %s of %s failed", self._service, self._host)
+                self._last = self._unheard(f"asking it failed here: {type(bug).__name__}")
             await asyncio.sleep(ASK_S)
 
     def heartbeat(self) -> None:

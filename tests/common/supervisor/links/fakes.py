@@ -20,5 +20,5 @@ def check(offered: SignedKeys, public: str) -> HostKeys:
 
 
 def keys(host: str, serial: int = 1, *vouches: Vouch) -> HostKeys:
-    own = KeyEntry("supervisor", "supervisor", f"{host}{serial}".ljust(40, "."))
+    own = KeyEntry("supervisor", "supervisor", f"{host}-{serial}".ljust(40, "."))
     return HostKeys(host=host, serial=serial, issued_at=float(serial), keys=[own], vouches=list(vouches))

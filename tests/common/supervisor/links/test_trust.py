@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -45,6 +46,15 @@ def test_two_lists_of_one_number_are_not_both_believed() -> None:
     me, _ = trust.take(trust.know(ME, "b", "B"), [signed(keys("b", 5), "B")], check)
     other = signed(keys("b", 5, Vouch("c", "C", 1)), "B")
     assert trust.take(me, [other], check) == (me, [trust.Verdict("b", "refused", "b signed two lists of number 5")])
+
+
+def test_no_host_takes_the_key_of_another_for_its_own() -> None:
+    me, _ = trust.take(trust.know(trust.know(ME, "b", "B"), "c", "C"), [signed(keys("b"), "B")], check)
+    thief = msgspec.structs.replace(keys("c"), keys=[*keys("c").keys, *keys("b").keys])
+    after, (verdict,) = trust.take(me, [signed(thief, "C")], check)
+    assert (after, verdict.outcome) == (me, "refused")
+    assert verdict.reason == "c claims a key of b; expel b if it is the same machine"
+    assert outcomes(trust.take(me, [signed(keys("c"), "C"), signed(keys("b", 2), "B")], check)[1]) == ["taken", "taken"]
 
 
 def test_an_unknown_host_is_refused_with_the_mend() -> None:
