@@ -94,7 +94,11 @@ def default(request: type[msgspec.Struct], field: str) -> float:
         ("Limits", "24 h, {:,} or {} MiB", (REQUESTS.kept, REQUESTS.kept_bytes // MIB)),
         ("Limits", "idempotency keys | 24 h or {:,}", (IdempotencySettings().keys,)),
         ("Limits", "a lease's TTL | {:.0f} s", (default(leases.AcquireLease, "ttl_s"),)),
-        ("Limits", "{:,}; {:,} and {} MiB in all", (TASKS.queued, TASKS.active, TASKS.active_bytes // MIB)),
+        (
+            "Limits",
+            "{:,}; {:,}, {} MiB and {:,} capabilities in all",
+            (TASKS.queued, TASKS.active, TASKS.active_bytes // MIB, TASKS.capabilities),
+        ),
         ("Limits", "its result | {} MiB each", (TASKS.payload_bytes // MIB,)),
         ("Limits", "its result | {} MiB each", (TASKS.result_bytes // MIB,)),
         ("Limits", "attempts of a task | {:.0f}", (default(tasks.SubmitTask, "max_attempts"),)),
