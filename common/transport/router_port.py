@@ -65,6 +65,7 @@ class RouterPort:
 
     def send(self, route: bytes, frames: Sequence[Buffer]) -> bool:
         """Send one message to a peer; False (and counted) when it is gone or does not read."""
+        self._drain.look()  # a send that fails swallows the news of what arrived as well
         send = self._send
         try:
             send(route, _MORE_NOW)
@@ -74,7 +75,6 @@ class RouterPort:
         for frame in frames[:-1]:
             send(frame, _MORE_NOW)
         send(frames[-1], _LAST_NOW)
-        self._drain.look()
         return True
 
     def close(self, linger_ms: int = sockets.DRAIN_LINGER_MS) -> None:

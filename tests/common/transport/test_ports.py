@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket as plain_sockets
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -215,6 +216,26 @@ async def test_a_reply_to_who_is_gone_is_counted(context: Context) -> None:
     assert not port.send(b"nobody", [b"a", b"b"])
     assert port.undelivered == 1
     port.close()
+
+
+async def test_a_reply_that_fails_does_not_swallow_the_news_of_what_arrived(context: Context) -> None:
+    heard: list[bytes] = []
+    port = RouterPort(context, HERE, lambda _port, _route, frames: heard.append(bytes(frames[0])))
+    peer = context.socket(zmq.DEALER)
+    peer.connect(endpoint(port).address)
+    await asyncio.to_thread(peer.send, b"first")
+    async with asyncio.timeout(10):
+        while not heard:
+            await asyncio.sleep(0.005)
+    for number in range(20):
+        peer.send(b"%d" % number)
+        time.sleep(0.02)  # noqa: ASYNC251  it arrives while the loop does not look
+        assert not port.send(b"nobody", [b"lost"])
+        async with asyncio.timeout(10):
+            while heard[-1] != b"%d" % number:
+                await asyncio.sleep(0.001)
+    peer.close(0)
+    port.close(0)
 
 
 async def test_a_peer_that_does_not_read_loses_what_it_was_sent_and_that_is_counted(
