@@ -223,6 +223,16 @@ def test_a_planner_may_use_a_key_again_whose_lease_was_given_back() -> None:
     refusal(host.admit("lease-6", key="k"), Conflict)
 
 
+def test_a_key_means_the_newest_of_its_leases_in_whatever_order_they_are_loaded() -> None:
+    host = Host()
+    for lease_id in ("lease-9", "lease-3"):
+        granted = host.granted(lease_id, key="k", anew=True)
+        host.release(lease_id, granted.fencing_token)
+    for _ in range(2):
+        assert refusal(host.admit("lease-5", key="k"), Conflict).details["lease_id"] == "lease-3"
+        host.restart()
+
+
 @pytest.mark.parametrize("end", ["expired", "owner-died"])
 def test_a_lease_that_ended_otherwise_keeps_its_key(end: str) -> None:
     host = Host()
