@@ -90,17 +90,9 @@ class LeaseState:
             del self.owned[owner]
 
     def _remember_key(self, lease: LeaseRecord | EndedLease, lease_id: str) -> None:
-        """A key means the lease granted last under it, in whatever order facts are loaded."""
-        if not lease.idempotency_key:
-            return
-        known = self.keys.get((lease.identity, lease.idempotency_key), "")
-        if self._token(known) <= lease.fencing_token:
+        """A key means the lease granted last under it: facts come in the order of grants, also when they are loaded."""
+        if lease.idempotency_key:
             self.keys[lease.identity, lease.idempotency_key] = lease_id
-
-    def _token(self, lease_id: str) -> int:
-        if lease_id in self.live:
-            return self.live[lease_id].fencing_token
-        return self.past[lease_id].lease.fencing_token if lease_id in self.past else 0
 
     def _forgotten(self, fact: Forgotten) -> None:
         for lease_id in fact.lease_ids:
