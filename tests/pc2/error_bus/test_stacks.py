@@ -18,7 +18,7 @@ PYTHON = """Traceback (most recent call last):
     return runner.run(main)
   File "/opt/venv/lib/python3.11/site-packages/torch/nn.py", line 7, in forward
     x
-  File "/work/main/common/service/onion.py", line 3, in _run
+  File "/opt/checkout/common/service/onion.py", line 3, in _run
     y
   File "<frozen importlib._bootstrap>", line 1, in _find
   File "/srv/agents/reader/model.py", line 99, in load
@@ -65,12 +65,12 @@ def test_a_folder_that_changes_with_every_start_or_release_does_not_matter(one: 
 @pytest.mark.parametrize(
     "file",
     [
-        "/work/main/common/agent/agent.py",
+        "/opt/checkout/common/agent/agent.py",
         "/home/me/tandem/common/supervisor/relay/table.py",
         "pc2/resource_manager/tasks/queue.py",
         "main_pc/core_orchestrator/service.py",
-        "/work/main/tandem/__main__.py",
-        "/work/main/tandem/commands/run.py",
+        "/opt/checkout/tandem/__main__.py",
+        "/opt/checkout/tandem/commands/run.py",
         "C:\\tandem\\common\\wire\\codec.py",
         "/usr/lib/python3.11/json/decoder.py",
         "/venv/lib64/python3.12/site-packages/zmq/sugar.py",
@@ -94,7 +94,7 @@ def test_with_no_frame_of_its_own_all_frames_count() -> None:
 
 
 def test_own_code_is_what_lies_under_the_paths_told() -> None:
-    own = own_places(PYTHON, ["/work/main/common/", "", "/srv/agents/reader/main.py", "/srv/agents/read"])
+    own = own_places(PYTHON, ["/opt/checkout/common/", "", "/srv/agents/reader/main.py", "/srv/agents/read"])
     assert own == [Place("reader/main.py", "<module>"), Place("service/onion.py", "_run")]
 
 
