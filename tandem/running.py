@@ -24,7 +24,7 @@ from common.gpu import process_identity
 from common.gpu.simulated import SIMULATED_CARDS_VARIABLE, cards_folder
 from common.ids import new_id
 from common.telemetry.system_clock import system_rng
-from tandem.asking import hosts, keeper_of, settings
+from tandem.asking import TIMEOUT_S, hosts, keeper_of, settings
 from tandem.child import Child
 from tandem.exits import Exit, exit_for
 from tandem.here import hosts_here
@@ -145,7 +145,7 @@ class _Run:
         if told:
             return [told]
         known = hosts()
-        here = await hosts_here(self._client, known)
+        here = await hosts_here(self._client, known, max(TIMEOUT_S, self._order.wait_s))
         return here if len(here) == len(known) else here[:1]
 
     async def _environ(self, granted: leases.LeaseGranted) -> tuple[dict[str, str], bool]:

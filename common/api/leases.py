@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta
 
 from common.api.words import (
     DEFAULT_PRIORITY,
@@ -32,8 +34,38 @@ class Owner(Message, frozen=True):
     start_time: Count = 0
 
 
+Config = Annotated[str, Meta(max_length=512, description="what makes two loads of one model differ in size")]
+Cards = Annotated[int, Meta(ge=1, le=16, description="cards of one host")]
+Cores = Annotated[float, Meta(ge=0, le=65_536, description="CPU cores")]
+Files = Annotated[list[Annotated[str, Meta(min_length=1, max_length=4_096)]], Meta(max_length=64)]
+LeaseStateName = Literal["held", "parked", "expiring"]
+RungName = Literal["sleep", "unload", "checkpoint", "stop", "term", "kill", "quarantine"]
+
+
+class Unload(Message, frozen=True):
+    """How an owner gives its memory back when asked: verbs of the process that serves `port` on its host's loopback.
+
+    `sleep` moves the weights to host RAM and keeps the process warm, `unload` lets go of them; empty: it has no such verb. Each
+    is called with the model's name and the lease's id, and has `timeout_s`. What it answers is a claim; the card says what is
+    true.
+    """
+
+    port: Count = 0
+    sleep: str = ""
+    unload: str = ""
+    timeout_s: Seconds = 10.0
+
+
 class AcquireLease(Message, frozen=True):
-    """Asks for `bytes` of VRAM on one card for `model`; waits up to `wait_s` in a queue by priority with ageing."""
+    """Asks for `bytes` of VRAM on a card for `model`; waits up to `wait_s` in a queue by priority with ageing.
+
+    `config` tells apart loads of one model that differ in size. `cards` above 1 asks for as many cards of one host, `bytes` on
+    each, all or none. `exclusive` wants each card to itself. `share` joins a live lease of the same model and config where
+    there is one, and costs no bytes then. A `pinned` lease is never evicted. Not `in_use` from the start, a lease may be
+    evicted at once; its holder says when that changes (`mark_lease`). `ram_bytes`, `disk_bytes` and `cpu_cores` are leased on
+    the card's host with it. `load_s` is how long a load is expected to take (0: not known), `files` what must exist on the
+    host. `unload` is how its owner gives memory back; without it the owner's process is ended when its lease is evicted.
+    """
 
     model: Name
     bytes: Bytes
@@ -44,10 +76,25 @@ class AcquireLease(Message, frozen=True):
     owner: Owner | None = None
     idempotency_key: Key = ""
     wait_s: Seconds = 0.0
+    config: Config = ""
+    cards: Cards = 1
+    exclusive: bool = False
+    share: bool = False
+    pinned: bool = False
+    in_use: bool = True
+    ram_bytes: Bytes = 0
+    disk_bytes: Bytes = 0
+    cpu_cores: Cores = 0.0
+    load_s: Seconds = 0.0
+    files: Files = []
+    unload: Unload | None = None
 
 
 class LeaseGranted(Message, frozen=True):
-    """A committed lease: `card` is NVML's index on `host`; `fencing_token` is epoch x 2^32 + counter, below 2^53."""
+    """A committed lease: `card` is NVML's index on `host`; `fencing_token` is epoch x 2^32 + counter, below 2^53.
+
+    `card_uuids` are all its cards, `card_uuid` the first. `shares` is the lease whose bytes it uses, empty for one with its own.
+    """
 
     lease_id: Id
     host: str
@@ -56,6 +103,8 @@ class LeaseGranted(Message, frozen=True):
     fencing_token: Count
     expires_in_s: Seconds
     bytes: Bytes
+    card_uuids: list[str] = []
+    shares: str = ""
 
 
 class LeaseProgress(Message, frozen=True):
@@ -81,6 +130,26 @@ class LeaseRenewed(Message, frozen=True):
     expires_in_s: Seconds
 
 
+class MarkLease(Message, frozen=True):
+    """Says of a lease that it is in use or idle, or that its model is loaded by now; null leaves it as it is.
+
+    Refused with `stale_fence` when the token is not the current one, or the lease is expiring.
+    """
+
+    lease_id: Id
+    fencing_token: Count
+    in_use: bool | None = None
+    loaded: bool | None = None
+
+
+class LeaseMarked(Message, frozen=True):
+    """The lease as it stands after the mark."""
+
+    state: LeaseStateName
+    in_use: bool
+    loaded: bool
+
+
 class ReleaseLease(Message, frozen=True):
     """Gives the bytes back; doing so twice is not an error, doing so with an old token is."""
 
@@ -89,7 +158,12 @@ class ReleaseLease(Message, frozen=True):
 
 
 class Lease(Message, frozen=True):
-    """A lease as lists show it; `measured_bytes` is what NVML sees its owner's processes hold."""
+    """A lease as lists show it; `measured_bytes` is what NVML sees its owner's processes hold.
+
+    `declared_bytes` is what was asked for, `bytes` what is leased: a parked lease keeps its residual, one that was seen to hold
+    more is corrected. `users` are the shares that live; `idle_s` is since its last use, `gap_s` the smoothed time between uses.
+    `reason` says why it is expiring or was corrected.
+    """
 
     lease_id: Id
     model: str
@@ -106,6 +180,23 @@ class Lease(Message, frozen=True):
     ttl_s: Seconds
     expires_in_s: Seconds
     granted_at: Timestamp
+    config: str = ""
+    state: LeaseStateName = "held"
+    in_use: bool = True
+    loaded: bool = False
+    pinned: bool = False
+    exclusive: bool = False
+    shares: str = ""
+    users: Count = 0
+    card_uuids: list[str] = []
+    declared_bytes: Bytes = 0
+    ram_bytes: Bytes = 0
+    disk_bytes: Bytes = 0
+    cpu_cores: Cores = 0.0
+    idle_s: Seconds = 0.0
+    gap_s: Seconds = 3_600.0
+    load_s: Seconds = 0.0
+    reason: str = ""
 
 
 class ListLeases(Message, frozen=True):
@@ -123,7 +214,12 @@ class Leases(Message, frozen=True):
 
 
 class Card(Message, frozen=True):
-    """One card, as measured and as leased; `schedulable` False comes with the reason."""
+    """One card, as measured and as leased; `schedulable` False comes with the reason.
+
+    The figures add up: total = free + measured (held by the leases' owners) + strangers + nameless (held by no listed process).
+    Grantable is what the ledger makes of them (ARCHITECTURE): never more than free, less `guard_bytes`, `reserved_bytes` (kept
+    for requests for which room was made) and `quarantined_bytes` (held by evicted leases that would not go).
+    """
 
     host: str
     card: Count
@@ -140,6 +236,14 @@ class Card(Message, frozen=True):
     temperature_c: float = 0.0
     utilization_pct: float = 0.0
     strangers: list[Stranger] = []
+    measured_bytes: Bytes = 0
+    nameless_bytes: Bytes = 0
+    guard_bytes: Bytes = 0
+    reserved_bytes: Bytes = 0
+    quarantined_bytes: Bytes = 0
+    pinned_bytes: Bytes = 0
+    reservations: dict[str, Bytes] = {}
+    loading: str = ""
 
 
 class Stranger(Message, frozen=True):
@@ -148,6 +252,20 @@ class Stranger(Message, frozen=True):
     pid: Count
     name: str
     bytes: Bytes
+
+
+class HostMemory(Message, frozen=True):
+    """What a host has beside its cards: capacity, the ceiling of what may be leased of it, and what is leased."""
+
+    host: str
+    ram_total_bytes: Bytes
+    ram_ceiling_bytes: Bytes
+    ram_leased_bytes: Bytes
+    ram_available_bytes: Bytes
+    disk_ceiling_bytes: Bytes
+    disk_leased_bytes: Bytes
+    cpu_ceiling_cores: Cores
+    cpu_leased_cores: Cores
 
 
 class GetGpus(Message, frozen=True):
@@ -161,20 +279,64 @@ class Gpus(Message, frozen=True):
 
     cards: list[Card]
     missing: dict[str, str] = {}
+    hosts: list[HostMemory] = []
 
 
 class PlanLease(Message, frozen=True):
-    """What would happen to this request now; nothing is changed."""
+    """What would happen to this request now; nothing is changed. The fields are those of `acquire_lease`."""
 
     model: Name
     bytes: Bytes
     priority: Priority = DEFAULT_PRIORITY
     host: str = ""
     card_uuid: str = ""
+    config: Config = ""
+    cards: Cards = 1
+    exclusive: bool = False
+    share: bool = False
+    pinned: bool = False
+    ram_bytes: Bytes = 0
+    disk_bytes: Bytes = 0
+    cpu_cores: Cores = 0.0
+    files: Files = []
+
+
+class Victim(Message, frozen=True):
+    """A lease that an eviction weighed, its price, and why it was chosen or not.
+
+    The price is the seconds of load that its going is expected to cost, by bytes^0.75; `want` the chance of its use within the
+    horizon. `put_back`: chosen at first, and not needed in the end.
+    """
+
+    lease_id: str
+    model: str
+    bytes: Bytes
+    priority: Priority
+    idle_s: Seconds
+    want: float
+    load_s: Seconds
+    price: float
+    chosen: bool
+    reason: str = ""
+    put_back: bool = False
+
+
+class Rung(Message, frozen=True):
+    """One rung of an eviction: what was done, what was answered, and what the card showed the owner to hold before and after."""
+
+    rung: RungName
+    claimed: str
+    took_s: Seconds
+    bytes_before: Bytes
+    bytes_after: Bytes
+    outcome: Literal["freed", "part", "nothing", "failed"]
 
 
 class CardVerdict(Message, frozen=True):
-    """Why a card would or would not take a request; `grantable_bytes` is what the ledger could grant on it."""
+    """Why a card would or would not take a request; `grantable_bytes` is what the ledger could grant on it.
+
+    `price` is that of the dearest lease that would have to go, 0 where none has to.
+    """
 
     host: str
     card: Count
@@ -182,18 +344,45 @@ class CardVerdict(Message, frozen=True):
     feasible: bool
     grantable_bytes: Bytes
     reason: str
+    victims: list[Victim] = []
+    price: float = 0.0
 
 
 class LeasePlan(Message, frozen=True):
-    """The card that would be chosen (empty: none), whether the request would wait, and every card's verdict."""
+    """The card that would be chosen (empty: none), whether others go for it or the request would wait, and every card's verdict.
 
-    outcome: Literal["grant", "wait", "never"]
+    `share` is a lease that would be joined; `victims` are what would be evicted, with what was weighed against them.
+    """
+
+    outcome: Literal["grant", "share", "evict", "wait", "never"]
     host: str
     card_uuid: str
     need_bytes: Bytes
     free_bytes: Bytes
     reason: str
     cards: list[CardVerdict]
+    victims: list[Victim] = []
+    share: str = ""
+    load_s: Seconds = 0.0
+
+
+Decided = Literal[
+    "granted",
+    "refused",
+    "queued",
+    "renewed",
+    "released",
+    "expired",
+    "owner-died",
+    "withdrawn",
+    "expiring",
+    "evicted",
+    "parked",
+    "unparked",
+    "quarantined",
+    "corrected",
+    "yielded",
+]
 
 
 class Explain(Message, frozen=True):
@@ -204,12 +393,16 @@ class Explain(Message, frozen=True):
 
 
 class Receipt(Message, frozen=True):
-    """One decision about VRAM and why it went as it did."""
+    """One decision about VRAM and why it went as it did.
+
+    Of an eviction: what was weighed (`victims`), for whom (`details.for`), the rungs with what each returned, the bytes expected
+    and returned as measured, and the seconds of load that it is expected to cost.
+    """
 
     at: Timestamp
     lease_id: str
     model: str
-    decision: Literal["granted", "refused", "queued", "renewed", "released", "expired", "owner-died", "withdrawn"]
+    decision: Decided
     need_bytes: Bytes
     free_bytes: Bytes
     host: str
@@ -217,6 +410,11 @@ class Receipt(Message, frozen=True):
     reason: str
     cards: list[CardVerdict] = []
     details: dict[str, Any] = {}
+    victims: list[Victim] = []
+    rungs: list[Rung] = []
+    expected_bytes: Bytes = 0
+    returned_bytes: Bytes = 0
+    lost_s: Seconds = 0.0
 
 
 class Explanation(Message, frozen=True):
@@ -228,7 +426,9 @@ class Explanation(Message, frozen=True):
 class LeaseChanged(Message, frozen=True):
     """A lease came into being, was renewed or ended; the entity in the header is its id."""
 
-    change: Literal["granted", "released", "expired", "owner-died"]
+    change: Literal[
+        "granted", "marked", "expiring", "parked", "corrected", "released", "expired", "owner-died", "evicted"
+    ]
     lease: Lease
     reason: str = ""
 
@@ -251,6 +451,9 @@ ACQUIRE_LEASE = Verb(
     summary="lease VRAM on a card, waiting up to wait_s",
 )
 RENEW_LEASE = Verb("renew_lease", RenewLease, LeaseRenewed, Access.USE, summary="start a lease's TTL anew")
+MARK_LEASE = Verb(
+    "mark_lease", MarkLease, LeaseMarked, Access.USE, summary="say that a lease is in use, idle or loaded"
+)
 RELEASE_LEASE = Verb("release_lease", ReleaseLease, Empty, Access.USE, summary="give a lease's bytes back")
 LIST_LEASES = Verb("list_leases", ListLeases, Leases, Access.READ, summary="leases with what they measure")
 GET_GPUS = Verb("get_gpus", GetGpus, Gpus, Access.READ, summary="cards: total, free, leased, measured")

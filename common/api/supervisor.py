@@ -15,6 +15,7 @@ from common.api.words import (
     Id,
     Message,
     Name,
+    Priority,
     Seconds,
     Text,
     Timestamp,
@@ -120,6 +121,30 @@ class AdmitLease(leases.AcquireLease, frozen=True, kw_only=True):
     anew: bool = False
 
 
+class MakeRoom(Message, frozen=True):
+    """ResourceManager's plan for one of this supervisor's cards: have leases go until `bytes` are free for `lease_id`.
+
+    The supervisor decides anew which ones; asked again for the same lease id it answers as before. What comes free is kept for
+    `lease_id` for `patience_s`, and is admitted by `admit_lease` under that id.
+    """
+
+    lease_id: Id
+    model: Name
+    bytes: Bytes
+    priority: Priority
+    card_uuid: str
+    config: str = ""
+    exclusive: bool = False
+    patience_s: Seconds = 30.0
+
+
+class RoomPromised(Message, frozen=True):
+    """The leases that go, what they were weighed against, and how long it may take until the card shows their bytes."""
+
+    victims: list[leases.Victim]
+    within_s: Seconds
+
+
 class ProcessChanged(Message, frozen=True):
     """A process changed phase; the entity in the header is its name."""
 
@@ -144,6 +169,15 @@ ADMIT_LEASE = Verb(
     Access.USE,
     stability="internal",
     summary="admit the planner's choice on one of this host's cards, or refuse it",
+)
+
+MAKE_ROOM = Verb(
+    "make_room",
+    MakeRoom,
+    RoomPromised,
+    Access.USE,
+    stability="internal",
+    summary="evict leases from one of this host's cards for a request",
 )
 
 VERBS: tuple[AnyVerb, ...] = (

@@ -372,6 +372,34 @@ async def test_hosts_on_another_machine_are_not_taken_for_this_one(
     assert (code, fabric.asked[-1].host) == (0, "mainpc")
 
 
+async def test_a_host_where_nobody_listens_is_told_from_one_that_is_busy(
+    fabric: Fabric, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fabric, "environ", lambda: {**Fabric.environ(fabric), "TANDEM_HOST": ""})
+    await fabric.stop("Supervisor/pc2")
+    asked = asyncio.Event()
+    heard = fabric.shells["Supervisor/mainpc"].port
+    await fabric.stop("Supervisor/mainpc")
+
+    async def busy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """A port that takes connections and says nothing, as a supervisor that gets no time does."""
+        asked.set()
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(busy, "127.0.0.1", heard)
+    async with running(fabric, "--vram", "1GiB", "--", "echo", "ran") as waiter:
+        await asyncio.wait_for(asked.wait(), PATIENCE_S)
+        server.close()
+        await fabric.start("Supervisor/mainpc")
+        out, err = await asyncio.wait_for(waiter.communicate(), PATIENCE_S)
+    assert (waiter.returncode, out) == (0, b"ran\n"), err
+    await fabric.stop("Supervisor/mainpc")
+    code, _, told = await done(fabric, "--vram", "1GiB", "--", "true")
+    assert code == Exit.UNAVAILABLE
+    assert f"nobody listens at tcp://127.0.0.1:{heard}: Connection refused" in told
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
