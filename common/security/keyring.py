@@ -106,11 +106,13 @@ INVITED: Final = Caller("invited", "", "invited")
 class Keyring(Struct, frozen=True, kw_only=True, dict=True):
     """What one host trusts now.
 
+    `gateway_host` is the host that SecurityGateway is on, as this host's startup file has it; "" for this host itself.
     `revoked_tokens` maps a token's id to when it would have expired, `revoked_identities` a name to the time before which all its
     tokens are revoked, `invited` a one-time CURVE public key to when the invitation ends; times are seconds since 1970.
     """
 
     own_host: str = ""
+    gateway_host: str = ""
     hosts: dict[str, HostKeys] = {}
     revoked_tokens: dict[str, float] = {}
     revoked_identities: dict[str, float] = {}
@@ -132,7 +134,9 @@ class Keyring(Struct, frozen=True, kw_only=True, dict=True):
         return None
 
     def issuer(self, name: str) -> Issuer | None:
-        """The issuer of that name. Only a host itself names its operator; of several gateways the newest list's counts."""
+        """The issuer of that name: a host alone names its operator, and only the gateway's host, whoever else has joined, the
+        gateway.
+        """
         return self._issuers.get(name)
 
     def is_revoked(self, jti: str, identity: str, issued_at: float) -> bool:
@@ -148,10 +152,14 @@ class Keyring(Struct, frozen=True, kw_only=True, dict=True):
     def _issuers(self) -> dict[str, Issuer]:
         return {
             issuer.name: issuer
-            for known in self._lists
+            for known in self.hosts.values()
             for issuer in known.issuers
-            if issuer.name == GATEWAY or issuer.name == _OPERATOR + known.host
+            if issuer.name == self._issuer_on(known.host) or issuer.name == _OPERATOR + known.host
         }
+
+    def _issuer_on(self, host: str) -> str | None:
+        """The service that issues tokens on a host; None on all but one."""
+        return GATEWAY if host == (self.gateway_host or self.own_host) else None
 
     @property
     def _lists(self) -> list[HostKeys]:

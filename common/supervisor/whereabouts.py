@@ -16,6 +16,7 @@ from common.config.schema import Peer, Ports, Startup
 
 LOOPBACK = "127.0.0.1"
 SUPERVISOR: Final = "supervisor"
+GATEWAY_PROCESS: Final = "security_gateway"
 
 WELL_KNOWN: Final[Mapping[str, tuple[str, Ports]]] = {
     name: (home, Ports(api.PORT, api.EVENTS_PORT, api.HEALTH_PORT))
@@ -48,6 +49,15 @@ def services_of(startup: Startup, name: str) -> dict[str, Ports]:
         if service not in elsewhere and (len(named) == 1 or home == name):
             found[service] = ports
     return found
+
+
+def gateway_host(startup: Startup) -> str:
+    """The host that SecurityGateway is on, and whose list alone says what its tokens are signed by; this host, where the file has
+    it on none.
+    """
+    if any(service.name == GATEWAY_PROCESS for service in startup.services):
+        return startup.host
+    return next((peer for peer in startup.peers if GATEWAY_PROCESS in services_of(startup, peer)), startup.host)
 
 
 def _or_well_known(service: str, ports: Ports) -> Ports:

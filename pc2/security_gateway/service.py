@@ -149,6 +149,7 @@ class SecurityGateway:
         return msgspec.structs.replace(
             known,
             own_host=host,
+            gateway_host=host,
             hosts={**known.hosts, host: own},
             revoked_tokens=self._revoked.tokens,
             revoked_identities=self._revoked.identities,

@@ -25,12 +25,11 @@ from common.supervisor.links.invites import Invite
 from common.supervisor.links.own_list import next_list
 from common.supervisor.links.state import REVOKED_FOR_S, LinkState, remembered, revoked
 from common.supervisor.links.trust import Known, Trust, Verdict
-from common.supervisor.whereabouts import LOOPBACK, outward
+from common.supervisor.whereabouts import GATEWAY_PROCESS, LOOPBACK, gateway_host, outward
 
 TRUST_FILE: Final = "trust.json"
 SUPERVISOR: Final = "supervisor"
 RELAY: Final = "relay"
-GATEWAY_PROCESS: Final = "security_gateway"
 
 
 class Keeper:
@@ -208,7 +207,7 @@ class Keeper:
     def _commit(self, state: LinkState, seen: int = trust.NEVER) -> None:
         fresh = replace(state, own=self._own(state, seen))
         keyfiles.write(self.folder / TRUST_FILE, fresh)
-        keyfiles.write(self.keyring_file, fresh.keyring())
+        keyfiles.write(self.keyring_file, fresh.keyring(gateway_host(self._startup)))
         before, self._state = self._state, fresh
         for host in {self.host, *before.trust.lists, *fresh.trust.lists}:
             if _keys_of(before, host) != _keys_of(fresh, host):

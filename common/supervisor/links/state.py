@@ -37,10 +37,11 @@ class LinkState(Struct, frozen=True, kw_only=True):
         """Every list known here, as it is passed on; the own one first."""
         return [self.own.signed, *(known.signed for known in self.trust.lists.values())]
 
-    def keyring(self) -> Keyring:
-        """What every process of this host trusts now."""
+    def keyring(self, gateway_host: str) -> Keyring:
+        """What every process of this host trusts now; `gateway_host` is the host that SecurityGateway is on."""
         return Keyring(
             own_host=self.trust.own,
+            gateway_host=gateway_host,
             hosts={self.trust.own: self.own.keys, **{host: one.keys for host, one in self.trust.lists.items()}},
             revoked_tokens=self.revoked_tokens,
             revoked_identities=self.revoked_identities,

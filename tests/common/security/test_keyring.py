@@ -80,10 +80,13 @@ def test_only_a_host_itself_names_its_operator() -> None:
     assert keyring.issuer("somebody") is None
 
 
-def test_of_two_gateways_the_newest_list_s_counts() -> None:
-    old, new = (Issuer("SecurityGateway", SIGNING[name], ["control"]) for name in ("one", "two"))
-    keyring = ring("mainpc", host("pc2", issuers=(old,), issued_at=1.0), host("pc3", issuers=(new,), issued_at=2.0))
-    assert keyring.issuer("SecurityGateway") == new
+def test_only_the_list_of_its_host_names_the_gateway_whoever_else_says_so_and_however_new() -> None:
+    true, false = (Issuer("SecurityGateway", SIGNING[name], ["control"]) for name in ("one", "two"))
+    lists = host("pc2", issuers=(true,), issued_at=1.0), host("pc3", issuers=(false,), issued_at=2.0)
+    keyring = msgspec.structs.replace(ring("mainpc", *lists), gateway_host="pc2")
+    assert keyring.issuer("SecurityGateway") == true
+    assert ring("mainpc", *lists).issuer("SecurityGateway") is None
+    assert ring("pc2", *lists).issuer("SecurityGateway") == true
 
 
 def test_a_token_is_revoked_by_its_id_or_with_all_that_its_identity_had_by_then() -> None:

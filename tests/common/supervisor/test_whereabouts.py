@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from common.client.directory import Directory
 from common.config.schema import Peer, Ports, Service, Startup
-from common.supervisor.whereabouts import neighbours, outward, services_of, services_text
+from common.supervisor.whereabouts import gateway_host, neighbours, outward, services_of, services_text
 from common.transport.sockets import Endpoint
 
 
@@ -51,6 +51,16 @@ def test_of_several_peers_each_has_what_is_named_or_at_home_there() -> None:
     told = startup(service("core_orchestrator"), pc2=Peer("10.0.0.2", 1, 2), c=Peer("10.0.0.3", 3, 4, named))
     assert set(services_of(told, "pc2")) == {"resource_manager", "observability_hub", "security_gateway"}
     assert services_of(told, "c") == {"error_bus": Ports(7003, 7503, 9203)}
+
+
+def test_the_gateway_is_on_the_host_that_the_file_has_it_on() -> None:
+    pc2, c = Peer("10.0.0.2", 1, 2), Peer("10.0.0.3", 3, 4)
+    assert gateway_host(startup(service("core_orchestrator"), pc2=pc2)) == "pc2"
+    assert gateway_host(startup(service("security_gateway"), pc2=pc2)) == "a"
+    assert gateway_host(startup(c=c, pc2=pc2)) == "pc2"
+    named = Peer("10.0.0.3", 3, 4, {"security_gateway": Ports()})
+    assert gateway_host(startup(c=named, pc2=pc2)) == "c"
+    assert gateway_host(startup(b=c, c=c)) == "a"
 
 
 def test_what_other_machines_reach_are_the_addresses_beside_loopback() -> None:

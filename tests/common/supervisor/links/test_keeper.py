@@ -304,6 +304,19 @@ def test_a_process_that_becomes_the_gateway_keeps_its_key_and_gets_one_to_sign_w
     assert ring(after).issuer(GATEWAY) is not None
 
 
+def test_a_host_that_joined_does_not_become_the_gateway_by_saying_so(tmp_path: Path) -> None:
+    mainpc, pc2 = keeper(tmp_path, "mainpc"), keeper(tmp_path, "pc2", "security_gateway")
+    join(mainpc, pc2)
+    exchange(mainpc, pc2)
+    pc3 = keeper(tmp_path, "pc3", "security_gateway")
+    join(mainpc, pc3)
+    exchange(mainpc, pc3)
+    exchange(pc2, mainpc)
+    genuine = ring(pc2).hosts["pc2"].issuers[-1]
+    assert ring(mainpc).hosts["pc3"].issuers[-1].name == GATEWAY
+    assert ring(mainpc).issuer(GATEWAY) == ring(pc2).issuer(GATEWAY) == genuine
+
+
 def test_a_host_that_shows_an_older_list_than_its_key_has_signed_is_not_admitted(tmp_path: Path) -> None:
     mainpc, pc2 = keeper(tmp_path, "mainpc"), keeper(tmp_path, "pc2")
     early = pc2.lists[0]

@@ -16,7 +16,7 @@ INVITE = Invite(host="b", public="one-time", secret_hash="", issued_at=0.0, expi
 def test_the_keyring_holds_the_own_list_those_that_were_taken_and_who_was_invited() -> None:
     known, _ = trust.take(trust.know(FRESH.trust, "b", "B"), [signed(keys("b"), "B")], check)
     state = replace(FRESH, trust=known, invites=[INVITE], revoked_tokens={"t": 5.0}, revoked_identities={"n": 1.0})
-    ring = state.keyring()
+    ring = state.keyring("b")
     assert ring.own_host == "a"
     assert ring.hosts == {"a": keys("a"), "b": keys("b")}
     assert (ring.revoked_tokens, ring.revoked_identities) == ({"t": 5.0}, {"n": 1.0})
