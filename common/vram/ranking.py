@@ -1,0 +1,96 @@
+"""Which card a request should go to when evictions may make room for it.
+
+A card with room and an idle loader comes first, and of those the tightest fit. Else the card where the request costs
+least: the loss of the dearest resident that would have to go, plus the seconds of loading already queued there. Cards are
+compared by their dearest victim, never by the sum over victims: a sum prefers ending one model that is wanted to ending
+several that nobody wants. What cannot take the request even then comes last, with the reason.
+
+It ranks and explains; placement's own questions (closed cards, hosts without the files) are answered before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from common.api.leases import CardVerdict
+from common.vram.amount import amount
+from common.vram.eviction import EvictionPlan, Resident, victims
+from common.vram.placement import Candidate
+
+
+class Site(msgspec.Struct, frozen=True):
+    """An open card in question: who is on it, and the seconds of loading that go on and are queued there."""
+
+    card: Candidate
+    residents: Sequence[Resident] = ()
+    queued_load_s: float = 0.0
+
+
+class Ranked(msgspec.Struct, frozen=True):
+    """A site with what it would give up; `cost_s` is the dearest victim's loss plus the loading queued there."""
+
+    site: Site
+    need_bytes: int
+    plan: EvictionPlan
+    cost_s: float
+
+    @property
+    def possible(self) -> bool:
+        """Whether the card can take the request, after evictions if need be."""
+        return self.plan.enough
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the card can take it without any."""
+        return self.plan.need_bytes == 0
+
+    @property
+    def reason(self) -> str:
+        """Why the card stands where it stands, in a sentence."""
+        if not self.possible:
+            return self.plan.reason
+        queued = f", {self.site.queued_load_s:.0f} s of loading are queued" if self.site.queued_load_s else ""
+        if self.has_room:
+            return f"fits, {amount(self.site.card.grantable_bytes - self.need_bytes)} to spare{queued}"
+        return f"{self.plan.reason}, {self.plan.lost_s:.1f} s of loading lost{queued}"
+
+    @property
+    def verdict(self) -> CardVerdict:
+        """The card as receipts and plans show it."""
+        card = self.site.card
+        return CardVerdict(
+            host=card.host,
+            card=card.index,
+            card_uuid=card.uuid,
+            feasible=self.possible,
+            grantable_bytes=card.grantable_bytes,
+            reason=self.reason,
+            victims=[] if self.has_room else self.plan.victims,
+            price=self.plan.dearest,
+        )
+
+
+def rank(
+    need_bytes: int, sites: Iterable[Site], priority: int, horizon_s: float, *, draining: bool = False
+) -> list[Ranked]:
+    """The sites, best first; the same ones in another order come out alike."""
+    ranked = [_weighed(need_bytes, site, priority, horizon_s, draining) for site in sites]
+    return sorted(ranked, key=_place)
+
+
+def _weighed(need_bytes: int, site: Site, priority: int, horizon_s: float, draining: bool) -> Ranked:
+    missing = max(0, need_bytes - site.card.grantable_bytes)
+    plan = victims(missing, site.residents, priority, horizon_s, draining=draining)
+    return Ranked(site, need_bytes, plan, plan.dearest_loss_s + site.queued_load_s)
+
+
+def _place(ranked: Ranked) -> tuple[int, float, int, str, int]:
+    site = ranked.site
+    left = site.card.grantable_bytes + ranked.plan.freed_bytes - ranked.need_bytes
+    if not ranked.possible:
+        return 2, 0.0, -left, site.card.host, site.card.index
+    if ranked.has_room and site.queued_load_s == 0:
+        return 0, 0.0, left, site.card.host, site.card.index
+    return 1, ranked.cost_s, left, site.card.host, site.card.index

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import pytest
+
+from common.vram.demand import UNKNOWN_GAP_S, Demand, Horizon, ModelKey, want
+
+LLAMA = ModelKey("llama", "ctx=8192")
+WHISPER = ModelKey("whisper")
+
+
+def test_what_was_never_used_has_an_unknown_gap_and_no_last_use() -> None:
+    demand = Demand()
+    assert (demand.gap(LLAMA), demand.last_use(LLAMA), demand.idle(LLAMA, 5.0)) == (UNKNOWN_GAP_S, None, UNKNOWN_GAP_S)
+
+
+def test_one_use_says_when_but_not_how_often() -> None:
+    demand = Demand()
+    demand.used(LLAMA, 10.0)
+    assert (demand.gap(LLAMA), demand.last_use(LLAMA), demand.idle(LLAMA, 14.0)) == (UNKNOWN_GAP_S, 10.0, 4.0)
+
+
+def test_the_second_use_makes_the_gap_known_and_later_ones_smooth_it() -> None:
+    demand = Demand()
+    for at in (0.0, 100.0, 110.0):
+        demand.used(LLAMA, at)
+    assert demand.gap(LLAMA) == pytest.approx(0.7 * 100 + 0.3 * 10)
+
+
+def test_two_configurations_of_a_model_are_wanted_apart() -> None:
+    demand = Demand()
+    demand.used(LLAMA, 0.0)
+    assert demand.last_use(ModelKey("llama", "ctx=512")) is None
+
+
+def test_a_use_that_is_told_late_turns_no_clock_back() -> None:
+    demand = Demand()
+    demand.used(LLAMA, 10.0)
+    demand.used(LLAMA, 4.0)
+    assert (demand.gap(LLAMA), demand.last_use(LLAMA)) == (0.0, 10.0)
+    assert demand.idle(LLAMA, 3.0) == 0.0
+
+
+def test_of_too_many_models_the_one_unused_for_longest_is_forgotten() -> None:
+    demand = Demand(limit=2)
+    third = ModelKey("flux")
+    for at, key in enumerate((LLAMA, WHISPER, LLAMA, third)):
+        demand.used(key, float(at))
+    assert len(demand) == 2
+    assert demand.last_use(WHISPER) is None
+    assert demand.last_use(LLAMA) == 2.0
+
+
+def test_the_want_falls_as_the_gap_or_the_silence_grows() -> None:
+    assert want(10, 0, 600) > want(100, 0, 600) > want(100, 1_000, 600) > want(100, 10_000, 600) > 0
+    assert want(100, 50, 600) == want(100, 0, 600)
+
+
+def test_a_model_used_without_any_gap_is_wanted_for_sure() -> None:
+    assert want(0, 0, 600) == 1.0
+
+
+def test_the_horizon_follows_the_ages_of_victims_within_bounds() -> None:
+    horizon = Horizon()
+    horizon.evicted(100.0)
+    assert horizon.seconds == pytest.approx(0.95 * 600 + 0.05 * 100)
+    for _ in range(1_000):
+        horizon.evicted(1e9)
+    assert horizon.seconds == pytest.approx(7_200)
+    for _ in range(1_000):
+        horizon.evicted(0.0)
+    assert horizon.seconds == pytest.approx(5)
