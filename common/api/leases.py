@@ -255,7 +255,11 @@ class Stranger(Message, frozen=True):
 
 
 class HostMemory(Message, frozen=True):
-    """What a host has beside its cards: capacity, the ceiling of what may be leased of it, and what is leased."""
+    """What a host has beside its cards: capacity, the ceiling of what may be leased of it, and what is leased.
+
+    Grantable is what a lease could get now: below the ceiling, and below what everybody else leaves free. `reason` says why
+    nothing is, where the host could not be measured.
+    """
 
     host: str
     ram_total_bytes: Bytes
@@ -266,6 +270,13 @@ class HostMemory(Message, frozen=True):
     disk_leased_bytes: Bytes
     cpu_ceiling_cores: Cores
     cpu_leased_cores: Cores
+    ram_grantable_bytes: Bytes = 0
+    ram_others_bytes: Bytes = 0
+    disk_total_bytes: Bytes = 0
+    disk_available_bytes: Bytes = 0
+    disk_grantable_bytes: Bytes = 0
+    cpu_total_cores: Cores = 0.0
+    reason: str = ""
 
 
 class GetGpus(Message, frozen=True):
