@@ -23,7 +23,7 @@ def ping(port: int) -> bytes:
     socket: zmq.Socket[bytes]
     with zmq.Context.instance().socket(zmq.REQ) as socket:
         socket.setsockopt(zmq.LINGER, 0)
-        socket.setsockopt(zmq.RCVTIMEO, 20_000)
+        socket.setsockopt(zmq.RCVTIMEO, 60_000)
         socket.connect(f"tcp://127.0.0.1:{port}")
         socket.send(b"ping")
         answer: bytes = socket.recv()

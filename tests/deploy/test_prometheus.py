@@ -46,7 +46,7 @@ def rules() -> list[dict[str, Any]]:
 def test_promtool_accepts_the_configuration_and_the_rules(needs: Callable[[str], str]) -> None:
     for check in (["config", "prometheus.yml"], ["rules", "alerts.yml"]):
         checked = subprocess.run(
-            [needs("promtool"), "check", *check], cwd=FOLDER, capture_output=True, text=True, timeout=60, check=False
+            [needs("promtool"), "check", *check], cwd=FOLDER, capture_output=True, text=True, timeout=120, check=False
         )
         assert checked.returncode == 0, checked.stderr
 
@@ -75,7 +75,7 @@ def test_every_well_known_health_port_is_scraped() -> None:
 
 
 def scrape(port: int) -> str:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
         text: bytes = answer.read()
     return text.decode()
 
@@ -115,12 +115,12 @@ def prometheus(binary: str, fabric: HubFabric, folder: Path) -> Iterator[int]:
         yield port
     finally:
         process.terminate()
-        process.wait(timeout=30)
+        process.wait(timeout=60)
 
 
 def ask(port: int, path: str) -> Any:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/{path}", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/{path}", timeout=60) as answer:
             return json.load(answer)["data"]
     except OSError:
         return None

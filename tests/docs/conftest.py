@@ -18,7 +18,7 @@ import zmq
 
 from tests.docs.documents import ROOT
 
-PATIENCE_MS = 30_000
+PATIENCE_MS = 60_000
 MARK = b"\xffdocs"
 
 
@@ -109,7 +109,7 @@ def fabric(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fabric]:
             yield found
         finally:
             process.terminate()
-            process.wait(timeout=30)
+            process.wait(timeout=60)
 
 
 @pytest.fixture(scope="session")

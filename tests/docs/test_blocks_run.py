@@ -29,7 +29,7 @@ def ran(line: str, fabric: Fabric) -> str:
 @pytest.mark.parametrize("block", [block for block in blocks("python") if not block.of], ids=str)
 def test_a_python_block_runs(block: Block, fabric: Fabric) -> None:
     source = block.text.replace("127.0.0.1:7000", f"127.0.0.1:{fabric.port}")
-    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True, timeout=120)
     assert "'status': 'success'" in done.stdout
 
 

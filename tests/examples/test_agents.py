@@ -38,13 +38,13 @@ def agent(name: str, home: Path) -> Iterator[zmq.Socket[bytes]]:
     process = subprocess.Popen(program, cwd=ROOT, env=os.environ | told, stdout=subprocess.DEVNULL)
     with zmq.Context() as context, context.socket(zmq.REQ) as asker:
         asker.setsockopt(zmq.LINGER, 0)
-        asker.setsockopt(zmq.RCVTIMEO, 30_000)
+        asker.setsockopt(zmq.RCVTIMEO, 60_000)
         asker.connect(f"tcp://127.0.0.1:{port}")
         try:
             yield asker
         finally:
             process.terminate()
-            assert process.wait(timeout=30) == 0
+            assert process.wait(timeout=60) == 0
 
 
 def ask(asker: zmq.Socket[bytes], **message: str) -> dict[str, Any]:

@@ -41,6 +41,9 @@ SERVICES = {
 HOSTS = {"mainpc": "main_pc", "pc2": "pc2"}
 NAMES = [f"{name}{port}" for name in (*SERVICES, *HOSTS) for port in ("", "_events", "_health")]
 
+PATIENCE_S = 60.0
+"""The least that anything may take here: a machine that is slow or shared stops whoever it likes for seconds."""
+
 T = TypeVar("T")
 
 
@@ -57,7 +60,8 @@ def free_ports(count: int) -> list[int]:
 
 
 def until(probe: Callable[[], T], within_s: float, what: str) -> T:
-    """The first true answer of `probe`; AssertionError after `within_s`."""
+    """The first true answer of `probe`; AssertionError after `within_s`, or PATIENCE_S where that is longer."""
+    within_s = max(within_s, PATIENCE_S)
     deadline = time.monotonic() + within_s
     while True:
         found = probe()
@@ -105,7 +109,7 @@ class Fabric:
         directory = Directory.parse(self.environ["TANDEM_SERVICES"])
         return open_client(ClientSettings(timeout_s=timeout_s), directory)
 
-    def tandem(self, *arguments: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
+    def tandem(self, *arguments: str, timeout_s: float = 120.0) -> subprocess.CompletedProcess[str]:
         """Run the `tandem` command to its end."""
         return subprocess.run(
             [sys.executable, "-m", "tandem", *arguments],
@@ -168,7 +172,7 @@ class Fabric:
         file.write_text(json.dumps(document, indent=1))
         return file
 
-    def start(self, within_s: float = 60.0) -> None:
+    def start(self, within_s: float = 120.0) -> None:
         """Start both hosts and wait until everything is ready."""
         files = [str(self.startup_file("mainpc")), str(self.startup_file("pc2"))]
         with (self.folder / "door.log").open("ab") as log:
@@ -189,20 +193,20 @@ class Fabric:
         assert self.door.poll() is None, (self.folder / "door.log").read_text()
         processes = [self.processes(host) for host in ("mainpc", "pc2")]
         ready = all(found and all(p["phase"] == "ready" for p in found.values()) for found in processes)
-        return ready and len((self.ask("rm", {"action": "get_gpus"}, timeout_ms=1_000) or {}).get("cards", [])) == 2
+        return ready and len((self.ask("rm", {"action": "get_gpus"}, timeout_ms=5_000) or {}).get("cards", [])) == 2
 
     def processes(self, host: str) -> dict[str, dict[str, Any]]:
         """A host's processes by name; empty while its supervisor does not answer."""
-        answer = self.ask(host, {"action": "list_processes"}, timeout_ms=1_000)
+        answer = self.ask(host, {"action": "list_processes"}, timeout_ms=5_000)
         return {process["name"]: process for process in (answer or {}).get("processes", [])}
 
     def supervisor_pid(self, host: str) -> int:
         """The pid of a host's supervisor."""
-        answer = self.ask(host, {"action": "info"}, timeout_ms=5_000)
+        answer = self.ask(host, {"action": "info"})
         assert answer is not None
         return int(answer["pid"])
 
-    def ask(self, port: str, request: dict[str, Any] | bytes, timeout_ms: int = 10_000) -> dict[str, Any] | None:
+    def ask(self, port: str, request: dict[str, Any] | bytes, timeout_ms: int = 60_000) -> dict[str, Any] | None:
         """Ask a port by a bare REQ socket, as any ZeroMQ client would; None when no answer came in time."""
         socket = zmq.Context.instance().socket(zmq.REQ)
         socket.setsockopt(zmq.LINGER, 0)
@@ -233,7 +237,7 @@ class Fabric:
         if self.door.poll() is None:
             self.door.send_signal(signal.SIGTERM)
         try:
-            return self.door.wait(timeout=30)
+            return self.door.wait(timeout=60)
         except subprocess.TimeoutExpired:
             self.door.kill()
             raise

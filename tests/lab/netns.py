@@ -84,7 +84,7 @@ class LabHost:
         """Start a command and return; what still runs when the lab closes is killed."""
         return subprocess.Popen(self.command(*argv), **({"text": True} | options))
 
-    def on_thread(self, work: Callable[[], Result], timeout_s: float = 30) -> Result:
+    def on_thread(self, work: Callable[[], Result], timeout_s: float = 90) -> Result:
         """The result of `work`, done by a thread of this process that stands on this host.
 
         A socket belongs to the host its thread stood on when it was made, and a zmq context to the one of its first

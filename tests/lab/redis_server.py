@@ -73,12 +73,12 @@ class RedisServer:
         if self._process is None:
             return
         try:
-            self._process.wait(10)
+            self._process.wait(60)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.wait(10)
+            self._process.wait(60)
         if self._drain is not None:
-            self._drain.join(10)
+            self._drain.join(60)
         self._process = None
 
     @staticmethod

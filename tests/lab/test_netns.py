@@ -83,7 +83,7 @@ def test_closing_kills_what_runs_on_a_host_and_removes_every_trace() -> None:
         pytest.skip(reason)
     with TwoHosts() as hosts:
         child = hosts.pc2.start("sleep", "600")
-    assert child.wait(timeout=10) == -9
+    assert child.wait(timeout=60) == -9
     assert not [path for folder in (NAMESPACES, FILES) for path in folder.glob(f"{hosts.switch.rsplit('-', 1)[0]}-*")]
 
 
@@ -93,6 +93,6 @@ def test_what_a_killed_run_left_is_swept_by_the_next() -> None:
     program = "import os; from tests.lab.netns import TwoHosts; TwoHosts().__enter__(); os.kill(os.getpid(), 9)"
     root = Path(__file__).resolve().parents[2]
     left = subprocess.Popen([sys.executable, "-c", program], cwd=root)
-    left.wait(timeout=30)
+    left.wait(timeout=60)
     assert {f"tandem-{left.pid}-1-{name}" for name in ("mainpc", "pc2", "switch")} <= set(sweep())
     assert not list(NAMESPACES.glob(f"tandem-{left.pid}-*"))

@@ -99,7 +99,7 @@ class TwoHostFabric:
         if process.poll() is None:
             process.send_signal(signal.SIGTERM)
         try:
-            return process.wait(timeout=30)
+            return process.wait(timeout=60)
         except subprocess.TimeoutExpired:
             process.kill()
             raise
@@ -113,7 +113,7 @@ class TwoHostFabric:
         joined = self.tandem(joiner, "join", str(bundle))
         assert joined.returncode == 0, joined.stderr
 
-    def ask(self, name: str, port: int, request: Mapping[str, Any] | bytes, timeout_ms: int = 10_000) -> Answer | None:
+    def ask(self, name: str, port: int, request: Mapping[str, Any] | bytes, timeout_ms: int = 60_000) -> Answer | None:
         """Ask a port on a host's own loopback, as any ZeroMQ client there would; None when no answer came in time."""
 
         def asked() -> Answer | None:
@@ -130,7 +130,7 @@ class TwoHostFabric:
 
         return self.host(name).on_thread(asked, timeout_ms / 1000 + 10)
 
-    def tandem(self, name: str, *arguments: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
+    def tandem(self, name: str, *arguments: str, timeout_s: float = 120.0) -> subprocess.CompletedProcess[str]:
         """Run the `tandem` command on a host to its end."""
         return subprocess.run(
             self.host(name).command(sys.executable, "-m", "tandem", *arguments),
@@ -158,7 +158,7 @@ class TwoHostFabric:
 
     def processes(self, name: str) -> dict[str, Answer]:
         """A host's processes by name; empty while its supervisor does not answer."""
-        answer = self.ask(name, SUPERVISORS[name], {"action": "list_processes"}, timeout_ms=1_000)
+        answer = self.ask(name, SUPERVISORS[name], {"action": "list_processes"}, timeout_ms=5_000)
         return {process["name"]: process for process in (answer or {}).get("processes", [])}
 
     def is_ready(self, name: str) -> bool:
@@ -175,12 +175,12 @@ class TwoHostFabric:
         )
 
     def _link_up(self, name: str) -> bool:
-        answer = self.ask(name, SUPERVISORS[name], {"action": "list_links"}, timeout_ms=1_000)
+        answer = self.ask(name, SUPERVISORS[name], {"action": "list_links"}, timeout_ms=5_000)
         links = (answer or {}).get("links", [])
         return bool(links) and all(link["up"] for link in links)
 
     def _answers(self, name: str, port: int) -> bool:
-        return (self.ask(name, port, b"ping", timeout_ms=1_000) or {}).get("status") == "ok"
+        return (self.ask(name, port, b"ping", timeout_ms=5_000) or {}).get("status") == "ok"
 
     def account(self) -> str:
         """How things stand on both hosts and what their logs said last, for a test that failed."""
@@ -189,10 +189,10 @@ class TwoHostFabric:
             for process in self.processes(name).values():
                 why = process.get("waiting_for") or process.get("last_exit")
                 told.append(f"{name}: {process['name']} is {process['phase']} {why}")
-            links = self.ask(name, SUPERVISORS[name], {"action": "list_links"}, timeout_ms=1_000)
+            links = self.ask(name, SUPERVISORS[name], {"action": "list_links"}, timeout_ms=5_000)
             told.append(f"{name}: links {links}")
             for service, (host, port) in SERVICES.items():
-                answer = self.ask(name, port, b"ping", timeout_ms=1_000)
+                answer = self.ask(name, port, b"ping", timeout_ms=5_000)
                 told.append(f"{name}: {service} of {host} answers {answer}")
             for log in sorted((self.home(name) / name / "logs").glob("*.log")):
                 told += [f"{name}: {log.stem}: {line[:500]}" for line in log.read_text().splitlines()[-15:]]
@@ -218,7 +218,7 @@ def two_host_fabric(lab: TwoHosts, folder: Path, **options: Any) -> Iterator[Two
         for name in PACKAGES:
             fabric.start(name)
         for name in PACKAGES:
-            until(lambda name=name: fabric.is_ready(name), 60, f"a ready {name}")  # type: ignore[misc]
+            until(lambda name=name: fabric.is_ready(name), 120, f"a ready {name}")  # type: ignore[misc]
         fabric.join()
         until(fabric.is_linked, 20, "the link between the hosts")
         yield fabric

@@ -36,7 +36,7 @@ MALFORMED = {
 }
 
 
-def ask_frames(port: int, frames: list[bytes], timeout_ms: int = 5_000) -> list[list[bytes]]:
+def ask_frames(port: int, frames: list[bytes], timeout_ms: int = 60_000) -> list[list[bytes]]:
     """Everything that comes back to a DEALER that sent one message behind a delimiter, and then a ping."""
     socket = zmq.Context.instance().socket(zmq.DEALER)
     socket.setsockopt(zmq.LINGER, 0)
@@ -199,14 +199,14 @@ def test_an_agent_is_stopped_started_and_restarted_by_a_bare_client_with_a_token
 def test_health_ports_answer_curl_and_any_bytes(fabric: Fabric, name: str, needs: Callable[[str], str]) -> None:
     port = f"{name}_health"
     base = f"http://127.0.0.1:{fabric.ports[port]}"
-    with urllib.request.urlopen(f"{base}/health", timeout=5) as answer:
+    with urllib.request.urlopen(f"{base}/health", timeout=60) as answer:
         assert answer.status == 200
         assert json.load(answer)["status"] == "ok"
     for question in (b"ping", b"", b"\xff\x00", b'{"action":"health_check"}', b"x" * 100_000):
         health = fabric.ask(port, question)
         assert health is not None
         assert health["status"] == "ok"
-    with urllib.request.urlopen(f"{base}/metrics", timeout=5) as answer:
+    with urllib.request.urlopen(f"{base}/metrics", timeout=60) as answer:
         metrics = answer.read()
     checked = subprocess.run([needs("promtool"), "check", "metrics"], input=metrics, capture_output=True, check=False)
     assert checked.returncode == 0, checked.stderr.decode()
@@ -219,7 +219,7 @@ def test_ten_thousand_fuzzed_messages_get_one_answer_each(fabric: Fabric, name: 
     process = psutil.Process(pid)
     socket = zmq.Context.instance().socket(zmq.DEALER)
     socket.setsockopt(zmq.LINGER, 0)
-    socket.setsockopt(zmq.RCVTIMEO, 30_000)
+    socket.setsockopt(zmq.RCVTIMEO, 60_000)
     socket.connect(f"tcp://127.0.0.1:{fabric.ports[name]}")
     try:
         _fuzz(socket, rng, 2_000)

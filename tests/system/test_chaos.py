@@ -108,7 +108,7 @@ AGENTS = {"mainpc": [ECHO], "pc2": [ECHO | {"name": "echo2", "depends_on": ["mai
 ORDERS = {"requests": a_request, "registrations": a_registration, "leases": a_lease}
 
 
-@pytest.mark.timeout(60 + 20 * KILLS)
+@pytest.mark.timeout(600 + 120 * KILLS)
 def test_nothing_acknowledged_is_lost_when_services_and_supervisors_are_killed(tmp_path: Path) -> None:
     rng = random.Random(SEED)
     with running(tmp_path, AGENTS) as fabric:
@@ -125,7 +125,7 @@ def test_nothing_acknowledged_is_lost_when_services_and_supervisors_are_killed(t
         _registrations_are_there(fabric, registrations)
         _requests_are_answered(fabric, requests)
         _leases_are_held_once(fabric, leases)
-        assert all(load.longest_s < 15 for load in loads)
+        assert all(load.longest_s < PATIENCE_S for load in loads)
 
 
 def _kill_one(fabric: Fabric, rng: random.Random, which: str) -> None:

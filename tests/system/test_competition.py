@@ -81,7 +81,7 @@ def test_fifty_parallel_runs_never_exceed_a_card(fabric: Fabric, tmp_path: Path)
                 run = fabric.popen(*command, stdin=subprocess.DEVNULL, stderr=stderr)
                 os.setpriority(os.PRIO_PROCESS, run.pid, 10)  # they compete for the cards, not for the processor
                 runs.append((run, log))
-        codes = [run.wait(timeout=120) for run, _ in runs]
+        codes = [run.wait(timeout=300) for run, _ in runs]
     told = "\n".join(f"{code}: {log.read_text()}" for (_, log), code in zip(runs, codes, strict=True))
     assert not counter.exceeded
     assert set(codes) == {0, 75}, told
@@ -103,7 +103,7 @@ def test_kill_9_of_a_holder_returns_its_bytes(fabric: Fabric) -> None:
         assert len(held) == 1
         until(lambda: any(used for used, _ in fabric.used_bytes().values()), 10, "the bytes in use")
         holder.send_signal(signal.SIGKILL)
-        holder.wait(timeout=5)
+        holder.wait(timeout=60)
         until(lambda: not leases_of(fabric), 5, "the lease to end with its holder")
         until(
             lambda: not any(used for used, _ in fabric.used_bytes().values()), 5, "the command to end with its holder"

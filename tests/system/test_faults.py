@@ -30,8 +30,8 @@ from tests.system.conftest import ECHO
 
 FAULTS_RUN = int(os.environ.get("TANDEM_FAULTS", "12"))
 SEED = int(os.environ.get("TANDEM_SEED", "1"))
-RECOVERY_S = 30.0
-LONGEST_S = 30.0
+RECOVERY_S = 120.0
+LONGEST_S = 60.0
 """No call of the load may last longer: its own budget is 5 s, and a stopped process answers nobody."""
 PROCESSES = (*SERVICES, *SUPERVISORS)
 LINK = "the link"
@@ -45,7 +45,7 @@ def kill(fabric: TwoHostFabric, target: str, _rng: random.Random) -> None:
     assert pid > 1, f"{target} has no process"
     os.kill(pid, signal.SIGKILL)
     if target in SUPERVISORS:
-        fabric.running[target].wait(timeout=10)
+        fabric.running[target].wait(timeout=60)
         fabric.start(target)
 
 
@@ -237,7 +237,7 @@ def disks(folder: Path) -> Iterator[None]:
             subprocess.run(["umount", "-l", str(mount)], check=True)
 
 
-@pytest.mark.timeout(300 + 40 * FAULTS_RUN)
+@pytest.mark.timeout(600 + 120 * FAULTS_RUN)
 def test_nothing_acknowledged_is_lost_whatever_breaks(
     two_hosts: TwoHosts, tmp_path: Path, needs: Callable[[str], str]
 ) -> None:

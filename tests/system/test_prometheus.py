@@ -25,13 +25,13 @@ from tests.lab.netns import LabHost, TwoHosts, why_not
 from tests.lab.two_hosts import PACKAGES, TwoHostFabric, two_host_fabric
 from tests.system.conftest import ECHO
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(900)
 
 FOLDER = ROOT / "deploy" / "prometheus"
 PORT = 9099
 EVERY = {"scrape_interval": "2s", "scrape_timeout": "2s", "evaluation_interval": "1s"}
 SHORT = dict.fromkeys(("5s", "15s", "30s", "1m"), "2s")
-PATIENCE_S = 90.0
+PATIENCE_S = 180.0
 AGENTS = {name: [ECHO | {"name": f"echo-{name}", "depends_on": []}] for name in PACKAGES}
 ON = {
     "mainpc": {"CoreOrchestrator", "Supervisor", "echo-mainpc"},
@@ -59,7 +59,7 @@ class Prometheus:
 
         def answer() -> Any:
             try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{PORT}/api/v1/{path}?{query}", timeout=5) as told:
+                with urllib.request.urlopen(f"http://127.0.0.1:{PORT}/api/v1/{path}?{query}", timeout=60) as told:
                     return json.load(told)["data"]
             except OSError:
                 return None
@@ -131,7 +131,7 @@ def running(binary: str, fabric: TwoHostFabric, name: str, folder: Path) -> Iter
         yield prometheus
     finally:
         process.terminate()
-        process.wait(timeout=30)
+        process.wait(timeout=60)
 
 
 @pytest.fixture(scope="module")

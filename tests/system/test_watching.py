@@ -19,16 +19,16 @@ from tests.lab.fabric import ROOT, until
 from tests.lab.netns import TwoHosts, why_not
 from tests.lab.two_hosts import PACKAGES, SERVICES, SUPERVISORS, Answer, TwoHostFabric, two_host_fabric
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(900)
 
 PORTS = {name: port for name, (_, port) in SERVICES.items()} | SUPERVISORS
 HUB, ERRORS, GATEWAY, TASKS = (
     PORTS[name] for name in ("observability_hub", "error_bus", "security_gateway", "resource_manager")
 )
 SEEN_FROM = {"ObservabilityHub", "Supervisor/mainpc", "Supervisor/pc2"}
-LINKED_S = 60.0
-VERDICT_S = 60.0
-WELL_S = 90.0
+LINKED_S = 120.0
+VERDICT_S = 120.0
+WELL_S = 180.0
 """A verdict that turned for the worse a few times within a minute is held for up to half a minute."""
 
 STRANGER = """

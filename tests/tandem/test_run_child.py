@@ -34,7 +34,7 @@ async def stubborn() -> AsyncIterator[Child]:
 
 async def test_a_command_that_ignores_term_is_killed(stubborn: Child) -> None:
     await stubborn.end(0.2)
-    assert await asyncio.wait_for(stubborn.ended, 5) == 137
+    assert await asyncio.wait_for(stubborn.ended, 60) == 137
     assert not stubborn.lives
     assert start_time(stubborn.pid) is None
     stubborn.signal(15)
@@ -52,7 +52,7 @@ async def test_a_signal_that_comes_with_the_start_reaches_the_command(monkeypatc
     before = signal.signal(signal.SIGUSR1, lambda *_: None)
     child = Child(["sleep", "1000"], dict(os.environ))
     try:
-        assert await asyncio.wait_for(child.ended, 5) == 128 + signal.SIGUSR1
+        assert await asyncio.wait_for(child.ended, 60) == 128 + signal.SIGUSR1
     finally:
         await child.end(1)
         child.close()

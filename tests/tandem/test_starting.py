@@ -142,7 +142,7 @@ async def test_telling_a_supervisor_that_has_just_ended_to_stop_does_not_cost_it
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen, wait = threading.Event(), os.waitpid
-    monkeypatch.setattr(os, "waitpid", lambda pid, options: seen.wait(20) and wait(pid, options))
+    monkeypatch.setattr(os, "waitpid", lambda pid, options: seen.wait(60) and wait(pid, options))
     host = starting._Host(Path("mainpc.yaml"), Startup(version=1, host="mainpc", supervisor=Ports()), {}, False)
     process = host._process = await asyncio.create_subprocess_exec("sh", "-c", "exit 3")
     while psutil.Process(process.pid).status() != psutil.STATUS_ZOMBIE:

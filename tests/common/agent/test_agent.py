@@ -71,7 +71,7 @@ class Lab(Agent):
     def ordered(self, number: int) -> None:
         self.order.append(number)
         if number == 0:
-            assert self.go.wait(10)
+            assert self.go.wait(60)
 
     @verb
     def count(self, to: int) -> Iterator[int]:
@@ -293,7 +293,7 @@ async def test_a_registration_that_cannot_be_said_is_a_lack_that_is_told(monkeyp
 
 
 async def test_a_registry_that_is_gone_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with fabric(monkeypatch) as around, serving(Lab("lab")), asyncio.timeout(20):
+    async with fabric(monkeypatch) as around, serving(Lab("lab")), asyncio.timeout(60):
         await until(lambda: "lab" in around.registry.agents)
         await around.registry.shell.close(drain_s=0)
 

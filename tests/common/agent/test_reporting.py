@@ -71,7 +71,7 @@ async def test_what_goes_wrong_in_an_agent_is_told_once_however_it_went_wrong(tm
             ]
         finally:
             agent.terminate()
-            await asyncio.wait_for(agent.wait(), 30)
+            await asyncio.wait_for(agent.wait(), 60)
         reports = {report.error_type: report for report in bus.taken.reports}
         points = bus.taken.points
     assert [answer["status"] for answer in answers] == ["error"] + ["success"] * 6

@@ -83,7 +83,7 @@ def of(home: KeyHome, name: str) -> Credentials:
 def face(
     kind: type[Any], directory: Directory, credentials: Credentials, settings: ClientSettings | None = None
 ) -> Face:
-    once = settings or ClientSettings(timeout_s=10.0, retry=RetrySettings(attempts=1))
+    once = settings or ClientSettings(timeout_s=60.0, retry=RetrySettings(attempts=1))
     made: Face = kind.__new__(kind)
     make: Any = AsyncClient if kind.__name__ == "AsyncFace" else Client
     made.client = make(directory, SystemClock(), random.Random(1), once, credentials=credentials)
@@ -154,14 +154,14 @@ async def test_one_that_was_not_known_yet_is_served_as_soon_as_it_is(home: KeyHo
         home.remove("mainpc", "whisper")
         home.write()
         await until(lambda: lab.shell.authority.follow() or "whisper" not in str(lab.shell.authority._keyring))
-        patient = ClientSettings(timeout_s=20.0, retry=RetrySettings(attempts=1))
+        patient = ClientSettings(timeout_s=60.0, retry=RetrySettings(attempts=1))
         late = face(kind, Directory({"Lab": place_of(lab)}), credentials, patient)
         with pytest.raises(Unavailable):
             await late.call("Lab", WHO, Empty())
         home.entries["mainpc"]["whisper"] = entry
         home.write()
         await until(lambda: lab.shell.authority.follow() or "whisper" in str(lab.shell.authority._keyring))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while True:
                 try:
                     said = await late.call("Lab", WHO, Empty())
@@ -189,7 +189,7 @@ async def test_a_service_controls_over_plain_loopback_with_a_token_of_its_own_an
         await agent.call("Lab", STOP, Empty())
     given = face(kind, directory, Credentials(token=home.token("mainpc")))
     assert '"operator@mainpc"' in (await given.call("Lab", WHO, Empty())).text
-    expired = ClientSettings(timeout_s=10.0, token=home.token("mainpc", ago_s=600))
+    expired = ClientSettings(timeout_s=60.0, token=home.token("mainpc", ago_s=600))
     late = face(kind, directory, of(home, "core"), expired)
     with pytest.raises(Unauthenticated, match="expired"):
         await late.call("Lab", WHO, Empty())
@@ -235,7 +235,7 @@ async def test_events_are_followed_over_an_encrypted_link(home: KeyHome) -> None
             return None
 
         following = asyncio.create_task(first())
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await live.wait()
             await client.call("Lab", "write", {"key": "a", "value": "b"})
             assert (await following).entity == "a"
@@ -259,7 +259,7 @@ async def test_a_publisher_that_comes_back_with_another_key_is_followed_on(home:
     del home.pairs["pc2", "lab"]
     home.add("pc2", "lab", "service")
     home.write()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             try:
                 async with far_service(home, port, events_port):
@@ -293,7 +293,7 @@ async def test_a_call_to_a_frozen_peer_on_an_encrypted_link_ends_as_interrupted(
         client = face(FACES["async"], Directory({"Lab": place}), of(home, "core"))
         assert "core@mainpc" in (await client.call("Lab", WHO, Empty())).text
         waiting = asyncio.create_task(client.call("Lab", WAIT, Empty(), timeout_s=60.0))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await lab.waiting.wait()
             passing.clear()
             with pytest.raises(Interrupted):

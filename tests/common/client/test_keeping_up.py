@@ -60,7 +60,7 @@ class Listener:
         self.told.append(reason)
 
     async def has(self, *told: str) -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while self.told != list(told):
                 await asyncio.sleep(0.005)
 
@@ -103,7 +103,7 @@ async def test_lost_events_of_what_was_listed_are_made_up_for_by_a_list() -> Non
 
 
 async def test_a_beat_is_a_sign_of_life_and_silence_is_asked_after(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keeping_up, "SILENT_S", 0.3)
+    monkeypatch.setattr(keeping_up, "SILENT_S", 1.5)
     publisher, listener = (
         Publisher(),
         Listener(None, Unavailable("nobody listens"), Unavailable("nobody listens"), None),
@@ -111,7 +111,7 @@ async def test_a_beat_is_a_sign_of_life_and_silence_is_asked_after(monkeypatch: 
     async with kept_up(publisher, listener):
         for _ in range(10):
             publisher.stream.put_nowait(None)
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.2)
         assert listener.told == ["listed"]
         await listener.has("listed", "nobody listens", "nobody listens", "listed")
 

@@ -74,7 +74,7 @@ async def test_a_loss_found_by_one_call_is_told_to_a_stream_begun_before() -> No
 
     def nest(port: int) -> list[str]:
         with made(Lab=at_port(port)) as client:
-            items = client.stream("Lab", COUNT, Text(number=3), timeout_s=20.0)
+            items = client.stream("Lab", COUNT, Text(number=3), timeout_s=60.0)
             told = [next(items).text]
             for ends_with_the_connection in (lambda: client.call("Lab", WRITE, Row(key="a")), lambda: next(items)):
                 with pytest.raises(Interrupted) as lost:
@@ -98,7 +98,7 @@ async def test_another_thread_is_served_between_a_streams_items() -> None:
             for item in client.stream("Lab", COUNT, Text(number=1)):
                 told.append(item.text)
                 first.set()
-                assert done.wait(10)
+                assert done.wait(60)
             return told
 
         with made(Lab=place_of(lab.shell)) as client:
@@ -194,7 +194,7 @@ async def test_a_message_that_cannot_leave_at_once_leaves_when_it_can() -> None:
                     return send(frame, flags)
 
                 wire._send = hesitant
-                return str(client.call("Lab", ECHO, Text(text="late"), timeout_s=5.0).text)
+                return str(client.call("Lab", ECHO, Text(text="late"), timeout_s=60.0).text)
 
         assert await asyncio.to_thread(send_late) == "late"
 

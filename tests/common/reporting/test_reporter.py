@@ -74,7 +74,7 @@ class Bus:
     def end(self, number: signal.Signals = signal.SIGKILL) -> None:
         if self._process is not None and self._process.stdout is not None:
             self._process.send_signal(number)
-            self._process.wait(timeout=30)
+            self._process.wait(timeout=60)
             self._process.stdout.close()
             self._process = None
 
@@ -216,7 +216,7 @@ def test_a_sender_that_is_killed_again_and_again_loses_nothing_it_had_reported(b
         lines = [process.stdout.readline() for _ in range(50 + 700 * life)]
         process.kill()
         lines += process.stdout.readlines()
-        process.wait(timeout=30)
+        process.wait(timeout=60)
         process.stdout.close()
         told += [int(line) for line in lines if line.endswith("\n")]
         if life == 2:

@@ -325,7 +325,7 @@ def test_a_process_killed_in_mid_append_leaves_everything_that_it_had_appended(t
     told = [process.stdout.readline() for _ in range(lines)]
     process.send_signal(signal.SIGKILL)
     told += process.stdout.readlines()
-    process.wait(timeout=30)
+    process.wait(timeout=60)
     process.stdout.close()
     last = int([line for line in told if line.endswith("\n")][-1])
     found = [int(payload) for payload in drained(opened(tmp_path, wall=1.0), most=100)]

@@ -133,7 +133,7 @@ class Odd(Exception): pass
 raise Odd
 """
     command = [sys.executable, "-I", "-c", program]
-    told = subprocess.run(command, check=False, stderr=subprocess.PIPE, text=True, timeout=60).stderr
+    told = subprocess.run(command, check=False, stderr=subprocess.PIPE, text=True, timeout=120).stderr
     seen = read(told.split("\n"))
     assert [(one.error_type, one.message) for one in seen] == [
         ("LookupError", "two"),

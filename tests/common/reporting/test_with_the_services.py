@@ -49,7 +49,7 @@ class Service:
     def kill(self) -> None:
         if self._process is not None:
             self._process.send_signal(signal.SIGKILL)
-            self._process.wait(timeout=30)
+            self._process.wait(timeout=60)
             self._process = None
 
 
@@ -168,4 +168,4 @@ def test_a_service_reports_its_own_bugs(services: tuple[Service, Service], clien
         until(lambda: occurrences(client).get("LookupError") == 1)
     finally:
         broken.terminate()
-        broken.wait(timeout=30)
+        broken.wait(timeout=60)

@@ -21,7 +21,7 @@ from common.store.protocol import Change
 from common.wire import header
 from common.wire.header import PROTOCOL, CallHeader, CallKind, Codec, ReplyHeader, ReplyKind
 
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 
 
 class Text(Message, frozen=True):

@@ -34,7 +34,7 @@ class SlowStore(MemoryStore):
 
     def commit(self, changes: Sequence[Change], durability: Durability) -> None:
         if durability is Durability.FULL and threading.current_thread() is not threading.main_thread():
-            assert self.gate.wait(20)
+            assert self.gate.wait(60)
         super().commit(changes, durability)
         self.groups.append((len(changes), durability))
 
@@ -122,10 +122,10 @@ async def test_a_writer_tells_whatever_went_wrong_and_nobody_after_its_loop() ->
     outcome: asyncio.Future[Exception | None] = asyncio.get_running_loop().create_future()
     writer = Writer(Broken())
     writer.submit(change("a"), outcome.set_result)
-    assert isinstance(await asyncio.wait_for(outcome, 10), RuntimeError)
+    assert isinstance(await asyncio.wait_for(outcome, 60), RuntimeError)
     writer.close()
     orphan = await asyncio.to_thread(_orphan)
-    orphan.join(10)
+    orphan.join(60)
     assert not orphan.is_alive()
 
 

@@ -36,7 +36,7 @@ async def test_a_service_that_is_told_to_stop_while_it_opens_stops_in_order(monk
     monkeypatch.setattr(process, "on_stop_signal", heed)
     monkeypatch.setattr(process, "calm_collector", lambda: None)
     try:
-        await asyncio.wait_for(process._serve(lambda: service, None), timeout=10)
+        await asyncio.wait_for(process._serve(lambda: service, None), timeout=60)
     finally:
         await service.shell.close(drain_s=0)
     assert service.done == ["open", "close"]

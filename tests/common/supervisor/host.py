@@ -26,7 +26,7 @@ from common.supervisor.launching import choose_ports
 from common.supervisor.service import Supervisor
 from common.telemetry.system_clock import SystemClock
 
-PATIENCE_MS = 20_000
+PATIENCE_MS = 60_000
 QUICK = Restart(delay_s=Duration(0.01), attempts=2, max_delay_s=Duration(0.05))
 SLEEP = ["sh", "-c", "exec sleep 100"]
 
@@ -108,7 +108,7 @@ class Host:
 
     async def stop(self) -> None:
         self.supervisor.stop()
-        await asyncio.wait_for(self.supervisor.finished(), 20)
+        await asyncio.wait_for(self.supervisor.finished(), 60)
         await self.supervisor.close()
 
 

@@ -30,7 +30,7 @@ def stubborn(file: Path, *, leaves_session: bool = False, then: str = "time.slee
     return [sys.executable, "-c", STUBBORN.format(file=str(file), leaves_session=leaves_session, then=then)]
 
 
-async def until(fact: Callable[[], object], limit_s: float = 20.0) -> None:
+async def until(fact: Callable[[], object], limit_s: float = 60.0) -> None:
     """Waits for a fact about processes, within a generous bound."""
     end = time.monotonic() + limit_s
     while not fact():
@@ -38,7 +38,7 @@ async def until(fact: Callable[[], object], limit_s: float = 20.0) -> None:
         await asyncio.sleep(0.01)
 
 
-def wait_until(fact: Callable[[], object], limit_s: float = 20.0) -> None:
+def wait_until(fact: Callable[[], object], limit_s: float = 60.0) -> None:
     asyncio.run(until(fact, limit_s))
 
 

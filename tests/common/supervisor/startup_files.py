@@ -67,11 +67,11 @@ class Program:
         return self.err.read_text()
 
     def until_says(self, text: str) -> None:
-        wait_until(lambda: text in self.said or self.process.poll() is not None, 40)
+        wait_until(lambda: text in self.said or self.process.poll() is not None)
         assert text in self.said, f"ended with {self.process.poll()}: {self.said}\n{self.complained}"
 
     def ends(self) -> int:
-        return self.process.wait(40)
+        return self.process.wait(60)
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         self.process.send_signal(number)
@@ -89,7 +89,7 @@ def processes(port: int) -> dict[str, Any]:
     """The processes of the supervisor at `port` by name, asked over a bare REQ; none while it does not answer."""
     with zmq.Context() as context, context.socket(zmq.REQ) as socket:
         socket.setsockopt(zmq.LINGER, 0)
-        socket.setsockopt(zmq.RCVTIMEO, 500)
+        socket.setsockopt(zmq.RCVTIMEO, 5_000)
         socket.connect(f"tcp://127.0.0.1:{port}")
         socket.send(b'{"action": "list_processes"}')
         try:

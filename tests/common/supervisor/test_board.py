@@ -126,7 +126,7 @@ def test_a_terminal_that_is_held_holds_nobody() -> None:
 
     class Held(LineFace):
         def progress(self, progress: Progress) -> None:
-            held.wait(20)
+            held.wait(60)
             taken.append(progress)
 
     board_ = Board(Held(io.StringIO()))
@@ -154,5 +154,5 @@ def test_a_board_lets_the_seconds_go_on() -> None:
             ticked.set()
 
     ticking = Board(Ticking(io.StringIO()))
-    assert ticked.wait(20)
+    assert ticked.wait(60)
     ticking.close()

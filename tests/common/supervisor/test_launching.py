@@ -53,7 +53,7 @@ def test_a_child_may_open_as_many_files_as_its_supervisor_was_started_with(
     prepared = prepare(startup(), Agent(name="a", command=["sh"]), tmp_path, "", {"PATH": "/bin:/usr/bin"})
     assert prepared.argv == ["setpriv", "--pdeathsig", "KILL", "prlimit", "--nofile=77:", "sh"]
     show = ["sh", "-c", "ulimit -S -n; ulimit -H -n"]
-    told = subprocess.run([*prepared.argv[:-1], *show], capture_output=True, text=True, timeout=60, check=True)
+    told = subprocess.run([*prepared.argv[:-1], *show], capture_output=True, text=True, timeout=120, check=True)
     soft, hard = told.stdout.split()
     assert (soft, hard) == ("77", str(resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 

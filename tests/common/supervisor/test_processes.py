@@ -193,7 +193,6 @@ async def test_a_process_that_writes_fast_is_heard_to_its_last_byte(host: Callab
     assert one.processes.log_file("a").stat().st_size == 1_000_000
 
 
-@pytest.mark.timeout(30)
 async def test_what_a_stray_writes_without_end_holds_nobody_up(
     host: Callable[..., Host], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -293,7 +292,6 @@ async def test_a_watchdog_that_dies_is_started_anew_and_knows_every_session(
     assert gone(launched)
 
 
-@pytest.mark.timeout(30)
 async def test_a_watchdog_that_does_not_listen_is_replaced_and_nobody_waits_for_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -310,7 +308,6 @@ async def test_a_watchdog_that_does_not_listen_is_replaced_and_nobody_waits_for_
     await guard.close()
 
 
-@pytest.mark.timeout(30)
 async def test_a_watchdog_that_does_not_end_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("common.supervisor.guard.CLOSE_S", 0.1)
     guard = Guard("mark-of-nobody/")

@@ -38,7 +38,7 @@ async def test_readiness_gates_hold_across_hosts_whichever_comes_up_first(tmp_pa
         assert (top["phase"], top["pid"]) == ("starting", 0)
         await until(lambda: a.process("top").waiting_for == "b/base (starting)")
         (tmp_path / "go").touch()
-        assert await asyncio.wait_for(a.supervisor.started(), 20) == "ready"
+        assert await asyncio.wait_for(a.supervisor.started(), 60) == "ready"
         assert a.phases() == {"top": "ready"}
 
         top_pid = a.pid("top")
@@ -78,7 +78,7 @@ async def test_a_crash_loop_is_told_with_the_last_lines_of_standard_error(tmp_pa
     async with running(tmp_path, startup("h", agent("top", "exec sleep 9", "broken"), broken, agent("fine"))) as (
         host,
     ):
-        assert await asyncio.wait_for(host.supervisor.started(), 20) == "failed"
+        assert await asyncio.wait_for(host.supervisor.started(), 60) == "failed"
         listed = {process["name"]: process for process in (await host.ask("list_processes"))["processes"]}
         assert listed["broken"]["phase"] == "crash-looping"
         assert listed["broken"]["stderr_tail"] == ["no model"]
@@ -210,5 +210,5 @@ async def test_one_that_is_stopped_while_it_opens_starts_nothing(tmp_path: Path)
 async def test_one_that_is_not_ready_in_time_is_a_failed_start(tmp_path: Path) -> None:
     mute = agent("mute", "exec sleep 100", health=HealthProbe("tcp", Duration(0.2), Duration(0.3)))
     async with running(tmp_path, startup("h", mute)) as (host,):
-        assert await asyncio.wait_for(host.supervisor.started(), 20) == "failed"
+        assert await asyncio.wait_for(host.supervisor.started(), 60) == "failed"
         assert [one.entry.name for one in host.supervisor.missing()] == ["mute"]

@@ -43,7 +43,7 @@ def test_leftovers_are_ended_and_a_pid_that_came_back_is_let_be() -> None:
     assert alive(one)
     assert not alive(other)
     assert end_leftovers([one, other], 5.0) == set()
-    left.wait(10)
+    left.wait(60)
     assert reused.poll() is None
     reused.kill()
     reused.wait()

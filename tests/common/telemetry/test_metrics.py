@@ -138,6 +138,6 @@ def test_promtool_accepts_the_exposition() -> None:
     metrics.read_counter("tandem_events_dropped_total", "Events dropped.", lambda: {("a",): 1.0}, labels=("topic",))
     metrics.read_gauge("tandem_card_used_bytes", "Bytes in use.", lambda: 5.0)
     checked = subprocess.run(
-        [promtool, "check", "metrics"], input=metrics.exposition(), capture_output=True, timeout=60, check=False
+        [promtool, "check", "metrics"], input=metrics.exposition(), capture_output=True, timeout=120, check=False
     )
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, b"", b"")

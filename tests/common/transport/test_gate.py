@@ -19,7 +19,7 @@ from common.transport.sockets import Address, Endpoint, Keys
 from common.wire.frames import Buffer
 from tests.common.transport.test_ports import Context, Listener
 
-PATIENCE_S = 20
+PATIENCE_S = 60.0
 
 
 def pair() -> Keys:

@@ -21,7 +21,7 @@ from common.transport import health_port
 from common.transport.health_port import HealthPort, with_lag
 
 WELL = Health(status="ok", ready=True, service="core", version="0.1.0", uptime=1.0, boot="boot-1")
-PATIENCE_MS = 20_000
+PATIENCE_MS = 60_000
 
 
 class ManualClock:
@@ -206,10 +206,10 @@ def test_a_dealer_gets_one_reply_with_its_delimiter_or_without(
 
 
 def test_a_peer_that_sends_heartbeats_is_kept(context: zmq.Context[zmq.Socket[bytes]], port: HealthPort) -> None:
-    with asker(context, zmq.REQ, port, HEARTBEAT_IVL=20, HEARTBEAT_TIMEOUT=300) as req, disconnections(req) as monitor:
+    with asker(context, zmq.REQ, port, HEARTBEAT_IVL=20, HEARTBEAT_TIMEOUT=1500) as req, disconnections(req) as monitor:
         req.send(b"ping")
         req.recv()
-        assert monitor.poll(1_000) == 0
+        assert monitor.poll(2_500) == 0
 
 
 def test_a_curve_peer_is_hung_up_on_and_the_port_lives(

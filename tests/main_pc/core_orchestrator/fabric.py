@@ -42,7 +42,7 @@ def directory(**places: tuple[int, int]) -> Directory:
     return Directory.parse(",".join(f"{name}={one}:{two}@127.0.0.1" for name, (one, two) in known.items()))
 
 
-async def until(look: Callable[[], Awaitable[T]], holds: Callable[[T], bool], within_s: float = 10.0) -> T:
+async def until(look: Callable[[], Awaitable[T]], holds: Callable[[T], bool], within_s: float = 60.0) -> T:
     """Look until it holds; what was last seen is in the failure."""
     seen: Any = None
     try:
@@ -63,12 +63,12 @@ class Core:
         self.client = client
 
     async def call(self, verb: str, **fields: Any) -> Dict:
-        return await self.client.call(SERVICE, verb, fields, timeout_s=10.0)
+        return await self.client.call(SERVICE, verb, fields, timeout_s=60.0)
 
     async def submit(self, capability: str, **fields: Any) -> Dict:
         return await self.call("submit_request", capability=capability, **fields)
 
-    async def until_state(self, request_id: str, *states: str, within_s: float = 10.0) -> Dict:
+    async def until_state(self, request_id: str, *states: str, within_s: float = 60.0) -> Dict:
         return await until(
             lambda: self.call("get_request", request_id=request_id), lambda status: status["state"] in states, within_s
         )
@@ -147,13 +147,13 @@ class PlainAgent:
 
     def __exit__(self, *_: object) -> None:
         self._context.term()
-        self._thread.join(10)
+        self._thread.join(60)
 
 
 def _asked(port: int, message: bytes) -> Dict:
     with zmq.Context() as context, context.socket(zmq.REQ) as socket:
         socket.setsockopt(zmq.LINGER, 0)
-        socket.setsockopt(zmq.RCVTIMEO, 10_000)
+        socket.setsockopt(zmq.RCVTIMEO, 60_000)
         socket.connect(f"tcp://127.0.0.1:{port}")
         socket.send(message)
         answer: Dict = json.loads(socket.recv())

@@ -60,7 +60,7 @@ class Process:
         program = [sys.executable, "-m", "main_pc", "core_orchestrator"]
         self.child = subprocess.Popen(program, cwd=ROOT, env=os.environ | told, stderr=subprocess.DEVNULL)
 
-    async def until_ready(self, client: AsyncClient, within_s: float = 15.0) -> None:
+    async def until_ready(self, client: AsyncClient, within_s: float = 60.0) -> None:
         async with asyncio.timeout(within_s):
             while True:
                 try:
@@ -72,7 +72,7 @@ class Process:
     def kill(self, number: signal.Signals = signal.SIGKILL) -> int:
         assert self.child is not None
         self.child.send_signal(number)
-        return self.child.wait(timeout=20)
+        return self.child.wait(timeout=60)
 
 
 @pytest.fixture
@@ -202,7 +202,7 @@ async def check(client: AsyncClient, story: Story, seed: str = "") -> None:
     for request_id, name in story.submitted.items():
         if not name.startswith(f"{seed}-" if seed else ""):
             continue
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while (status := await client.call(SERVICE, "get_request", {"request_id": request_id}))["state"] in (
                 "queued",
                 "running",

@@ -38,7 +38,7 @@ def directory(port: int, events_port: int) -> Directory:
     return Directory.parse(f"{SERVICE}={port}:{events_port}@127.0.0.1")
 
 
-async def until(look: Callable[[], Awaitable[T]], holds: Callable[[T], bool], within_s: float = 15.0) -> T:
+async def until(look: Callable[[], Awaitable[T]], holds: Callable[[T], bool], within_s: float = 60.0) -> T:
     """Look until it holds; what was last seen is in the failure."""
     seen: Any = None
     try:
@@ -59,7 +59,7 @@ class Bus:
         self.client = client
 
     async def call(self, verb: str, **fields: Any) -> Dict:
-        return await self.client.call(SERVICE, verb, fields, timeout_s=10.0)
+        return await self.client.call(SERVICE, verb, fields, timeout_s=60.0)
 
     async def report(self, error_type: str = "ValueError", message: str = "no room", **fields: Any) -> Dict:
         told = {"agent": "reader", "error_type": error_type, "message": message}
@@ -87,7 +87,7 @@ async def bus(store: RecordStore | None = None, limits: Limits | None = None) ->
 def _asked(port: int, message: bytes) -> Dict:
     with zmq.Context() as context, context.socket(zmq.REQ) as asking:
         asking.setsockopt(zmq.LINGER, 0)
-        asking.setsockopt(zmq.RCVTIMEO, 10_000)
+        asking.setsockopt(zmq.RCVTIMEO, 60_000)
         asking.connect(f"tcp://127.0.0.1:{port}")
         asking.send(message)
         answer: Dict = json.loads(asking.recv())
@@ -124,7 +124,7 @@ class Process:
         program = [sys.executable, "-m", "pc2", "error_bus"]
         self.child = subprocess.Popen(program, cwd=ROOT, env=self.environment(), stderr=subprocess.DEVNULL)
 
-    async def until_ready(self, client: AsyncClient, within_s: float = 20.0) -> None:
+    async def until_ready(self, client: AsyncClient, within_s: float = 60.0) -> None:
         async with asyncio.timeout(within_s):
             while True:
                 try:
@@ -136,7 +136,7 @@ class Process:
     def kill(self, number: signal.Signals = signal.SIGKILL) -> int:
         assert self.child is not None
         self.child.send_signal(number)
-        return self.child.wait(timeout=20)
+        return self.child.wait(timeout=60)
 
     @asynccontextmanager
     async def client(self) -> AsyncIterator[AsyncClient]:

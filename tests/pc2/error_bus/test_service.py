@@ -91,7 +91,7 @@ async def test_a_batch_is_acknowledged_by_number_and_sent_again_counts_once() ->
 async def changes(errors: Bus, since: Cursor, until_change: str) -> list[str]:
     heard: list[str] = []
     stream = errors.client.events(SERVICE, [ERRORS_CHANGED.name], {ERRORS_CHANGED.name: since})
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(60):
         async for notice in stream:
             assert isinstance(notice, Event)
             heard.append(msgspec.json.decode(notice.body, type=ErrorGroupChanged).change)
@@ -193,7 +193,7 @@ async def test_groups_forgotten_and_reports_lost_are_in_its_health() -> None:
 
 
 def read(port: int) -> str:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
         return str(answer.read().decode())
 
 

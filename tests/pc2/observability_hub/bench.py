@@ -24,7 +24,7 @@ from pc2.observability_hub.service import ObservabilityHub
 from tests.pc2.observability_hub.saying import agent, process, vitals
 
 HUB = api.SERVICE
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 
 async def until(fact: Callable[[], object], within_s: float = PATIENCE_S) -> None:

@@ -24,7 +24,7 @@ class HubFabric(Fabric):
 
     def health(self) -> dict[str, Any]:
         """What get_health says; empty while the hub does not answer."""
-        return self.ask("hub", {"action": "get_health"}, timeout_ms=2_000) or {}
+        return self.ask("hub", {"action": "get_health"}, timeout_ms=5_000) or {}
 
     def standing(self, key: str) -> dict[str, Any]:
         """One process, or one host, as get_health shows it; empty where it does not."""
@@ -38,7 +38,7 @@ class HubFabric(Fabric):
         """Its verdict alone."""
         return str(self.standing(key).get("verdict", ""))
 
-    def until_verdict(self, key: str, verdict: str, within_s: float = 20.0) -> dict[str, Any]:
+    def until_verdict(self, key: str, verdict: str, within_s: float = 60.0) -> dict[str, Any]:
         """Wait for a verdict; how it stands then."""
         return until(
             lambda: (found := self.standing(key)) and found["verdict"] == verdict and found,

@@ -77,7 +77,7 @@ async def test_a_question_during_a_write_counts_nothing_twice(tmp_path: Path, mo
 
     def slow(self: History, *given: Any) -> None:
         begun.set()
-        go.wait(20.0)
+        go.wait(60)
         write(self, *given)
 
     async with recording(tmp_path) as one:

@@ -16,10 +16,10 @@ from tests.pc2.observability_hub.bench import HUB, Bench, running, until
 from tests.pc2.observability_hub.saying import process
 
 
-async def changes(bench: Bench, found: list[api.HealthChanged]) -> None:
+async def changes(bench: Bench, found: list[api.HealthChanged], live: asyncio.Event) -> None:
     import msgspec
 
-    async for notice in bench.client.events(HUB, [api.HEALTH_CHANGED.name]):
+    async for notice in bench.client.events(HUB, [api.HEALTH_CHANGED.name], live=live.set):
         found.append(msgspec.json.decode(notice.body, type=api.HealthChanged))  # type: ignore[union-attr]
 
 
@@ -56,8 +56,9 @@ async def test_a_death_told_is_published_at_once_and_once(tmp_path: Path) -> Non
     async with running(tmp_path, "a") as (bench, _):
         await bench.settled()
         heard: list[api.HealthChanged] = []
-        following = asyncio.create_task(changes(bench, heard))
-        await asyncio.sleep(0.3)
+        live = asyncio.Event()
+        following = asyncio.create_task(changes(bench, heard, live))
+        await live.wait()
         bench.hosts["pc2"].say(process("a", "starting", last_exit="killed by signal 9"))
         await until(lambda: heard)
         assert (heard[0].name, heard[0].was, heard[0].verdict) == ("a", "healthy", "unhealthy")
@@ -340,5 +341,4 @@ async def test_many_are_probed_in_parallel(tmp_path: Path) -> None:
         for name in names:
             await bench.until(f"pc2/{name}", "healthy")
         done = bench.hub._probing.done
-        await asyncio.sleep(2.0)
-        assert bench.hub._probing.done - done >= len(names)
+        await until(lambda: bench.hub._probing.done - done >= len(names))

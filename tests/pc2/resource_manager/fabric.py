@@ -35,7 +35,7 @@ from pc2.resource_manager.steps import PlannerPolicy
 
 RM = resource_manager.SERVICE
 CORE = core_orchestrator.SERVICE
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 PLANNER = PlannerPolicy(answer_s=1.0, retry_s=0.1, pause_s=0.2)
 
 

@@ -68,7 +68,7 @@ class Process:
     async def stop(self) -> int:
         """TERM, and its exit status."""
         self._process.terminate()
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(60):
             return await self._process.wait()
 
 
@@ -127,7 +127,7 @@ class Caller:
 
 async def serving(client: AsyncClient) -> None:
     """Wait until the new life answers."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             try:
                 await client.call(RM, "ping", timeout_s=0.5)
@@ -177,7 +177,7 @@ async def test_what_cannot_start_says_why_and_exits_with_one(tmp_path: Path) -> 
             cwd=Path(__file__).parents[3],
             stderr=asyncio.subprocess.PIPE,
         )
-        _, told = await asyncio.wait_for(second.communicate(), 20)
+        _, told = await asyncio.wait_for(second.communicate(), 60)
         assert second.returncode == 1
         assert b"ResourceManager cannot start" in told
         assert b"is held by" in told

@@ -45,7 +45,7 @@ class Gateway:
         return client
 
     async def call(self, verb: str, **fields: Any) -> Dict:
-        return await self.client.call(SERVICE, verb, fields, timeout_s=10.0)
+        return await self.client.call(SERVICE, verb, fields, timeout_s=60.0)
 
     async def create(self, name: str = "bob", *scopes: str, **fields: Any) -> str:
         """A new identity; its API key, or the password that was given."""

@@ -74,7 +74,7 @@ async def events(running: Gateway) -> list[str]:
     for topic in api.TOPICS:
         cursor = running.shell.publisher.cursor(topic.name)
         first = msgspec.structs.replace(cursor, seq=0)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             async for event in running.client.events(api.SERVICE, (topic.name,), {topic.name: first}):
                 assert isinstance(event, Event)
                 found.append(repr(event))

@@ -40,7 +40,7 @@ class SmallDisk(MemoryStore):
 async def heard(running: Gateway, topic: str, count: int, during: Any) -> list[dict[str, Any]]:
     """What is published on a topic while `during` runs."""
     found: list[dict[str, Any]] = []
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         as_of = running.shell.publisher.cursor(topic)
         await during
         async for event in running.client.events(api.SERVICE, (topic,), {topic: as_of}):
@@ -53,7 +53,7 @@ async def heard(running: Gateway, topic: str, count: int, during: Any) -> list[d
 
 async def refused(running: Gateway, verb: str) -> None:
     """Call until it is refused."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while True:
             await running.call(verb)
 
@@ -192,7 +192,7 @@ async def test_a_token_of_another_issuer_is_unknown_until_the_keyring_names_it(t
         listed = keyfiles.read(keyring, Keyring).hosts["pc2"]
         more = [*listed.issuers, Issuer("operator@pc2", operator.public, ["control"])]
         trust(keyring, hosts={"pc2": replace(listed, issuers=more)})
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while await running.verdict(minted.token) != "valid":
                 await asyncio.sleep(0.02)
 
@@ -335,7 +335,7 @@ class TestMemory:
             assert await running.verdict(token) == "valid"
             assert await running.verdict(await running.token("bob", key)) == "valid"
             store.full = False
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while not running.shell.journal.able:
                     await asyncio.sleep(0.02)
             await running.call("revoke_token", token=token)

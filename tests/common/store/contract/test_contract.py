@@ -15,7 +15,7 @@ from tests.common.store.contract.backends import Backend, Opened
 from tests.common.store.contract.committing_child import ROWS
 
 CHILD = Path(__file__).with_name("committing_child.py")
-LOAD_S = 10.0
+LOAD_S = 60.0
 
 
 def put(key: str, value: bytes = b"v", table: str = "t") -> Change:
@@ -147,7 +147,7 @@ def killed_child(backend: Backend, durability: Durability, after: int) -> int:
             if int(line) == after:
                 child.kill()
         said = int(line)
-    child.wait(10)
+    child.wait(60)
     return said
 
 

@@ -35,7 +35,7 @@ class Hosts(TwoHostFabric):
         until(lambda: self.links(name), 30, f"{name}'s supervisor")
 
     def links(self, name: str) -> list[dict[str, Any]]:
-        answer = self.ask(name, SUPERVISORS[name], {"action": "list_links"}, timeout_ms=1_000) or {}
+        answer = self.ask(name, SUPERVISORS[name], {"action": "list_links"}, timeout_ms=5_000) or {}
         found: list[dict[str, Any]] = answer.get("links", [])
         return found
 

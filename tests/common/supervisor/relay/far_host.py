@@ -20,7 +20,7 @@ from common.service.shell import Shell, ShellSettings
 from common.transport.sockets import Keys
 
 FAR = "127.0.0.2"
-PATIENCE_MS = 20_000
+PATIENCE_MS = 60_000
 
 
 class Say(Message, frozen=True):

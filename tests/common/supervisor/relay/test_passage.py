@@ -144,7 +144,7 @@ async def test_messages_of_any_bytes_get_one_answer_each(tmp_path: Path) -> None
         context = zmq.asyncio.Context()
         client = context.socket(zmq.DEALER)
         client.setsockopt(zmq.LINGER, 0)
-        client.setsockopt(zmq.RCVTIMEO, 20_000)
+        client.setsockopt(zmq.RCVTIMEO, 60_000)
         client.connect(f"tcp://127.0.0.1:{relay.passage.port}")
         for message in messages:
             await client.send_multipart(message)
@@ -187,7 +187,7 @@ async def test_a_caller_that_withdraws_is_withdrawn_at_the_far_service(tmp_path:
         call.cancel()
         with suppress(asyncio.CancelledError):
             await call
-        await asyncio.wait_for(far.cancelled.wait(), 20)
+        await asyncio.wait_for(far.cancelled.wait(), 60)
         await until(lambda: relay.passage.under_way == 0)
 
 
@@ -216,7 +216,7 @@ async def test_when_the_far_side_vanishes_what_was_under_way_ends_and_what_comes
         await until(lambda: relay.passage.under_way == 2)
         far.vanish()
         with pytest.raises(Interrupted, match="may or may not have been done"):
-            await asyncio.wait_for(waiting, 20)
+            await asyncio.wait_for(waiting, 60)
         assert (await plain)["code"] == "interrupted"
         said = await client.ask("say", _id=1)
         assert (said["code"], said["retryable"], said["_id"]) == ("unavailable", True, 1)

@@ -205,7 +205,7 @@ def free(port: int) -> bool:
 
 async def fetched(url: str) -> str:
     def fetch() -> str:
-        with urllib.request.urlopen(url, timeout=20) as answer:
+        with urllib.request.urlopen(url, timeout=60) as answer:
             text: str = answer.read().decode()
             return text
 
@@ -327,7 +327,7 @@ async def test_an_agent_that_gets_a_key_is_reached_by_it_and_one_that_moves_is_f
             made.register(made.far("speaker", speaker.shell.port, by))
             ports.append((await made.relays())["speaker"])
             await until(lambda: all(one.is_up for one in made.agent_links()))
-            assert (await client.call_at(at(ports[-1]), SAY, Say(text="hello"), timeout_s=20)).text == "hello"
+            assert (await client.call_at(at(ports[-1]), SAY, Say(text="hello"), timeout_s=60)).text == "hello"
         assert ports[1] == ports[2]
         assert made.changes()[0] == ("opened", "speaker")
 
@@ -349,7 +349,7 @@ async def test_a_native_agent_without_a_key_streams_and_is_withdrawn_through_its
         found = at((await made.relays())["speaker"])
         parts: list[str] = []
         said = await client.call_at(
-            found, SAY, Say(text="end", parts=3), timeout_s=20, part=lambda part: parts.append(part.text)
+            found, SAY, Say(text="end", parts=3), timeout_s=60, part=lambda part: parts.append(part.text)
         )
         assert (parts, said.text) == (["0", "1", "2"], "end")
         call = asyncio.create_task(client.call_at(found, SAY, Say(wait_s=60), timeout_s=60))
@@ -357,7 +357,7 @@ async def test_a_native_agent_without_a_key_streams_and_is_withdrawn_through_its
         call.cancel()
         with suppress(asyncio.CancelledError):
             await call
-        await asyncio.wait_for(speaker.cancelled.wait(), 20)
+        await asyncio.wait_for(speaker.cancelled.wait(), 60)
     await speaker.shell.close(0)
 
 
@@ -369,7 +369,7 @@ async def test_an_agent_with_a_key_has_a_way_of_its_own(tmp_path: Path) -> None:
         made.register(made.far("speaker", speaker.shell.port, key))
         port = (await made.relays())["speaker"]
         await until(lambda: all(one.is_up for one in made.agent_links()))
-        assert (await client.call_at(at(port), SAY, Say(text="hello"), timeout_s=20)).text == "hello"
+        assert (await client.call_at(at(port), SAY, Say(text="hello"), timeout_s=60)).text == "hello"
         await speaker.shell.close(0)
 
 
@@ -440,7 +440,7 @@ async def test_nobody_of_the_agents_own_host_has_calls_passed_on(tmp_path: Path)
             there = Found(Endpoint.tcp(FARS_LOOPBACK, made.supervisor.port))
             asked = api.Forward(agent_name="old", frames=[b'{"action":"x"}'])
             with pytest.raises(Exception, match="can be asked by itself from far"):
-                await client.call_at(there, api.FORWARD, asked, timeout_s=20)
+                await client.call_at(there, api.FORWARD, asked, timeout_s=60)
 
 
 @pytest.mark.parametrize(
@@ -459,7 +459,7 @@ async def test_a_call_is_passed_on_to_agents_of_that_loopback_alone(
         made.registered["on_lan"] = msgspec.structs.replace(made.far("on_lan", 1), host="10.1.1.1")
         made.registered["old"] = made.far("old", 1)
         with pytest.raises(error):
-            await client.call_at(at(made.supervisor.port), api.FORWARD, asked, timeout_s=20)
+            await client.call_at(at(made.supervisor.port), api.FORWARD, asked, timeout_s=60)
 
 
 async def test_frames_in_no_dress_are_not_passed_on(tmp_path: Path) -> None:
@@ -467,7 +467,7 @@ async def test_frames_in_no_dress_are_not_passed_on(tmp_path: Path) -> None:
         made.registered["old"] = made.far("old", 1)
         asked = api.Forward(agent_name="old", frames=[b"two", b"frames"])
         with pytest.raises(Exception, match="2 frames in no known dress"):
-            await client.call_at(at(made.supervisor.port), api.FORWARD, asked, timeout_s=20)
+            await client.call_at(at(made.supervisor.port), api.FORWARD, asked, timeout_s=60)
 
 
 async def test_a_relay_that_closes_ends_what_is_under_way(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ class Queue:
         self.client = client
 
     async def call(self, verb: str, **fields: Any) -> Dict:
-        return await self.client.call(SERVICE, verb, fields, timeout_s=10.0)
+        return await self.client.call(SERVICE, verb, fields, timeout_s=60.0)
 
     async def submit(self, capability: str, payload: Any = None, **fields: Any) -> str:
         answer = await self.call("submit_task", capability=capability, payload=payload, **fields)
@@ -45,7 +45,7 @@ class Queue:
     async def get(self, task_id: str) -> Dict:
         return await self.call("get_task", task_id=task_id)
 
-    async def until_state(self, task_id: str, *states: str, within_s: float = 10.0) -> Dict:
+    async def until_state(self, task_id: str, *states: str, within_s: float = 60.0) -> Dict:
         return await until(lambda: self.get(task_id), lambda status: status["state"] in states, within_s)
 
 
@@ -96,7 +96,7 @@ class Gate:
         self.begun: list[Dict] = []
         self.withdrawn = 0
 
-    async def until_begun(self, within_s: float = 10.0) -> None:
+    async def until_begun(self, within_s: float = 60.0) -> None:
         """Wait until work is in an agent's hands: a task is `running` a moment before."""
         async with asyncio.timeout(within_s):
             while not self.begun:

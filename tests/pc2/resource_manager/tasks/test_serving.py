@@ -106,7 +106,7 @@ async def test_cancelling_a_running_task_reaches_its_agent() -> None:
         await gate.until_begun()
         status = await tasks.call("cancel_task", task_id=task_id)
         assert status["state"] == "cancelled"
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not gate.withdrawn:
                 await asyncio.sleep(0.005)
         assert (await tasks.call("cancel_task", task_id=task_id))["state"] == "cancelled"
@@ -160,7 +160,7 @@ async def test_a_deadline_ends_a_task_that_waits_and_one_that_runs() -> None:
         await gate.until_begun()
         assert "it was queued" in (await tasks.until_state(waiting, "expired"))["error"]
         assert (await tasks.until_state(running, "expired"))["code"] == "deadline_exceeded"
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not gate.withdrawn:
                 await asyncio.sleep(0.005)
 
