@@ -98,12 +98,17 @@ def neighbours(keyring: Keyring) -> list[str]:
     return [known.host for known in others if known.address == own.address or LOOPBACK in (known.address, own.address)]
 
 
+def unknown(standing: Standing) -> Unauthenticated:
+    """What one behind whom nobody is gets, whatever it asks."""
+    return Unauthenticated(standing.reason, mend="join its host again, and restart the process there")
+
+
 def refusal(
     standing: Standing, by_token: Access | None, verb: AnyVerb, *, has_keyring: bool = True
 ) -> TandemError | None:
     """Why this caller may not use the verb, with the mend; None: it may. `by_token` is what its token allows here."""
     if standing.reason:
-        return Unauthenticated(standing.reason, mend="join its host again, and restart the process there")
+        return unknown(standing)
     if standing.invited:
         if verb.name == ADMIT:
             return None

@@ -83,7 +83,7 @@ class Minted:
 class Checked:
     """What a good token gives its holder at one service: `access` None when it allows nothing there.
 
-    `scopes` are those of the token that its issuer may give.
+    `scopes` are those of the token that its issuer may give; `signed_by` is the issuer's key, in base64url.
     """
 
     subject: str
@@ -91,7 +91,9 @@ class Checked:
     access: Access | None
     issuer: str
     jti: str
+    issued_at: float
     expires_at: float
+    signed_by: str
 
 
 class BadToken(Unauthenticated):
@@ -104,6 +106,7 @@ class BadToken(Unauthenticated):
 
 _PHRASES: Final = {"unknown issuer": "of an issuer unknown here", "bad signature": "not signed by its issuer"}
 _ANEW: Final = "get a new one"
+_GONE: Final = "its host has not joined, or its issuer was replaced"
 
 
 class Minter:
@@ -168,6 +171,16 @@ class TokenChecker:
             raise BadToken("bound to another key", "show it from where it was issued, or get one here")
         return known.at.get(service) or _at(known, service)
 
+    def withdrawn(self, shown: Checked) -> BadToken | None:
+        """Why a token that was good counts no more, whatever its time: it was revoked, or its issuer is trusted no more."""
+        keyring = self._keyring()
+        if keyring.is_revoked(shown.jti, shown.subject, shown.issued_at):
+            return BadToken("revoked", _ANEW)
+        issuer = keyring.issuer(shown.issuer)
+        if issuer is None or issuer.public != shown.signed_by:
+            return BadToken("unknown issuer", _GONE)
+        return None
+
     def read(self, token: str) -> Claims:
         """What a token says that is good in the hands of whoever it is bound to; BadToken with the reason."""
         return self._good(token).claims
@@ -203,7 +216,14 @@ def _at(known: _Known, service: str) -> Checked:
     claims, may_give = known.claims, known.issuer.scopes
     scopes = [scope for scope in claims.scopes if is_scope(scope) and covers(may_give, scope)]
     known.at[service] = checked = Checked(
-        claims.sub, tuple(scopes), granted(scopes, service), claims.iss, claims.jti, claims.exp
+        claims.sub,
+        tuple(scopes),
+        granted(scopes, service),
+        claims.iss,
+        claims.jti,
+        claims.iat,
+        claims.exp,
+        known.issuer.public,
     )
     return checked
 
@@ -217,7 +237,7 @@ def verify(token: str, keyring: Keyring) -> tuple[Claims, Issuer]:
     head, claims, signature, signed = _parts(token)
     issuer = keyring.issuer(head.kid)
     if issuer is None or claims.iss != issuer.name:
-        raise BadToken("unknown issuer", "its host has not joined, or its issuer was replaced")
+        raise BadToken("unknown issuer", _GONE)
     if not _signed(issuer, signature, signed):
         raise BadToken("bad signature", _ANEW)
     return claims, issuer

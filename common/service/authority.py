@@ -8,21 +8,26 @@ control. A damaged keyring leaves the last good one in force, and `problem` says
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Literal
 
 from common.api.words import Access, AnyVerb
 from common.clock import Clock
+from common.errors import TandemError
 from common.security import keyfiles, rights
 from common.security.keyfiles import KEYRING_FILE, KeyringFile, ProcessKeys
 from common.security.keyring import Keyring
 from common.security.rights import STRANGER, Standing
 from common.security.tokens import BadToken, Checked, TokenChecker
+from common.service.call import Authorized
 from common.service.settings import ShellSettings
 from common.transport import sockets, zap
 from common.transport.router_port import RouterPort
 
 FOLLOW_S: Final = 0.25
 """A revocation is in force within about this time of the keyring's file."""
+
+Followed = Literal["as before", "changed", "keys lost"]
+"""What a look at the keyring found: the same, another one, or one in which some key that was trusted is so no more."""
 
 NO_KEYS: Final = "this process has no keys (TANDEM_KEYS), so it is not served there"
 
@@ -67,18 +72,19 @@ class Authority:
         """This process's public key in Z85; empty where it has none."""
         return self.keys.public.decode() if self.keys is not None else ""
 
-    def follow(self) -> bool:
-        """Look at the keyring's file; whether some key that was trusted is so no more."""
+    def follow(self) -> Followed:
+        """Look at the keyring's file, and say what came of it."""
         if self._file is None:
-            return False
+            return "as before"
         before = self._keyring
         if not self._file.refresh():
-            return False
+            return "as before"
         self._by_key.clear()
         self._plain = self._local()
         now = self._now()
         trusted = {key.public: known.host for known in before.hosts.values() for key in known.keys}
-        return any(self._keyring.who(public, now) != before.who(public, now) for public in trusted)
+        is_lost = any(self._keyring.who(public, now) != before.who(public, now) for public in trusted)
+        return "keys lost" if is_lost else "changed"
 
     def admits(self, key: str, domain: str) -> bool:
         """Whether a connection of this key may come in; who is but invited gets no events, and nothing where it has no verb."""
@@ -91,12 +97,17 @@ class Authority:
         """The caller whose message is being handed over."""
         return self._of_key(port.key) if port.encrypted else self._plain
 
-    def knows(self, standing: Standing) -> bool:
-        """Whether a caller that was let in is still known by its key; one on plain loopback always is."""
-        return not standing.key or self._of_key(standing.key).identity == standing.identity
+    def withdrawn(self, standing: Standing, shown: Checked | None) -> TandemError | None:
+        """Why the call of a caller that was let in is to end: its key is known no more, or the token that it has shown.
 
-    def authorize(self, standing: Standing, token: str | None, verb: AnyVerb) -> tuple[str, tuple[str, ...]]:
-        """The caller's identity and its scopes once it may use the verb; Unauthenticated, Forbidden with the mend.
+        Who showed no token on plain loopback stays.
+        """
+        if standing.key and self._of_key(standing.key).identity != standing.identity:
+            return rights.unknown(STRANGER)
+        return self._tokens.withdrawn(shown) if shown is not None else None
+
+    def authorize(self, standing: Standing, token: str | None, verb: AnyVerb) -> Authorized:
+        """Who the caller is and what it may, once it may use the verb; Unauthenticated, Forbidden with the mend.
 
         A token that is shown is checked for every verb, and names the caller. A process without a keyring looks at none.
         """
@@ -105,12 +116,12 @@ class Authority:
                 refusal = rights.refusal(standing, None, verb, has_keyring=self._file is not None)
                 if refusal is not None:
                     raise refusal
-            return standing.identity, standing.scopes
+            return Authorized(standing.identity, standing.scopes)
         checked = self._checked(token, standing)
         refusal = rights.refusal(standing, checked.access, verb)
         if refusal is not None:
             raise refusal
-        return checked.subject, (*standing.scopes, *checked.scopes)
+        return Authorized(checked.subject, (*standing.scopes, *checked.scopes), checked)
 
     def _checked(self, token: str, standing: Standing) -> Checked:
         *others, last = standing.bindings

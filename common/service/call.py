@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from math import inf
-from typing import Final
+from typing import Final, NamedTuple
 
 from common.errors import Cancelled, TandemError
 from common.security.rights import Standing
+from common.security.tokens import Checked
 from common.service.reply import Reply
 
 ANSWER_S: Final = 0.2
@@ -14,15 +15,35 @@ ANSWER_SHARE: Final = 0.2
 """What is left of a caller's budget for the answer's way: this share of it, and no more than ANSWER_S."""
 
 
+class Authorized(NamedTuple):
+    """Who a caller is and what it may, with all that it has shown; `token` is the good token among that."""
+
+    identity: str
+    scopes: tuple[str, ...]
+    token: Checked | None = None
+
+
 class Call:
     """The circumstances of one request; `deadline` is on this process's monotonic clock, None for no deadline.
 
     `identity` is who asks, and `scopes` what it may do, both with all that it has shown; `binding` is what a token issued to it
-    is bound to, its CURVE key in Z85 or `local@HOST`. `caller` is who asks by its connection alone; `dismissed` is why the call
-    was ended before its time, for one that was.
+    is bound to, its CURVE key in Z85 or `local@HOST`. `caller` is who asks by its connection alone, `token` the token that it has
+    shown; `dismissed` is why the call was ended before its time, for one that was.
     """
 
-    __slots__ = ("_gone", "_reply", "arrived", "caller", "deadline", "dismissed", "identity", "scopes", "trace", "verb")
+    __slots__ = (
+        "_gone",
+        "_reply",
+        "arrived",
+        "caller",
+        "deadline",
+        "dismissed",
+        "identity",
+        "scopes",
+        "token",
+        "trace",
+        "verb",
+    )
 
     def __init__(
         self, reply: Reply, verb: str, caller: Standing, arrived: float, deadline: float | None, trace: str | None
@@ -34,6 +55,7 @@ class Call:
         self.verb = verb
         self.identity = caller.identity
         self.scopes = caller.scopes
+        self.token: Checked | None = None
         self.arrived = arrived
         self.deadline = deadline
         self.trace = trace

@@ -19,9 +19,10 @@ from common.api.words import Access, AnyVerb, Empty, Verb
 from common.clock import Clock
 from common.errors import BadRequest, Cancelled, Code, DeadlineExceeded, Internal, Overloaded, TandemError
 from common.resilience.bulkhead import Bulkhead
-from common.security.rights import STRANGER, Standing, refusal
+from common.security.rights import Standing, refusal
+from common.security.tokens import Checked
 from common.service.bundles import Bundles
-from common.service.call import Call
+from common.service.call import Authorized, Call
 from common.service.journal import Journal
 from common.service.reply import NativeReply, PlainReply, Reply
 from common.service.routes import Route, Routes
@@ -35,8 +36,11 @@ from common.wire.header import CallHeader, CallKind, Codec
 Identify = Callable[[RouterPort], Standing]
 """Who sent the message that is being handed over."""
 
-Authorize = Callable[[Standing, str | None, AnyVerb], tuple[str, tuple[str, ...]]]
-"""The caller's identity and scopes, with the token that it shows; Unauthenticated or Forbidden when it may not use the verb."""
+Authorize = Callable[[Standing, str | None, AnyVerb], Authorized]
+"""Who the caller is and what it may, with the token that it shows; Unauthenticated or Forbidden when it may not use the verb."""
+
+Withdrawn = Callable[[Standing, Checked | None], TandemError | None]
+"""Why the call of who was let in, and of the token that it showed, is to end; None: it goes on."""
 
 _HEALTH: Final = "health_check"
 _UNKNOWN: Final = Verb("unknown", Empty, Empty, Access.READ)
@@ -172,7 +176,7 @@ class Onion:
             if self.draining is not None and route.verb.access is not Access.READ:
                 raise self.draining.with_traceback(None)
             if token is not None or route.verb.access not in caller.allowed:
-                call.identity, call.scopes = self._authorize(caller, token, route.verb)
+                call.identity, call.scopes, call.token = self._authorize(caller, token, route.verb)
             request = body.decode(route.decoder)
             if route.waits:
                 self._start(route, request, call, reply, port, peer, head)
@@ -256,12 +260,13 @@ class Onion:
             outcome = self._bug(route)
         self._settle(route, call, reply, outcome)
 
-    def dismiss(self, knows: Callable[[Standing], bool]) -> None:
-        """End the calls of those who are known no more; they get no further part."""
+    def dismiss(self, withdrawn: Withdrawn) -> None:
+        """End the calls of keys and tokens that count no more; they get no further part."""
         for task, call in self._tasks.items():
-            if call.dismissed is None and not knows(call.caller):
-                call.dismissed = refusal(STRANGER, None, _UNKNOWN)
-                task.cancel()
+            if call.dismissed is None:
+                call.dismissed = withdrawn(call.caller, call.token)
+                if call.dismissed is not None:
+                    task.cancel()
 
     def _why_cancelled(self, call: Call) -> TandemError:
         if call.dismissed is not None:

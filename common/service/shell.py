@@ -246,11 +246,13 @@ class Shell:
             pause_s = min(RETRY_ADDRESS_S, 2 * pause_s)
 
     def _follow_keys(self) -> None:
-        """Take in what the keyring says now; where a key was revoked, its calls end and encrypted subscriptions, which those who
-        may make again.
+        """Take in what the keyring says now: the calls of keys and tokens that were revoked end, and where a key was, encrypted
+        subscriptions, which those who may make again.
         """
-        if self.authority.follow():
-            self.onion.dismiss(self.authority.knows)
+        followed = self.authority.follow()
+        if followed != "as before":
+            self.onion.dismiss(self.authority.withdrawn)
+        if followed == "keys lost":
             self._publish_again()
         if self.authority.problem:
             self.problems[KEYRING] = self.authority.problem

@@ -26,6 +26,7 @@ class KeyHome:
         self.addresses: dict[str, str] = {}
         self.invited: dict[str, float] = {}
         self.revoked_tokens: dict[str, float] = {}
+        self.revoked_identities: dict[str, float] = {}
 
     def folder(self, host: str = "") -> Path:
         """A host's folder of keys."""
@@ -77,5 +78,11 @@ class KeyHome:
             )
             for host, entries in self.entries.items()
         }
-        trusted = Keyring(own_host=self.own_host, hosts=hosts, invited=self.invited, revoked_tokens=self.revoked_tokens)
+        trusted = Keyring(
+            own_host=self.own_host,
+            hosts=hosts,
+            invited=self.invited,
+            revoked_tokens=self.revoked_tokens,
+            revoked_identities=self.revoked_identities,
+        )
         keyfiles.write(self.folder() / KEYRING_FILE, trusted)

@@ -129,7 +129,7 @@ def test_a_service_that_admits_nobody_lets_no_invited_key_in(lab: Lab) -> None:
     guest = "g" * 40
     lab.home.invited = {guest: 4e9}
     lab.home.write()
-    assert not lab.judge.follow()
+    assert lab.judge.follow() == "changed"
     assert not lab.judge.admits(guest, zap.REQUESTS)
     known = lab.key("agent")
     assert known is not None
@@ -142,17 +142,17 @@ def test_it_tells_its_own_key_the_addresses_it_knows_and_whose_keys_are_gone(tmp
     assert own.judge.public == own.home.pairs["mainpc", "lab"].public
     own.home.addresses = {"mainpc": "10.0.0.1", "pc2": "10.0.0.2"}
     own.home.write()
-    assert not own.judge.follow()
+    assert own.judge.follow() == "changed"
     assert own.judge.addresses == {"mainpc": "10.0.0.1", "pc2": "10.0.0.2"}
     assert isinstance(own.judged("agent", None, Access.USE), tuple)
     own.home.remove("pc2", "agent")
     own.home.write()
-    assert own.judge.follow()
+    assert own.judge.follow() == "keys lost"
     assert own.judge.identify(cast("RouterPort", Port(own.key("agent")))) is STRANGER
-    assert not own.judge.follow()
+    assert own.judge.follow() == "as before"
 
 
 def test_without_keys_there_is_nothing_to_tell() -> None:
     bare: Any = Authority(ShellSettings("Lab", "mainpc", 0), SystemClock(), lambda verb: True)
-    assert (bare.public, bare.addresses, bare.problem, bare.follow()) == ("", {}, "", False)
+    assert (bare.public, bare.addresses, bare.problem, bare.follow()) == ("", {}, "", "as before")
     assert not bare.admits("x" * 40, zap.REQUESTS)

@@ -24,6 +24,7 @@ from common.service.call import Call
 from common.service.shell import Shell, ShellSettings
 from common.transport import router_port, sockets
 from common.transport.sockets import Keys
+from common.wire.header import ReplyKind
 from tests.common.service.lab import NOTED, OTHER, PATIENCE_S, WAIT, Said, Service, heard, is_error, native, peer, until
 from tests.lab.keys import KeyHome
 
@@ -268,6 +269,48 @@ async def test_what_a_revoked_key_waits_for_ends_and_what_others_wait_for_goes_o
             assert (lab.ended, lab.shell.onion.in_flight) == (["cancelled"], 1)
             lab.go.set()
             assert (await waiting[1])["status"] == "success"
+
+
+@pytest.mark.parametrize("by", ["its id", "its identity", "its issuer"])
+async def test_what_a_revoked_token_waits_for_ends_and_what_others_wait_for_goes_on(home: KeyHome, by: str) -> None:
+    async with keyed(home) as lab, peer(lab.shell.port) as revoked, peer(lab.shell.port) as kept:
+        minted = home.operator("mainpc").mint("someone", ["use"], "local@mainpc", now=time.time(), ttl_s=60)
+        waiting = [
+            asyncio.create_task(revoked.plain("wait", _token=minted.token)),
+            asyncio.create_task(kept.plain("wait")),
+        ]
+        await until(lambda: lab.shell.onion.in_flight == 2)
+        if by == "its id":
+            home.revoked_tokens = {minted.claims.jti: minted.claims.exp}
+        elif by == "its identity":
+            home.revoked_identities = {"someone": time.time() + 1}
+        else:
+            home.operators["mainpc"] = keyfiles.new_signing_keys("operator@mainpc")
+        home.write()
+        answer = await waiting[0]
+        told_reason = "unknown issuer" if by == "its issuer" else "revoked"
+        assert (answer["code"], answer["details"]["reason"]) == ("unauthenticated", told_reason)
+        assert (lab.ended, lab.shell.onion.in_flight) == (["cancelled"], 1)
+        lab.go.set()
+        assert (await waiting[1])["status"] == "success"
+
+
+async def test_a_stream_of_a_token_ends_when_it_is_revoked_and_another_change_of_the_keyring_ends_none(
+    home: KeyHome,
+) -> None:
+    async with keyed(home) as lab, peer(lab.shell.port) as plain:
+        minted = home.operator("mainpc").mint("someone", ["use"], "local@mainpc", now=time.time(), ttl_s=60)
+        await plain.send(*native("count", {"text": "and wait", "number": 1}, token=minted.token))
+        assert heard(await plain.receive())[0].kind is ReplyKind.PART
+        home.add("pc2", "another", "agent")
+        home.write()
+        before = lab.shell.authority._keyring
+        await until(lambda: lab.shell.authority._keyring is not before)
+        assert (lab.ended, lab.shell.onion.in_flight) == ([], 1)
+        home.revoked_tokens = {minted.claims.jti: minted.claims.exp}
+        home.write()
+        assert is_error(await plain.receive(), "unauthenticated")
+        assert lab.ended == ["cancelled"]
 
 
 async def test_one_that_was_invited_may_ask_to_be_admitted_and_nothing_else(home: KeyHome) -> None:
