@@ -13,8 +13,8 @@ This file weighs and chooses. It marks nothing, ends nothing and measures nothin
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
-from math import pow
 from typing import Final
 
 import msgspec
@@ -128,7 +128,7 @@ class EvictionPlan(msgspec.Struct, frozen=True):
 
 def weight(priority: int) -> float:
     """What a resident's loss counts: 1 at the default priority, doubled every DOUBLING_POINTS above it."""
-    return pow(2.0, (priority - DEFAULT_PRIORITY) / DOUBLING_POINTS)
+    return math.pow(2.0, (priority - DEFAULT_PRIORITY) / DOUBLING_POINTS)
 
 
 def loss_s(resident: Resident, horizon_s: float) -> float:
@@ -138,7 +138,7 @@ def loss_s(resident: Resident, horizon_s: float) -> float:
 
 def price(resident: Resident, horizon_s: float) -> float:
     """Its loss by GiB^0.75; what returns no byte is dear beyond all others."""
-    return loss_s(resident, horizon_s) / pow(max(resident.bytes, 1) / GIB, SIZE_POWER)
+    return loss_s(resident, horizon_s) / math.pow(max(resident.bytes, 1) / GIB, SIZE_POWER)
 
 
 def why_not(resident: Resident, priority: int, draining: bool = False) -> str:
