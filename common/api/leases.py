@@ -333,7 +333,10 @@ class Victim(Message, frozen=True):
 
 
 class Rung(Message, frozen=True):
-    """One rung of an eviction: what was done, what was answered, and what the card showed the owner to hold before and after."""
+    """One rung of an eviction: what was done, what was answered, and what the card showed the owner to hold before and after.
+
+    Where its processes are hidden the bytes are told by the card's free ones, and `verified` is false.
+    """
 
     rung: RungName
     claimed: str
@@ -341,6 +344,7 @@ class Rung(Message, frozen=True):
     bytes_before: Bytes
     bytes_after: Bytes
     outcome: Literal["freed", "part", "nothing", "failed"]
+    verified: bool = True
 
 
 class CardVerdict(Message, frozen=True):
