@@ -18,7 +18,8 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from common.config.decode import decode
 from common.config.document import Document, Place, Problem
-from common.config.schema import Entry, Startup, fill
+from common.config.schema import Startup, fill
+from common.config.sections import Launched
 from common.config.settings import Settings
 from common.config.validate import Candidate, Machine, judge
 
@@ -62,8 +63,8 @@ def this_machine() -> Machine:
     return Machine(runnable, os.path.isdir, frozenset(os.sched_getaffinity(0)))
 
 
-def runnable(startup: Startup, entry: Entry) -> bool:
-    """Whether the entry's program is there, as a path or on the PATH it will have."""
+def runnable(startup: Startup, entry: Launched) -> bool:
+    """Whether the program of an entry or a model is there, as a path or on the PATH it will have."""
     home = str(Settings.read().home / startup.host)
     program = fill(entry.command[0], python=sys.executable, home=home, host=startup.host)
     where = Path(entry.cwd or ".") / program if "/" in program else program

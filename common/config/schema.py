@@ -11,16 +11,16 @@ from typing import Annotated, ClassVar, Literal
 import msgspec
 from msgspec import Meta
 
+from common.config.models import Model
+from common.config.sections import Label as Label
+from common.config.sections import Limits as Limits
+from common.config.sections import Logs as Logs
+from common.config.sections import PortOrChosen as PortOrChosen
+from common.config.sections import Section as Section
+from common.config.sections import Stop as Stop
 from common.config.units import Duration, Size
 
-PortOrChosen = Annotated[int, Meta(ge=0, le=65_535, description="0: chosen by the system")]
-Label = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*\Z")]
 Kind = Literal["service", "agent"]
-MIB = 1024 * 1024
-
-
-class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One part of a startup file."""
 
 
 class Ports(Section, frozen=True):
@@ -80,32 +80,6 @@ class Restart(Section, frozen=True):
     stable_s: Duration = Duration(10.0)
 
 
-class Stop(Section, frozen=True):
-    """How a process is asked to go: `signal` first, KILL to its whole session after `term_s`."""
-
-    signal: Literal["TERM", "INT", "QUIT", "HUP"] = "TERM"
-    term_s: Duration = Duration(5.0)
-
-
-class Limits(Section, frozen=True):
-    """What a process and its children may take; what is absent is not limited.
-
-    `memory_bytes` is RLIMIT_DATA (private writable memory; RLIMIT_AS would break CUDA), `cpus` the cores by number.
-    """
-
-    nice: Annotated[int, Meta(ge=-20, le=19)] = 0
-    cpus: list[Annotated[int, Meta(ge=0, le=4_095)]] = []
-    memory_bytes: Size | None = None
-    open_files: Annotated[int, Meta(ge=16, le=1_048_576)] | None = None
-
-
-class Logs(Section, frozen=True):
-    """A process's log: a file is rotated at `max_bytes`, and `keep` older ones stay."""
-
-    max_bytes: Size = Size(10 * MIB)
-    keep: Annotated[int, Meta(ge=1, le=100)] = 3
-
-
 class Entry(Section, frozen=True):
     """One process: what runs, where, on which ports, after whom, and what happens when it ends.
 
@@ -146,7 +120,7 @@ class Service(Entry, frozen=True):
 
 
 class Startup(Section, frozen=True):
-    """A startup file: one host, its supervisor, and what runs there.
+    """A startup file: one host, its supervisor, what runs there, and the models that are started when somebody asks.
 
     `listen` are the addresses its native ports are offered on beside loopback, each explicit. `peers` are the other hosts
     by name.
@@ -161,6 +135,7 @@ class Startup(Section, frozen=True):
     simulated_cards: list[SimulatedCard] = []
     services: list[Service] = []
     agents: list[Agent] = []
+    models: list[Model] = []
 
     @property
     def entries(self) -> Iterator[Entry]:

@@ -12,15 +12,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from common.config import model_rules
 from common.config.document import Document, Place, Problem
 from common.config.schema import Entry, Startup, qualified
+from common.config.sections import Launched
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What only the machine can tell: whether an entry's command can be run on it, what is a folder, its cores by number."""
+    """What only the machine can tell: whether a command can be run on it, what is a folder, its cores by number."""
 
-    runnable: Callable[[Startup, Entry], bool]
+    runnable: Callable[[Startup, Launched], bool]
     is_folder: Callable[[str], bool]
     cpus: frozenset[int]
 
@@ -79,6 +81,8 @@ def judge(candidates: Sequence[Candidate], machine: Machine) -> list[Problem]:
         found += _texts(candidate)
         found += _minima(candidate)
         found += _dependencies(candidate, candidates)
+        found += model_rules.judge(candidate.document, candidate.startup)
+    found += model_rules.judge_together([(candidate.document, candidate.startup) for candidate in candidates])
     found += _hosts(candidates)
     found += _ports(candidates)
     found += _circles(candidates)
@@ -91,6 +95,14 @@ def _placed(startup: Startup) -> Iterator[tuple[Place, Entry]]:
         yield ("services", index), service
     for index, agent in enumerate(startup.agents):
         yield ("agents", index), agent
+
+
+def _launched(startup: Startup) -> Iterator[tuple[Place, Launched]]:
+    """All that has a command, also models."""
+    yield from _placed(startup)
+    for index, model in enumerate(startup.models):
+        if model.command:
+            yield ("models", index), model
 
 
 def _hosts(candidates: Sequence[Candidate]) -> Iterator[Problem]:
@@ -175,18 +187,22 @@ def _is_loopback(address: str) -> bool:
 
 
 def _commands(candidate: Candidate, machine: Machine) -> Iterator[Problem]:
-    for place, entry in _placed(candidate.startup):
+    idle = {("models", index) for index, model in enumerate(candidate.startup.models) if not model.enabled}
+    for place, _ in _placed(candidate.startup):
+        if candidate.document.at((*place, "command")) == []:
+            yield candidate.document.problem(
+                (*place, "command"), "the command is empty", "write [program, argument, ...]"
+            )
+    for place, entry in _launched(candidate.startup):
         where = (*place, "command")
-        if candidate.document.at(where) == []:
-            yield candidate.document.problem(where, "the command is empty", "write [program, argument, ...]")
-        elif entry.command and not machine.runnable(candidate.startup, entry):
+        if entry.command and place not in idle and not machine.runnable(candidate.startup, entry):
             message = f"there is no program {entry.command[0]!r} to run"
             yield candidate.document.problem(where, message, "install it, or give its full path")
 
 
 def _places(candidate: Candidate, machine: Machine) -> Iterator[Problem]:
     """Where entries run: in a folder that is there, on cores that are."""
-    for place, entry in _placed(candidate.startup):
+    for place, entry in _launched(candidate.startup):
         if _can_be_passed(entry.cwd) and entry.cwd and not machine.is_folder(entry.cwd):
             yield candidate.document.problem((*place, "cwd"), f"{entry.cwd} is no folder", "make it, or name another")
         absent = sorted(set(entry.limits.cpus) - machine.cpus)
@@ -198,7 +214,7 @@ def _places(candidate: Candidate, machine: Machine) -> Iterator[Problem]:
 
 def _texts(candidate: Candidate) -> Iterator[Problem]:
     """What no program can be started with (execve(2)): a text that holds a NUL or is no Unicode, a variable without a name."""
-    for place, entry in _placed(candidate.startup):
+    for place, entry in _launched(candidate.startup):
         texts: list[tuple[Place, str]] = [(("cwd",), entry.cwd)]
         texts += ((("command", index), word) for index, word in enumerate(entry.command))
         texts += ((("env", key), text) for key, text in entry.env.items())
@@ -274,6 +290,9 @@ def _claims(startup: Startup) -> Iterator[tuple[Place, str, int]]:
         for key in PORT_FIELDS:
             if port := getattr(entry, key):
                 yield (*place, key), entry.name, port
+    for index, model in enumerate(startup.models):
+        if model.port and model.enabled:
+            yield ("models", index, "port"), model.label, model.port
 
 
 def _take(
