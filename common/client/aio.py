@@ -35,10 +35,9 @@ from common.transport.sockets import Endpoint
 Req = TypeVar("Req", bound=Message)
 Rep = TypeVar("Rep", bound=Message)
 
-SWEEP_S: Final = 0.1
-IDLE_SWEEPS: Final = 600
+SWEEP_S: Final = 10.0
+IDLE_SWEEPS: Final = 6
 """A link without a call for this many sweeps is closed."""
-
 
 INBOX: Final = 10_000
 """Events kept for a follower that is slow; what came beyond them is a gap, and filled when it has caught up."""
@@ -396,8 +395,7 @@ class AsyncClient:
         while True:
             await asyncio.sleep(SWEEP_S)
             for key, link in list(self._links.items()):
-                link.sweep()
-                self._unused[key] = self._unused.get(key, 0) + 1 if link.idle else 0
+                self._unused[key] = self._unused.get(key, 0) + 1 if link.has_rested() else 0
                 if self._unused[key] > IDLE_SWEEPS:
                     del self._links[key], self._unused[key]
                     self._lines = {target: line for target, line in self._lines.items() if line.link is not link}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 import zmq
@@ -21,6 +21,9 @@ from common.transport.channel import OUTBOX, Channel
 from common.transport.sockets import Endpoint
 from common.wire import bundle
 from common.wire.frames import Buffer
+
+SWEEP_S: Final = 0.1
+"""Between two looks for calls whose deadline has passed, while there are any calls."""
 
 
 class Waiter(msgspec.Struct, eq=False):
@@ -45,12 +48,14 @@ class Link:
         self._address = endpoint.address
         self._talk: Conversation[Waiter] = Conversation()
         self._turn: dict[int, Sequence[Buffer]] = {}
+        self._sweeping: asyncio.TimerHandle | None = None
+        self._rested = False
         self._channel = Channel(context, endpoint, self)
 
-    @property
-    def idle(self) -> bool:
-        """Whether no call is under way."""
-        return not len(self._talk)
+    def has_rested(self) -> bool:
+        """Whether no call was under way since this was asked last."""
+        rested, self._rested = self._rested, True
+        return rested and not len(self._talk)
 
     def begin(
         self,
@@ -68,6 +73,9 @@ class Link:
         if self._channel.backlog + len(self._turn) >= OUTBOX:
             self._talk.withdraw(call_id)
             raise Overloaded(f"{OUTBOX} messages wait for {self._address}", retry_after_ms=100)
+        self._rested = False
+        if self._sweeping is None:
+            self._sweeping = self._loop.call_later(SWEEP_S, self._sweep)
         if len(self._talk) == 1 and self._channel.is_connected:
             self._channel.send(frames)  # a lone call has nothing to travel with
             return call_id, ended
@@ -142,8 +150,9 @@ class Link:
         if self._channel.is_connected:
             self._channel.send(frames)
 
-    def sweep(self) -> None:
-        """End the calls whose deadline has passed; called some ten times a second."""
+    def _sweep(self) -> None:
+        """End the calls whose deadline has passed, and look again while there are others."""
+        self._sweeping = self._loop.call_later(SWEEP_S, self._sweep) if len(self._talk) else None
         for call_id, waiter in self._talk.overdue(self._clock.monotonic()):
             self._turn.pop(call_id, None)
             waiter.fail(DeadlineExceeded(f"{waiter.verb.name} had no answer from {self._address} in its time"))
@@ -193,6 +202,8 @@ class Link:
     def close(self) -> None:
         """Disconnect; calls under way end as interrupted."""
         self.lost("the client was closed")
+        if self._sweeping is not None:
+            self._sweeping.cancel()
         self._channel.close()
 
 

@@ -112,11 +112,12 @@ class PlainLink:
         self._clock = clock
         self._idle: list[_Line] = []
         self._busy: set[_Line] = set()
+        self._rested = False
 
-    @property
-    def idle(self) -> bool:
-        """Whether no call is under way."""
-        return not self._busy
+    def has_rested(self) -> bool:
+        """Whether no call was under way since this was asked last."""
+        rested, self._rested = self._rested, True
+        return rested and not self._busy
 
     async def call(
         self,
@@ -129,6 +130,7 @@ class PlainLink:
         """The reply, of which there are no parts; raises the error that ended the call."""
         line = self._idle.pop() if self._idle else _Line(self._context, self._endpoint)
         self._busy.add(line)
+        self._rested = False
         now = self._clock.monotonic()
         try:
             async with asyncio.timeout(max(0.0, deadline - now)):
@@ -154,9 +156,6 @@ class PlainLink:
     ) -> AsyncGenerator[Any, None]:
         """The one reply."""
         yield await self.call(verb, request, deadline, token=token)
-
-    def sweep(self) -> None:
-        """Each call times itself."""
 
     def close(self) -> None:
         """Disconnect."""

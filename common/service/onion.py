@@ -283,7 +283,7 @@ class Onion:
             task.cancel()
 
     def sweep(self) -> None:
-        """Cancel the calls whose deadline has passed; called some ten times a second."""
+        """Cancel the calls whose deadline has passed; called some four times a second."""
         now = self._now()
         for task, call in self._tasks.items():
             if call.deadline is not None and call.deadline <= now and not task.cancelling():

@@ -37,7 +37,7 @@ from common.transport.zap import Gate
 
 __all__ = ["Shell", "ShellSettings"]
 
-SWEEP_S: Final = 0.1
+SWEEP_S: Final = 0.25
 BEAT_S: Final = 1.0
 DRAIN_S: Final = 5.0
 RETRY_ADDRESS_S: Final = 2.0
@@ -60,6 +60,7 @@ class Shell:
     ) -> None:
         self.settings = settings
         self.loop = asyncio.get_running_loop()
+        self._began = self.loop.time()
         self.clock = SystemClock()
         self.rng = system_rng()
         self.boot = new_id("boot", self.rng)
@@ -153,12 +154,16 @@ class Shell:
             journal.probe()
 
     def every(self, seconds: float, work: Callable[[], None]) -> None:
-        """Call `work` every so many seconds until the end; what it raises is logged and does not end it."""
+        """Call `work` about every so many seconds until the end; what it raises is logged and does not end it.
+
+        All paces begin with the shell, so that works whose paces divide each other wake the process together.
+        """
         self.spawn(self._repeat(seconds, work), f"every {seconds} s")
 
     async def _repeat(self, seconds: float, work: Callable[[], None]) -> None:
         while True:
-            await asyncio.sleep(seconds)
+            passed_s = self.loop.time() - self._began
+            await asyncio.sleep((round(passed_s / seconds) + 1) * seconds - passed_s)
             try:
                 work()
             except Exception:

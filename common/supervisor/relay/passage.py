@@ -92,7 +92,7 @@ class Passage:
             self.reach.lost(error.message, self._since())
 
     def sweep(self) -> None:
-        """End the calls whose time has passed; called some ten times a second."""
+        """End the calls whose time has passed; called some four times a second."""
         self._requests.sweep()
 
     def close(self) -> None:

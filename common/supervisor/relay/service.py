@@ -29,7 +29,7 @@ from common.supervisor.relay.passage import Passage
 from common.supervisor.whereabouts import SUPERVISOR
 from common.transport.sockets import Endpoint, Keys
 
-SWEEP_S: Final = 0.1
+SWEEP_S: Final = 0.25
 REFRESH_S: Final = 0.25
 RETRY_PORT_S: Final = 1.0
 RELAY: Final = "relay"

@@ -202,6 +202,16 @@ async def test_a_link_without_calls_is_closed_after_a_while(monkeypatch: pytest.
         assert (await client.call("Lab", ECHO, Text(text="again"))).text == "again"
 
 
+async def test_a_link_has_rested_when_no_call_was_under_way_since_it_was_asked() -> None:
+    async with service() as lab, made(Lab=place_of(lab.shell)) as client:
+        for _ in range(2):
+            await client.call("Lab", ECHO, Text())
+            (link,) = client._links.values()
+            assert not link.has_rested()
+            assert link.has_rested()
+            assert link.has_rested()
+
+
 async def test_plain_agents_get_a_connection_for_each_call_under_way_and_a_few_are_kept() -> None:
     go = [asyncio.Event() for _ in range(8)]
     async with rep(lambda request: b'{"status":"success"}') as port, registry() as names:
@@ -210,7 +220,7 @@ async def test_plain_agents_get_a_connection_for_each_call_under_way_and_a_few_a
             await asyncio.gather(*(client.call("old", "detect", {}) for _ in go))
             (link,) = (link for link in client._links.values() if isinstance(link, plain_link.PlainLink))
             assert 1 <= len(link._idle) <= plain_link.IDLE_KEPT
-            assert link.idle
+            assert not link._busy
 
 
 async def test_a_client_may_live_in_its_services_context() -> None:
