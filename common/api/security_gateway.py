@@ -35,6 +35,14 @@ Scope = Annotated[
 ]
 Scopes = Annotated[list[Scope], Meta(max_length=32)]
 Secret = Annotated[str, Meta(max_length=MAX_SECRET_CHARS)]
+Audience = Annotated[
+    str,
+    Meta(
+        max_length=256,
+        pattern=r"^([A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)?)?\Z",
+        description="whom a token is meant for; empty: every service",
+    ),
+]
 TokenText = Annotated[str, Meta(min_length=1, max_length=8_192)]
 Ttl = Annotated[float, Meta(ge=1, le=MAX_TTL_S, description="seconds")]
 Kind = Annotated[
@@ -94,6 +102,9 @@ class IdentityCreated(_Discreet, frozen=True):
 class IssueToken(_Discreet, frozen=True):
     """Asks for a token that only this caller can show; without `scopes` it has all that the identity may have.
 
+    With an `audience`, the name of a service, of an agent, or `Supervisor/HOST`, the token is good there and nowhere else.
+    `tandem` and Tandem's programs show one without to services and supervisors alone, and one that names an agent to that agent.
+
     After some wrong secrets the next tries have to wait: `retry_after_ms` says how long.
     """
 
@@ -101,6 +112,7 @@ class IssueToken(_Discreet, frozen=True):
     secret: Secret
     scopes: Scopes | None = None
     ttl_s: Ttl = DEFAULT_TTL_S
+    audience: Audience = ""
 
 
 class TokenIssued(_Discreet, frozen=True):
@@ -130,6 +142,7 @@ class TokenVerified(Message, frozen=True):
     bound_to: str = ""
     expires_in_s: Seconds = 0.0
     reason: str = ""
+    audience: list[str] = []
 
 
 class IdentityAsked(Message, frozen=True):

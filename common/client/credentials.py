@@ -1,8 +1,10 @@
 """What this process shows to others and whom it trusts: its own key pair, the host's keyring, and tokens for control verbs.
 
 An encrypted endpoint is made anew from the keyring at each connect. A service or supervisor shows who it is by its key; on plain
-loopback, where there is none, it shows a token that its host's operator key signs, for control verbs and for the one service
-that is called. So does the `tandem` command. Nothing here decides what a caller may do.
+loopback, where there is none, it shows a token that its host's operator key signs, for control verbs and for the one callee that
+it names. So does the `tandem` command. A token that was given (TANDEM_TOKEN) is shown to whom it is meant for, and one that names
+nobody to services and supervisors, never to an agent. Where nothing but a port says who answers, a token is shown only if the
+program there is run by whoever runs the fabric. Nothing here decides what a caller may do.
 """
 
 from __future__ import annotations
@@ -20,12 +22,13 @@ from common.client.directory import Place
 from common.client.pursuit import Found
 from common.clock import Clock
 from common.config.settings import LOOPBACK, TOKEN, AgentEnvironment
-from common.errors import Unavailable
+from common.errors import Forbidden, Unavailable
 from common.security import keyfiles
 from common.security.keyfiles import KEYRING_FILE, OPERATOR_FILE, KeyfileMissing, KeyringFile, ProcessKeys, SigningKeys
 from common.security.keyring import local_binding
-from common.security.tokens import OPERATOR_TTL_S, Minter
+from common.security.tokens import OPERATOR_TTL_S, Minter, audience_of
 from common.telemetry.system_clock import SystemClock
+from common.transport.listeners import users_at
 from common.transport.sockets import Endpoint, Keys
 
 FRESH_S: Final = OPERATOR_TTL_S / 2
@@ -53,39 +56,50 @@ class Operator:
         self._minter: Minter | None = None
         self._made: dict[str, tuple[str, float]] = {}
 
-    def serves(self, service: str, verb: AnyVerb) -> bool:
+    def serves(self, target: str, verb: AnyVerb) -> bool:
         """Whether a call of this verb needs a token: what the catalog marks control, and what an agent may have marked so."""
+        service = _service_of(target)
         wanted = verb.access is _CONTROL or (self.is_person and service not in _SERVICES)
         return wanted and _SCOPABLE.fullmatch(service) is not None
 
-    def token(self, service: str) -> str | None:
-        """A token to show at a service, with all that the operator may do there; None where nobody may make one here."""
-        token, made_at = self._made.get(service, ("", 0.0))
+    def token(self, target: str) -> str | None:
+        """A token for a callee alone, with all that the operator may do there; None where nobody may make one here."""
+        token, made_at = self._made.get(target, ("", 0.0))
         now = self._now()
         if token and 0.0 <= now - made_at < FRESH_S:
             return token
-        return self._mint(service, now)
+        return self._mint(target, now)
 
-    def _mint(self, service: str, now: float) -> str | None:
+    def _mint(self, target: str, now: float) -> str | None:
         if self._minter is None:
             try:
                 keys = keyfiles.read(self._file, SigningKeys)
             except KeyfileMissing:
                 return None
             self._minter = Minter(keys.name, keys.seed)
-        scope, binding = f"{Access.CONTROL}:{service}", local_binding(self._host)
-        token = self._minter.mint(self._subject, [scope], binding, now=now, ttl_s=OPERATOR_TTL_S).token
+        scopes, binding = [f"{Access.CONTROL}:{_service_of(target)}"], local_binding(self._host)
+        minted = self._minter.mint(self._subject, scopes, binding, now=now, ttl_s=OPERATOR_TTL_S, audience=target)
+        token = minted.token
         if len(self._made) >= TOKENS_KEPT:
             self._made.clear()
-        self._made[service] = token, now
+        self._made[target] = token, now
         return token
 
 
 class Credentials:
-    """One process's; without `key_file` it speaks to plain endpoints alone, without `operator` it shows `token` or none."""
+    """One process's; without `key_file` it speaks to plain endpoints alone, without `operator` it shows `token` or none.
+
+    `house` is a file of whoever runs the fabric: in plain, tokens are shown to programs of its owner, of root and of the own user
+    alone. Without it, and without `key_file`, nobody knows who that is, and a given token is shown on any port of loopback.
+    """
 
     def __init__(
-        self, key_file: Path | None = None, host: str = "", token: str = "", operator: Operator | None = None
+        self,
+        key_file: Path | None = None,
+        host: str = "",
+        token: str = "",
+        operator: Operator | None = None,
+        house: Path | None = None,
     ) -> None:
         self._keys: Keys | None = None
         self._ring: KeyringFile | None = None
@@ -94,7 +108,9 @@ class Credentials:
             self._keys = Keys(own.public.encode(), own.secret.encode())
             self._ring = KeyringFile(key_file.with_name(KEYRING_FILE), host)
         self._given = token
+        self._meant_for = audience_of(token)
         self._operator = operator
+        self._users = _users_of(house or key_file)
 
     @classmethod
     def of_process(cls, key_file: Path | None, host: str, token: str = "", clock: Clock | None = None) -> Credentials:
@@ -119,10 +135,10 @@ class Credentials:
         files = [file for file in home.glob(f"*/{keyfiles.KEYS_FOLDER}/{OPERATOR_FILE}") if _is_readable(file)]
         own = [file for file in files if file.parent.parent.name == told.host] or sorted(files, key=_last_changed)
         if given or not own:
-            return cls(told.key_file, told.host, given)
+            return cls(told.key_file, told.host, given, house=own[-1] if own else None)
         host = own[-1].parent.parent.name
         operator = Operator(own[-1], host, f"operator@{host}", SystemClock(), is_person=True)
-        return cls(told.key_file, told.host, operator=operator)
+        return cls(told.key_file, told.host, operator=operator, house=own[-1])
 
     @property
     def has_keys(self) -> bool:
@@ -135,15 +151,42 @@ class Credentials:
         return bool(self._given) or self._operator is not None
 
     def token(self, target: str, endpoint: Endpoint, verb: AnyVerb) -> str | None:
-        """What to show with a call of `target` at `endpoint`; where this process came with a key, that is who it is."""
+        """What to show with a call of `target` at `endpoint`; where this process came with a key, that is who it is.
+
+        For a control verb Unavailable where nobody listens in plain, and Forbidden where a user does who does not run the fabric.
+        """
+        if self._given:
+            return self._given if self._may_give_to(target) and self._is_ours(target, endpoint, verb) else None
         operator = self._operator
-        if operator is None or self._given:
-            return self._given or None
-        if endpoint.server_key or not (verb.access is _CONTROL or operator.is_person):
+        if operator is None or endpoint.server_key or not (verb.access is _CONTROL or operator.is_person):
             return None
-        service = target.partition("/")[0]
-        may = operator.serves(service, verb) and (operator.is_person or self._controls())
-        return operator.token(service) if may else None
+        may = operator.serves(target, verb) and (operator.is_person or self._controls())
+        return operator.token(target) if may and self._is_ours(target, endpoint, verb) else None
+
+    def _may_give_to(self, target: str) -> bool:
+        service = _service_of(target)
+        if self._meant_for:
+            return target in self._meant_for or service in self._meant_for
+        return service in _SERVICES
+
+    def _is_ours(self, target: str, endpoint: Endpoint, verb: AnyVerb) -> bool:
+        """Whether whoever answers there may be shown a token: by the key that it must have, or run by who runs the fabric."""
+        if endpoint.server_key:
+            return True
+        if not _is_loopback(endpoint.address):
+            return False
+        if not self._users:
+            return True
+        users = users_at(endpoint.address)
+        strangers = users - self._users
+        if verb.access is _CONTROL and not users:
+            raise Unavailable(f"nobody listens at {endpoint.address}")
+        if verb.access is _CONTROL and strangers:
+            raise Forbidden(
+                f"{endpoint.address} is served by user {min(strangers)}, who does not run this fabric: no token was shown",
+                mend=f"see who took the port of {target}: `ss -ltnp`",
+            )
+        return bool(users) and not strangers
 
     def dressed(self, place: Place) -> Place:
         """The place with the keys to connect by; Unavailable with the mend where they are not known here.
@@ -203,8 +246,17 @@ class Credentials:
         return caller is not None and caller.kind in _CONTROLLING
 
 
-NOBODY: Final = Credentials()
-"""Those of a process that has no keys and shows no token."""
+def _service_of(target: str) -> str:
+    return target.partition("/")[0]
+
+
+def _users_of(house: Path | None) -> frozenset[int]:
+    """Whose programs are the fabric's, by a file of whoever runs it; empty: nobody knows."""
+    return frozenset({0, os.geteuid(), house.stat().st_uid}) if house is not None else frozenset()
+
+
+def _is_loopback(address: str) -> bool:
+    return address.startswith(("tcp://127.", "tcp://localhost:"))
 
 
 def _on_loopback(endpoint: Endpoint) -> Endpoint:
@@ -221,3 +273,7 @@ def _last_changed(file: Path) -> float:
         return file.with_name(KEYRING_FILE).stat().st_mtime
     except OSError:
         return 0.0
+
+
+NOBODY: Final = Credentials()
+"""Those of a process that has no keys and shows no token."""

@@ -8,7 +8,7 @@
 | TANDEM_PORT, TANDEM_EVENTS_PORT, TANDEM_HEALTH_PORT | ports to bind on this host's loopback; 0: any | 0 |
 | TANDEM_LISTEN | addresses of this host for encrypted ports of the same numbers, by commas | empty: loopback alone |
 | TANDEM_KEYS | file of this process's key pair; the host's keyring lies beside it | empty: no key, loopback alone |
-| TANDEM_TOKEN | a token that this process shows with every call | empty: none |
+| TANDEM_TOKEN | a token that this process shows to services and supervisors, or to whom it is meant for | empty: none |
 | TANDEM_SERVICES | where services are: `Name=port[:events_port]@address[#host/process]`, by commas | the well-known ports |
 | TANDEM_STORE | where a service keeps its records: a folder, or a `redis://`, `rediss://` or `unix://` URL | the host's home |
 | TANDEM_SIMULATE_CARDS | 1: cards are simulated where NVML finds none; always: NVML is not asked | 0 |

@@ -35,7 +35,14 @@ OPERATOR_TTL_S: Final = 60
 _Instant = Annotated[float, Meta(ge=0, le=MAX_WIRE_INT)]
 
 Reason = Literal[
-    "malformed", "unknown issuer", "bad signature", "expired", "not yet valid", "revoked", "bound to another key"
+    "malformed",
+    "unknown issuer",
+    "bad signature",
+    "expired",
+    "not yet valid",
+    "revoked",
+    "bound to another key",
+    "meant for another",
 ]
 
 
@@ -54,7 +61,10 @@ class Confirmation(Struct, frozen=True):
 
 
 class Claims(Struct, frozen=True, kw_only=True):
-    """What a token says; `scope` holds scopes by spaces, times are seconds since 1970 and may have fractions."""
+    """What a token says; `scope` holds scopes by spaces, times are seconds since 1970 and may have fractions.
+
+    `aud` is whom it is meant for, a service, an agent or `Supervisor/HOST`, one or several; empty: every service.
+    """
 
     iss: str
     sub: str
@@ -64,6 +74,12 @@ class Claims(Struct, frozen=True, kw_only=True):
     jti: str
     cnf: Confirmation
     nbf: _Instant = 0
+    aud: str | list[str] = ""
+
+    @property
+    def audience(self) -> tuple[str, ...]:
+        """Whom the token is meant for alone; empty for one that names nobody."""
+        return tuple(self.aud) if isinstance(self.aud, list) else (self.aud,) * bool(self.aud)
 
     @property
     def scopes(self) -> list[str]:
@@ -121,8 +137,10 @@ class Minter:
         """As PyJWT takes it; one that never mints does without."""
         return ed25519.private_key(self._seed)
 
-    def mint(self, subject: str, scopes: Sequence[str], binding: str, *, now: float, ttl_s: float) -> Minted:
-        """A token of `subject` with a fresh id, good from now for `ttl_s`."""
+    def mint(
+        self, subject: str, scopes: Sequence[str], binding: str, *, now: float, ttl_s: float, audience: str = ""
+    ) -> Minted:
+        """A token of `subject` with a fresh id, good from now for `ttl_s`, and at `audience` alone where one is named."""
         import jwt
 
         claims = Claims(
@@ -133,9 +151,11 @@ class Minter:
             exp=now + ttl_s,
             jti=ed25519.encoded(os.urandom(16)),
             cnf=Confirmation(binding),
+            aud=audience,
         )
         told = msgspec.to_builtins(claims)
-        del told["nbf"]
+        for absent in ("nbf", *(() if audience else ("aud",))):
+            del told[absent]
         return Minted(jwt.encode(told, self._key, algorithm="EdDSA", headers={"kid": self.issuer}), claims)
 
 
@@ -161,14 +181,17 @@ class TokenChecker:
         self._cached = cached
         self._known: OrderedDict[str, _Known] = OrderedDict()
 
-    def check(self, token: str, service: str, binding: str) -> Checked:
-        """Who shows `token` at `service`, and what it allows there; BadToken with the reason.
+    def check(self, token: str, service: str, binding: str, host: str = "") -> Checked:
+        """Who shows `token` at `service` on `host`, and what it allows there; BadToken with the reason.
 
         `binding` is the caller's CURVE key in Z85, or `local@HOST` of a plain caller.
         """
         known = self._good(token)
         if known.claims.cnf.kid != binding:
             raise BadToken("bound to another key", "show it from where it was issued, or get one here")
+        audience = known.claims.audience
+        if audience and service not in audience and f"{service}/{host}" not in audience:
+            raise BadToken("meant for another", f"get one for {service}")
         return known.at.get(service) or _at(known, service)
 
     def withdrawn(self, shown: Checked) -> BadToken | None:
@@ -241,6 +264,14 @@ def verify(token: str, keyring: Keyring) -> tuple[Claims, Issuer]:
     if not _signed(issuer, signature, signed):
         raise BadToken("bad signature", _ANEW)
     return claims, issuer
+
+
+def audience_of(token: str) -> tuple[str, ...]:
+    """Whom a token of one's own is meant for, unchecked; empty for one that names nobody or cannot be read."""
+    try:
+        return _parts(token)[1].audience
+    except BadToken:
+        return ()
 
 
 def _signed(issuer: Issuer, signature: bytes, signed: bytes) -> bool:

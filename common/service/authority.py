@@ -127,11 +127,11 @@ class Authority:
         *others, last = standing.bindings
         for binding in others:
             try:
-                return self._tokens.check(token, self._service, binding)
+                return self._tokens.check(token, self._service, binding, self._host)
             except BadToken as error:
                 if error.reason != "bound to another key":
                     raise
-        return self._tokens.check(token, self._service, last)
+        return self._tokens.check(token, self._service, last, self._host)
 
     def _of_key(self, key: str) -> Standing:
         standing = self._by_key.get(key)

@@ -206,7 +206,9 @@ class SecurityGateway:
         identity = await self._proving.prove(asked.name, asked.secret, call.host)
         scopes = scopes_for(identity, asked.scopes)
         now = self.shell.clock.wall()
-        minted = self._minter.mint(identity.name, scopes, call.binding, now=now, ttl_s=asked.ttl_s)
+        minted = self._minter.mint(
+            identity.name, scopes, call.binding, now=now, ttl_s=asked.ttl_s, audience=asked.audience
+        )
         self._last_issued_at = max(self._last_issued_at, minted.claims.iat)
         self.issued += 1
         return api.TokenIssued(
@@ -231,6 +233,7 @@ class SecurityGateway:
             issuer=claims.iss,
             bound_to=claims.cnf.kid,
             expires_in_s=max(0.0, claims.exp - self.shell.clock.wall()),
+            audience=list(claims.audience),
         )
 
     def _revoke_token(self, asked: api.TokenAsked, call: Call) -> Empty:

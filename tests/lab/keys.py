@@ -57,11 +57,13 @@ class KeyHome:
         self.entries.setdefault(host, {})
         return Minter(name, keys.seed)
 
-    def token(self, host: str, *scopes: str, binding: str = "", ttl_s: float = 60.0, ago_s: float = 0.0) -> str:
+    def token(
+        self, host: str, *scopes: str, binding: str = "", ttl_s: float = 60.0, ago_s: float = 0.0, audience: str = ""
+    ) -> str:
         """A token of the host's operator, for plain callers of the host unless it is bound to something else."""
-        now = time.time() - ago_s
-        bound = binding or local_binding(host)
-        return self.operator(host).mint(f"operator@{host}", scopes or ("control",), bound, now=now, ttl_s=ttl_s).token
+        now, subject, bound = time.time() - ago_s, f"operator@{host}", binding or local_binding(host)
+        minter = self.operator(host)
+        return minter.mint(subject, scopes or ("control",), bound, now=now, ttl_s=ttl_s, audience=audience).token
 
     def write(self) -> None:
         """What `own_host` trusts now, for every process of it to read."""

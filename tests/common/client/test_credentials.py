@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
-from collections.abc import AsyncIterator
+import socket
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 import zmq
 
 from common.api.words import Access, Empty, Verb
+from common.client import credentials
 from common.client.aio import AsyncClient
 from common.client.credentials import FRESH_S, Credentials, Operator
 from common.client.directory import Directory, Place
@@ -20,6 +23,9 @@ from common.client.settings import ClientSettings
 from common.client.sync import Client
 from common.errors import Conflict, Forbidden, Interrupted, Unauthenticated, Unavailable
 from common.resilience.budget import RetrySettings
+from common.security import keyfiles
+from common.security.keyring import Keyring
+from common.security.tokens import BadToken, TokenChecker
 from common.service.shell import Shell, ShellSettings
 from common.telemetry.system_clock import SystemClock
 from common.transport import sockets
@@ -132,7 +138,7 @@ async def test_a_wrong_server_key_and_an_unknown_client_are_told_apart(home: Key
     async with far_service(home) as lab:
         home.remove("mainpc", "whisper")
         home.write()
-        await until(lambda: lab.shell.authority.follow() or "whisper" not in str(lab.shell.authority._keyring))
+        await until(lambda: "whisper" not in str(lab.shell.authority._keyring))
         directory = Directory({"Lab": place_of(lab)})
         unknown = face(kind, directory, of(home, "whisper"))
         with pytest.raises(Unavailable, match="does not let this process's key in"):
@@ -153,14 +159,14 @@ async def test_one_that_was_not_known_yet_is_served_as_soon_as_it_is(home: KeyHo
         entry = home.entries["mainpc"]["whisper"]
         home.remove("mainpc", "whisper")
         home.write()
-        await until(lambda: lab.shell.authority.follow() or "whisper" not in str(lab.shell.authority._keyring))
+        await until(lambda: "whisper" not in str(lab.shell.authority._keyring))
         patient = ClientSettings(timeout_s=60.0, retry=RetrySettings(attempts=1))
         late = face(kind, Directory({"Lab": place_of(lab)}), credentials, patient)
         with pytest.raises(Unavailable):
             await late.call("Lab", WHO, Empty())
         home.entries["mainpc"]["whisper"] = entry
         home.write()
-        await until(lambda: lab.shell.authority.follow() or "whisper" in str(lab.shell.authority._keyring))
+        await until(lambda: "whisper" in str(lab.shell.authority._keyring))
         async with asyncio.timeout(60):
             while True:
                 try:
@@ -187,7 +193,7 @@ async def test_a_service_controls_over_plain_loopback_with_a_token_of_its_own_an
     assert '"local@mainpc"' in (await service.call("Lab", WHO, Empty())).text
     with pytest.raises(Forbidden):
         await agent.call("Lab", STOP, Empty())
-    given = face(kind, directory, Credentials(token=home.token("mainpc")))
+    given = face(kind, directory, Credentials(token=home.token("mainpc", audience="Lab")))
     assert '"operator@mainpc"' in (await given.call("Lab", WHO, Empty())).text
     expired = ClientSettings(timeout_s=60.0, token=home.token("mainpc", ago_s=600))
     late = face(kind, directory, of(home, "core"), expired)
@@ -330,9 +336,18 @@ def test_who_cannot_read_the_operators_key_shows_no_token(home: KeyHome) -> None
     assert nobody.token("Supervisor") is None
 
 
-def test_a_person_shows_tokens_for_control_and_to_agents_whose_verbs_may_be_so(home: KeyHome) -> None:
+@pytest.fixture
+def listening() -> Iterator[int]:
+    """A port that this user listens at."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield listener.getsockname()[1]
+
+
+def test_a_person_shows_tokens_for_control_and_to_agents_whose_verbs_may_be_so(home: KeyHome, listening: int) -> None:
     person = Credentials.of_operator({"TANDEM_HOME": str(home.home)})
-    plain = Endpoint.tcp("127.0.0.1", 1)
+    plain = Endpoint.tcp("127.0.0.1", listening)
     use, control = Verb("v", Empty, Empty, Access.USE), Verb("v", Empty, Empty, Access.CONTROL)
     assert person.token("Supervisor/mainpc", plain, use) is None
     assert person.token("Supervisor/mainpc", plain, control)
@@ -340,6 +355,58 @@ def test_a_person_shows_tokens_for_control_and_to_agents_whose_verbs_may_be_so(h
     assert person.token("no such name!", plain, control) is None
     encrypted = Endpoint("tcp://x:1", home.pairs["pc2", "lab"].public.encode())
     assert person.token("Supervisor/mainpc", encrypted, control) is None
+
+
+def test_a_token_that_was_given_is_shown_to_services_and_never_to_an_agent_unless_it_is_meant_for_it(
+    home: KeyHome, listening: int
+) -> None:
+    plain = Endpoint.tcp("127.0.0.1", listening)
+
+    def shown(audience: str = "") -> set[str]:
+        made = Credentials(token=home.token("mainpc", audience=audience))
+        names = ("Supervisor/pc2", "Supervisor/mainpc", "CoreOrchestrator", "whisper", "", "tcp://127.0.0.1:7090")
+        return {name for name in names if made.token(name, plain, WHO)}
+
+    assert shown() == {"Supervisor/pc2", "Supervisor/mainpc", "CoreOrchestrator"}
+    assert shown("whisper") == {"whisper"}
+    assert shown("Supervisor") == {"Supervisor/pc2", "Supervisor/mainpc"}
+    assert shown("Supervisor/pc2") == {"Supervisor/pc2"}
+    assert Credentials(token="no token").token("whisper", plain, WHO) is None
+
+
+def test_no_token_crosses_a_network_in_plain(home: KeyHome) -> None:
+    given = Credentials(token=home.token("mainpc"))
+    person = Credentials.of_operator({"TANDEM_HOME": str(home.home)})
+    for each in (given, person):
+        assert each.token("CoreOrchestrator", Endpoint.tcp("10.0.0.2", 7000), STOP) is None
+
+
+@pytest.mark.parametrize("whose", ["person", "service", "given"])
+def test_whoever_took_a_port_of_the_fabric_as_another_user_is_shown_no_token(
+    home: KeyHome, monkeypatch: pytest.MonkeyPatch, listening: int, whose: str
+) -> None:
+    environ = {"TANDEM_HOME": str(home.home), "TANDEM_TOKEN": home.token("mainpc") if whose == "given" else ""}
+    made = of(home, "core") if whose == "service" else Credentials.of_operator(environ)
+    plain = Endpoint.tcp("127.0.0.1", listening)
+    assert made.token("CoreOrchestrator", plain, STOP)
+    monkeypatch.setattr(credentials, "users_at", lambda _: frozenset({os.geteuid(), 4_711}))
+    with pytest.raises(Forbidden, match="is served by user 4711, who does not run this fabric: no token was shown"):
+        made.token("CoreOrchestrator", plain, STOP)
+    assert made.token("CoreOrchestrator", plain, WHO) is None
+    monkeypatch.setattr(credentials, "users_at", lambda _: frozenset())
+    with pytest.raises(Unavailable, match="nobody listens"):
+        made.token("CoreOrchestrator", plain, STOP)
+
+
+def test_a_token_of_the_operator_is_good_at_its_callee_alone(home: KeyHome) -> None:
+    operator = Operator(home.folder() / "operator.json", "mainpc", "me", SystemClock(), is_person=True)
+    checker = TokenChecker(lambda: keyfiles.read(home.folder() / "keyring.json", Keyring), SystemClock())
+    token = operator.token("Supervisor/pc2")
+    assert token is not None
+    assert checker.check(token, "Supervisor", "local@mainpc", "pc2").access is Access.CONTROL
+    for service, host in (("Supervisor", "mainpc"), ("CoreOrchestrator", "pc2")):
+        with pytest.raises(BadToken, match="meant for another"):
+            checker.check(token, service, "local@mainpc", host)
 
 
 def test_the_operator_of_the_host_named_or_last_at_work_is_meant(home: KeyHome) -> None:
@@ -355,7 +422,7 @@ def test_the_operator_of_the_host_named_or_last_at_work_is_meant(home: KeyHome) 
     assert issuer(TANDEM_HOST="pc2") == "pc2"
     assert issuer(TANDEM_HOST="pc9") == "mainpc"
     given = Credentials.of_operator(environ | {"TANDEM_TOKEN": "t"})
-    assert given.token("x", Endpoint.tcp("h", 1), WHO) == "t"
+    assert given.token("Supervisor/pc2", Endpoint("tcp://h:1", b"k"), WHO) == "t"
     nothing = Credentials.of_operator({"TANDEM_HOME": str(home.home / "nowhere")})
     assert not nothing.shows_tokens
     assert not nothing.has_keys

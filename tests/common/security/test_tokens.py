@@ -15,7 +15,7 @@ from common.api.words import Access
 from common.errors import Unauthenticated
 from common.security import ed25519, tokens
 from common.security.keyring import GATEWAY, HostKeys, Issuer, Keyring
-from common.security.tokens import EARLY_S, BadToken, Minter, TokenChecker, verify
+from common.security.tokens import EARLY_S, BadToken, Minter, TokenChecker, audience_of, verify
 
 SEED = ed25519.new_seed()
 PUBLIC = ed25519.public_of(SEED)
@@ -113,6 +113,24 @@ def test_a_token_gives_its_holder_what_its_scopes_say() -> None:
     assert checked.expires_at == NOW + 900
     assert Desk().checker.check(minted("read", "control:A").token, "B", KEY).access is Access.READ
     assert Desk().checker.check(minted("control:A").token, "B", KEY).access is None
+
+
+@pytest.mark.parametrize("audience", ["A", "A/pc2", ["B", "A"]])
+def test_a_token_that_names_whom_it_is_meant_for_is_good_there_alone(audience: str | list[str]) -> None:
+    token, checker = spelled(HEAD, CLAIMS | {"aud": audience}), Desk().checker
+    assert checker.check(token, "A", KEY, "pc2").access is Access.USE
+    with pytest.raises(BadToken) as refused:
+        checker.check(token, "C", KEY, "pc2")
+    assert refused.value.reason == "meant for another"
+    if audience == "A/pc2":
+        with pytest.raises(BadToken):
+            checker.check(token, "A", KEY, "mainpc")
+    assert audience_of(token) == ((audience,) if isinstance(audience, str) else tuple(audience))
+
+
+def test_a_token_of_before_names_nobody_and_is_good_everywhere() -> None:
+    assert audience_of(minted().token) == audience_of("no token") == ()
+    assert "aud" not in json.loads(ed25519.decoded(minted().token.split(".")[1].encode()))
 
 
 def test_a_token_reads_as_what_it_was_minted_with() -> None:

@@ -94,4 +94,4 @@ def test_no_repr_shows_what_a_message_carries_in_secret() -> None:
     ]
     assert not [each for each in map(repr, messages) if "s3cr3t" in each]
     assert "s3cr3t" not in repr(OperatorSecret("operator", "s3cr3t"))
-    assert repr(messages[2]) == "IssueToken(name='bob', scopes=None, ttl_s=900)"
+    assert repr(messages[2]) == "IssueToken(name='bob', scopes=None, ttl_s=900, audience='')"

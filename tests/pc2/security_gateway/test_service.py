@@ -77,6 +77,7 @@ async def test_an_identity_with_an_api_key_gets_a_token_that_is_good_until_it_is
             "bound_to": "",
             "expires_in_s": 0.0,
             "reason": "revoked",
+            "audience": [],
         }
 
 
@@ -98,6 +99,20 @@ async def test_a_token_may_have_less_than_its_identity_and_live_shorter_but_not_
         for ttl_s in (0, 3_601, -1):
             with pytest.raises(BadRequest, match="ttl_s"):
                 await running.token("bob", key, ttl_s=ttl_s)
+
+
+async def test_a_token_may_be_meant_for_one_callee_alone(tmp_path: Path) -> None:
+    async with gateway(tmp_path, keys=supervised(tmp_path)) as running:
+        secret = running.operator
+        asked = {"name": secret.name, "secret": secret.secret}
+        meant = {who: await running.token(**asked, audience=who) for who in ("reader", "SecurityGateway/pc2")}
+        told = await running.call("verify_token", token=meant["reader"])
+        assert (told["valid"], told["audience"]) == (True, ["reader"])
+        assert await running.open_client(meant["SecurityGateway/pc2"]).call("SecurityGateway", "list_identities", {})
+        with pytest.raises(Unauthenticated, match="meant for another; get one for SecurityGateway"):
+            await running.open_client(meant["reader"]).call("SecurityGateway", "list_identities", {})
+        with pytest.raises(BadRequest, match="audience"):
+            await running.token(**asked, audience="no name!")
 
 
 async def test_revoking_an_identity_ends_all_its_tokens_and_frees_its_name(tmp_path: Path) -> None:
