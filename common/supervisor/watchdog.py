@@ -64,19 +64,21 @@ def members(sessions: Mapping[int, int], mark: bytes) -> set[Process]:
     }
 
 
-def send(process: Process, number: int) -> None:
-    """Signals this very process, or nobody: the pidfd is opened first and the start time compared after."""
+def send(process: Process, number: int) -> bool:
+    """Signals this very process, or nobody: the pidfd is opened first and the start time compared after. Whether it did."""
     try:
         pidfd = os.pidfd_open(process.pid)
     except OSError:
-        return
+        return False
     try:
         if is_alive(process):
             signal.pidfd_send_signal(pidfd, number)
+            return True
     except OSError:
         pass
     finally:
         os.close(pidfd)
+    return False
 
 
 def sweep(find: Callable[[], set[Process]], grace_s: float) -> set[Process]:

@@ -41,13 +41,12 @@ class Means(msgspec.Struct, frozen=True, kw_only=True):
 def rungs_for(means: Means) -> tuple[RungName, ...]:
     """The rungs in order, without the quarantine that is always last.
 
-    Weights that may not stay in host RAM are unloaded rather than put to sleep; but an owner that knows nothing else is asked to
-    sleep all the same, since that ends nobody. An owner with several leases is never frozen or ended for one of them.
+    Where the weights may not stay in host RAM nobody is put to sleep. An owner with several leases is never frozen or ended for
+    one of them.
     """
-    sleeps = means.sleep and (not means.not_parked or not means.unload)
     free_to_end = means.known and not means.spared
     there: dict[RungName, bool] = {
-        "sleep": sleeps,
+        "sleep": means.sleep and not means.not_parked,
         "unload": means.unload,
         "checkpoint": means.checkpoint and free_to_end and not means.not_parked,
         "stop": means.stop and free_to_end,
@@ -61,10 +60,13 @@ class LadderPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """The bounds of the rungs, in seconds, and what counts as noise.
 
     A rung has its own time to be answered, then `verify_s` to be seen done (`term_s` after TERM, `kill_s` after KILL). One that
-    failed is looked at once more, within `look_s`. `tolerance_bytes`, and at most `tolerance_fraction` of what is expected, may
+    failed is looked at once more, within `look_s`. Where an owner does not say how long it takes to answer it has `ask_s`, and
+    `longest_ask_s` where it says more. `tolerance_bytes`, and at most `tolerance_fraction` of what is expected, may
     stay with a process that lives on (its CUDA context), or be missing where only the card's free bytes speak.
     """
 
+    ask_s: float = 10.0
+    longest_ask_s: float = 60.0
     checkpoint_s: float = 60.0
     stop_s: float = 20.0
     signal_s: float = 2.0

@@ -1,0 +1,212 @@
+"""Evictions under way on one host: one ladder for each order, driven by looks at the cards, clocks and what was answered.
+
+Orders run side by side, also on one card. What each rung is and when it is done the pure ladder decides (common/vram/ladder.py);
+this shell performs its acts aside, asks for looks, notices when an owner has ended, and tells at the end what came of it. It
+chooses no victim and ends no lease.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+from common.api.leases import Rung, RungName
+from common.errors import Unavailable
+from common.gpu import process_identity
+from common.gpu.process_identity import ExitWatch
+from common.service.shell import Shell
+from common.supervisor.leasing.rung_acts import FindUnloader, Order, RungActs, describe
+from common.supervisor.leasing.sampling import Look as CardLook
+from common.vram.ladder import Act, Action, Answered, Event, Finish, Ladder, Look, Outcome, OwnerGone, Target, Tick
+from common.vram.rungs import DEFAULT, LadderPolicy, rungs_for
+from common.vram.sight import Sight
+
+EVERY_S: Final = 0.05
+"""How often an eviction asks for a look, and sees whether its owner still lives."""
+CLOSE_S: Final = 2.0
+
+Done = Callable[[Order, Outcome, list[Rung]], None]
+
+
+class _Eviction:
+    """One order under way."""
+
+    def __init__(self, order: Order, ladder: Ladder, sight: Sight, bound_s: float) -> None:
+        self.order = order
+        self.ladder = ladder
+        self.sight = sight
+        self.bound_s = bound_s
+        self.gone = False
+        self.acts: set[asyncio.Task[None]] = set()
+        self.timer: asyncio.TimerHandle | None = None
+        self.watch: ExitWatch | None = None
+
+    def end(self) -> None:
+        """Nothing more is done about it."""
+        for act in self.acts:
+            act.cancel()
+        if self.timer is not None:
+            self.timer.cancel()
+        if self.watch is not None:
+            self.watch.close()
+
+
+class Evictor:
+    """Carries orders out; `done` is called once for each, in a turn of the loop of its own, unless it is closed before.
+
+    `look_soon` has the cards looked at, and `looked` is to be told of every look. `unloader` finds whoever knows an order's owner
+    better than its lease does.
+    """
+
+    def __init__(
+        self,
+        shell: Shell,
+        look_soon: Callable[[], None],
+        done: Done,
+        unloader: FindUnloader = lambda _: None,
+        policy: LadderPolicy = DEFAULT,
+    ) -> None:
+        self._loop = shell.loop
+        self._log = shell.log
+        self._now = shell.clock.monotonic
+        self._acts = RungActs(shell.context, shell.clock, unloader)
+        self._look_soon = look_soon
+        self._done = done
+        self._policy = policy
+        self._last: CardLook | None = None
+        self._evictions: dict[tuple[str, ...], _Eviction] = {}
+        self._ended: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    def __len__(self) -> int:
+        return len(self._evictions)
+
+    def evict(self, order: Order, *, keep_bytes: int = 0, not_parked: str = "", spared: str = "") -> float:
+        """Begins, unless these leases' eviction on this card is under way; the seconds it takes at most, in all.
+
+        `keep_bytes` are the owner's other leases on the card, `spared` why its processes must not be ended (rungs.Means), and
+        `not_parked` why its weights may not stay in host RAM.
+        """
+        key = (order.card_uuid, *order.lease_ids)
+        if key in self._evictions:
+            return self._evictions[key].bound_s
+        means = self._acts.means(order, not_parked=not_parked, spared=spared)
+        eviction = self._eviction(order, rungs_for(means), keep_bytes)
+        self._evictions[key] = eviction
+        self._watch(eviction)
+        self._perform(eviction, eviction.ladder.begin())
+        if key in self._evictions:
+            self._arm(eviction)
+        return eviction.bound_s
+
+    def looked(self, look: CardLook) -> None:
+        """Takes in a look at the cards."""
+        self._last = look
+        for eviction in list(self._evictions.values()):
+            self._see_owner(eviction)
+            self._feed(eviction, eviction.sight.look(look.samples, look.tree, look.began_at))
+
+    async def close(self) -> None:
+        """Leaves every eviction as it is; what was under way is not told of any more."""
+        self._closed = True
+        acts = {act for eviction in self._evictions.values() for act in eviction.acts} | self._ended
+        for eviction in self._evictions.values():
+            eviction.end()
+        self._evictions.clear()
+        if acts:
+            await asyncio.wait(acts, timeout=CLOSE_S)
+
+    def _eviction(self, order: Order, rungs: tuple[RungName, ...], keep_bytes: int) -> _Eviction:
+        sight, last, now = Sight(order.owner, order.card_uuid), self._last, self._now()
+        seen = None if last is None else sight.look(last.samples, last.tree, last.began_at)
+        policy, asked = self._policy, order.unload
+        ask_s = policy.ask_s if asked is None else min(asked.timeout_s, policy.longest_ask_s)
+        target = Target(
+            owner=order.owner,
+            rungs=rungs,
+            expected_bytes=order.expected_bytes,
+            held_bytes=None if seen is None else seen.owner_bytes,
+            free_bytes=None if seen is None else seen.free_bytes,
+            keep_bytes=keep_bytes,
+            residual_bytes=order.residual_bytes,
+            ask_s=ask_s,
+        )
+        return _Eviction(order, Ladder(target, policy, now), sight, policy.longest_s(rungs, ask_s))
+
+    def _watch(self, eviction: _Eviction) -> None:
+        owner = eviction.order.owner
+        if owner is None:
+            return
+        try:
+            eviction.watch = process_identity.watch_exit(*owner, self._loop, partial(self._see_owner, eviction))
+        except Unavailable as error:
+            self._log.info("%s; it is looked at instead", error.message)
+
+    def _see_owner(self, eviction: _Eviction) -> None:
+        """Tells the ladder once none of the owner's processes lives."""
+        if eviction.gone or eviction.order.owner is None:
+            return
+        if not any(process_identity.is_alive(*member) for member in eviction.sight.members):
+            eviction.gone = True
+            self._feed(eviction, OwnerGone())
+
+    def _tick(self, eviction: _Eviction) -> None:
+        self._see_owner(eviction)
+        self._feed(eviction, Tick())
+        if eviction.ladder.outcome is None:
+            self._arm(eviction)
+
+    def _arm(self, eviction: _Eviction) -> None:
+        left_s = max(0.0, eviction.ladder.next_at - self._now())
+        eviction.timer = self._loop.call_later(min(EVERY_S, left_s), self._tick, eviction)
+
+    def _feed(self, eviction: _Eviction, event: Event) -> None:
+        self._perform(eviction, eviction.ladder.step(event, self._now()))
+
+    def _perform(self, eviction: _Eviction, actions: tuple[Action, ...]) -> None:
+        for action in actions:
+            match action:
+                case Act(rung):
+                    self._begin(eviction, rung)
+                case Look():
+                    self._look_soon()
+                case Finish(outcome):
+                    self._finish(eviction, outcome)
+
+    def _begin(self, eviction: _Eviction, rung: RungName) -> None:
+        leases = ", ".join(eviction.order.lease_ids)
+        self._log.info("eviction of %s from %s: %s", leases, eviction.order.card_uuid, rung)
+        act = self._loop.create_task(self._act(eviction, rung))
+        eviction.acts.add(act)
+        act.add_done_callback(eviction.acts.discard)
+
+    async def _act(self, eviction: _Eviction, rung: RungName) -> None:
+        order, members = eviction.order, eviction.sight.members
+        within_s = self._policy.answer_s(rung, eviction.ladder.target.ask_s)
+        try:
+            async with asyncio.timeout(within_s):
+                said = await self._acts.perform(rung, order, members)
+            answered = Answered(rung, said.ok, said.text)
+        except TimeoutError:
+            answered = Answered(rung, False, f"no answer within {within_s:g} s")
+        except Exception as error:
+            answered = Answered(rung, False, describe(error))
+        self._feed(eviction, answered)
+        if rung == "kill" and eviction.ladder.outcome is None:
+            await self._acts.keep_killing(members)
+
+    def _finish(self, eviction: _Eviction, outcome: Outcome) -> None:
+        order = eviction.order
+        del self._evictions[order.card_uuid, *order.lease_ids]
+        self._ended |= eviction.acts
+        for act in eviction.acts:
+            act.add_done_callback(self._ended.discard)
+        # An act that told the ladder its last word is this very task, and ends by itself.
+        self._loop.call_soon(self._tell, eviction, outcome)
+
+    def _tell(self, eviction: _Eviction, outcome: Outcome) -> None:
+        eviction.end()
+        if not self._closed:
+            self._done(eviction.order, outcome, eviction.ladder.rungs())

@@ -1,0 +1,200 @@
+"""The acts of an eviction's rungs: asking the owner, having it frozen or stopped, TERM and KILL to its processes.
+
+Each act ends with a claim in the words of whoever was asked; whether memory came back is read from the card by others. A signal
+goes to a process that is known by pid and start time, through a descriptor of that very process, or to nobody; never to this
+process or those it descends from.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable, Collection, Sequence
+from typing import Final, NamedTuple, Protocol
+
+import msgspec
+import zmq
+
+from common.api.leases import RungName, Unload
+from common.client.plain_link import PlainLink
+from common.client.verbs import verb_named
+from common.clock import Clock
+from common.errors import TandemError
+from common.gpu import process_identity
+from common.supervisor import watchdog
+from common.transport.sockets import Endpoint
+from common.vram.cards import ProcessId
+from common.vram.rungs import Means
+
+LOOPBACK: Final = "127.0.0.1"
+SAID_CHARS: Final = 200
+AGAIN_S: Final = 0.1
+"""KILL is repeated after this time for whoever was born meanwhile."""
+
+
+class Order(Protocol):
+    """An eviction as decided: whose memory on which card is to come back, how its owner is asked, and for whom it is done."""
+
+    @property
+    def lease_ids(self) -> Sequence[str]:
+        """The leases that go, all of one owner and one model."""
+        ...
+
+    @property
+    def owner(self) -> ProcessId | None:
+        """The process they hang on; None where none of this host is known."""
+        ...
+
+    @property
+    def card_uuid(self) -> str:
+        """The card."""
+        ...
+
+    @property
+    def expected_bytes(self) -> int:
+        """What they are to give back."""
+        ...
+
+    @property
+    def residual_bytes(self) -> int:
+        """What their owner may keep asleep."""
+        ...
+
+    @property
+    def unload(self) -> Unload | None:
+        """How their owner said to ask it."""
+        ...
+
+    @property
+    def model(self) -> str:
+        """What they are for."""
+        ...
+
+
+class Said(Protocol):
+    """A claim: whether it was done, in whose words."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether it says to have done it."""
+        ...
+
+    @property
+    def text(self) -> str:
+        """What it says, in a line."""
+        ...
+
+
+class Unloader(Protocol):
+    """Whoever knows an owner better than its lease does, such as a model server's adapter; `rungs` are those it has.
+
+    `stop` ends when the owner's processes have ended, or says why they will not. Raises TandemError.
+    """
+
+    @property
+    def rungs(self) -> Collection[RungName]:
+        """Which of the four it has."""
+        ...
+
+    async def sleep(self) -> Said:
+        """Weights to host RAM, the process warm."""
+        ...
+
+    async def unload(self) -> Said:
+        """Weights let go of, the process warm."""
+        ...
+
+    async def checkpoint(self) -> Said:
+        """The process frozen, with all its VRAM in host RAM."""
+        ...
+
+    async def stop(self) -> Said:
+        """The process ended in order."""
+        ...
+
+
+class Claimed(NamedTuple):
+    """A claim of this file."""
+
+    ok: bool
+    text: str
+
+
+FindUnloader = Callable[[Order], "Unloader | None"]
+
+
+class RungActs:
+    """Performs rungs; `unloader` finds whoever knows an order's owner, None where nobody does."""
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], clock: Clock, unloader: FindUnloader) -> None:
+        self._context = context
+        self._clock = clock
+        self._unloader = unloader
+
+    def means(self, order: Order, *, not_parked: str = "", spared: str = "") -> Means:
+        """What can be done about the order's owner."""
+        known, asked = self._unloader(order), order.unload or Unload()
+        there = frozenset() if known is None else frozenset(known.rungs)
+        return Means(
+            known=order.owner is not None,
+            sleep="sleep" in there or bool(asked.port and asked.sleep),
+            unload="unload" in there or bool(asked.port and asked.unload),
+            checkpoint="checkpoint" in there,
+            stop="stop" in there,
+            not_parked=not_parked,
+            spared=spared or _own(order.owner),
+        )
+
+    async def perform(self, rung: RungName, order: Order, members: set[ProcessId]) -> Said:
+        """Does what the rung says; `members` are the owner's processes so far, and learns of more. Raises TandemError."""
+        if rung in ("term", "kill"):
+            return await self._signal(rung, members)
+        known = self._unloader(order)
+        if known is not None and rung in known.rungs:
+            acts = {"sleep": known.sleep, "unload": known.unload, "checkpoint": known.checkpoint, "stop": known.stop}
+            return await acts[rung]()
+        return await self._ask(rung, order, order.unload or Unload())
+
+    async def keep_killing(self, members: set[ProcessId]) -> None:
+        """KILL again to whoever of the family is left or was born meanwhile, until it is cancelled."""
+        while True:
+            await asyncio.sleep(AGAIN_S)
+            await self._signal("kill", members)
+
+    async def _ask(self, rung: RungName, order: Order, how: Unload) -> Claimed:
+        name = how.sleep if rung == "sleep" else how.unload
+        link = PlainLink(self._context, Endpoint.tcp(LOOPBACK, how.port), self._clock)
+        fields = {"model": order.model, "lease_id": order.lease_ids[0] if order.lease_ids else ""}
+        try:
+            answer = await link.call(verb_named(name, ""), fields, self._clock.monotonic() + how.timeout_s)
+        finally:
+            link.close()
+        words = {key: value for key, value in answer.items() if key != "status"}
+        return Claimed(True, f"{name}: {msgspec.json.encode(words).decode()[:SAID_CHARS] if words else 'done'}")
+
+    async def _signal(self, rung: RungName, members: set[ProcessId]) -> Claimed:
+        members |= await asyncio.to_thread(_families, frozenset(members))
+        number = signal.SIGTERM if rung == "term" else signal.SIGKILL
+        living = [each for each in members if process_identity.is_alive(*each) and not _own(each)]
+        unsent = [each for each in living if not watchdog.send(watchdog.Process(*each), number)]
+        kept = [str(each.pid) for each in unsent if process_identity.is_alive(*each)]
+        refused = f"; {', '.join(kept)} may not be signalled from here" if kept else ""
+        return Claimed(not kept, f"{rung.upper()} to {len(living) - len(kept)} of its processes{refused}")
+
+
+def _families(members: frozenset[ProcessId]) -> frozenset[ProcessId]:
+    """All of them with their descendants and their sessions."""
+    return frozenset().union(*(process_identity.family(member) for member in members))
+
+
+def _own(process: ProcessId | None) -> str:
+    """Why the process is never ended from here; empty for any other."""
+    if process is not None and process in process_identity.lineage(os.getpid()):
+        return "it is this supervisor, or what started it"
+    return ""
+
+
+def describe(error: BaseException) -> str:
+    """An act that failed, as a claim."""
+    return error.message if isinstance(error, TandemError) else f"{type(error).__name__}: {error}"
