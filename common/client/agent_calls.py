@@ -1,7 +1,8 @@
 """Calls that a dispatcher makes to agents: each at the agent's own endpoint, in its dress, through its breaker, exactly once.
 
 The call's end, whatever it is, is handed over once. A call that is not wanted any more is withdrawn where the agent can be
-told (native); a plain agent cannot, so its call is heard out, for until then the agent is busy.
+told (native); a plain agent cannot, so its call is heard out, for until then the agent is busy. An error's text is kept in records
+and shown to others than the caller, so it is handed over without what looks like a secret, and cut, as logs are.
 
 It decides neither who is called nor what an end means.
 """
@@ -21,6 +22,7 @@ from common.clock import Clock
 from common.dispatch.answers import Parts, result_of
 from common.dispatch.load import Call
 from common.errors import Cancelled, Internal, TandemError
+from common.telemetry.showing import TEXT_CHARS, shown
 from common.transport.sockets import MAX_MESSAGE_BYTES
 
 
@@ -108,6 +110,7 @@ class AgentCalls:
         try:
             outcome = await self._answer(call)
         except TandemError as error:
+            error.message = shown(error.message, TEXT_CHARS)
             outcome = error
         except asyncio.CancelledError:
             if not call.withdrawn:

@@ -10,7 +10,7 @@ import pytest
 from common.client.agent_calls import AgentCalls, Work
 from common.client.pursuit import Found
 from common.client.verbs import verb_named
-from common.errors import Cancelled, Unavailable
+from common.errors import Cancelled, Conflict, Unavailable
 from common.telemetry.system_clock import SystemClock
 from common.transport.sockets import Endpoint
 
@@ -72,6 +72,21 @@ async def test_a_call_that_is_withdrawn_ends_once_however_soon(turns: int) -> No
     assert [type(end) for end in desk.ends] == [Cancelled]
     assert list(desk.calls.open) == []
     assert desk.client.asked == min(turns, 1)
+
+
+async def test_an_agents_error_is_handed_over_without_secrets_and_of_bounded_length() -> None:
+    desk = Desk()
+
+    async def fail(*_: Any, **__: Any) -> Any:
+        raise Conflict(f"the model at https://me:hunter2@models refused api_key=abcdef0123 {'x' * 100_000}")
+
+    desk.client.call_at = fail  # type: ignore[method-assign]
+    desk.start()
+    await desk.settled()
+    (end,) = desk.ends
+    assert isinstance(end, Conflict)
+    assert end.message.startswith("the model at https://me:[redacted]@models refused api_key=[redacted] xxx")
+    assert len(end.message) < 7_000
 
 
 async def test_calls_of_a_lost_agent_end_also_before_they_began() -> None:
