@@ -18,8 +18,8 @@ UNKNOWN_GAP_S: Final = 3_600.0
 """The gap of what has not been used twice."""
 REMEMBERED_KEYS: Final = 4_096
 """Models and configurations remembered; the one unused for longest makes room."""
-SMOOTHING: Final = 0.3
-"""The weight of the newest gap: gap <- 0.7 gap + 0.3 newest."""
+SMOOTHING: Final = 0.2
+"""The weight of the newest gap: gap <- 0.8 gap + 0.2 newest; the first five are averaged."""
 
 START_HORIZON_S: Final = 600.0
 HORIZON_SMOOTHING: Final = 0.05
@@ -41,11 +41,18 @@ def want(gap_s: float, idle_s: float, horizon_s: float) -> float:
 
 
 class _Uses:
-    __slots__ = ("gap_s", "last_at")
+    __slots__ = ("gap_s", "gaps", "last_at")
 
     def __init__(self, last_at: float) -> None:
         self.last_at = last_at
-        self.gap_s: float | None = None
+        self.gap_s = UNKNOWN_GAP_S
+        self.gaps = 0
+
+    def again(self, now: float) -> None:
+        newest = max(0.0, now - self.last_at)
+        self.gaps += 1
+        self.gap_s += max(SMOOTHING, 1 / self.gaps) * (newest - self.gap_s)
+        self.last_at += newest
 
 
 class Demand:
@@ -66,15 +73,13 @@ class Demand:
             if len(self._uses) >= self._limit:
                 del self._uses[next(iter(self._uses))]
         else:
-            newest = max(0.0, now - uses.last_at)
-            uses.gap_s = newest if uses.gap_s is None else (1 - SMOOTHING) * uses.gap_s + SMOOTHING * newest
-            uses.last_at = max(now, uses.last_at)
+            uses.again(now)
         self._uses[key] = uses
 
     def gap(self, key: ModelKey) -> float:
         """The smoothed seconds between uses; UNKNOWN_GAP_S for a key that was not used twice."""
         uses = self._uses.get(key)
-        return UNKNOWN_GAP_S if uses is None or uses.gap_s is None else uses.gap_s
+        return UNKNOWN_GAP_S if uses is None else uses.gap_s
 
     def last_use(self, key: ModelKey) -> float | None:
         """When it was last used; None for a key that is not remembered."""

@@ -1,8 +1,8 @@
 """Which residents of a card go so that a request fits, and what that costs.
 
-A resident is a lease on one card. Its `loss` is the seconds of loading that its going is expected to cost: the chance
-that it is wanted within the horizon, times the seconds of its load, times the weight of its priority. Its `price` is that
-loss by GiB^0.75, which lets large models go a little sooner than their loss alone would.
+A resident is a lease on one card. Its loss is the seconds of loading that its going is expected to cost: the chance
+that it is wanted within the horizon, times the seconds of its load, times the weight of its priority. Its price is that
+loss by GiB^0.75, which lets large models go sooner than their loss alone would.
 
 Victims go in the order of their price until the request fits; then, from the dearest down, each that turned out not to
 be needed is put back. Never one that is pinned, of a higher priority than the request, already expiring, or in use. A
@@ -75,11 +75,6 @@ class EvictionPlan(msgspec.Struct, frozen=True):
         return price(self.chosen[-1], self.horizon_s) if self.chosen else 0.0
 
     @property
-    def dearest_loss_s(self) -> float:
-        """The expected seconds of load that the going of the dearest costs; 0 where none goes."""
-        return loss_s(self.chosen[-1], self.horizon_s) if self.chosen else 0.0
-
-    @property
     def lost_s(self) -> float:
         """The seconds of load that the evictions are expected to cost together, priorities left aside."""
         return sum(want(each.gap_s, each.idle_s, self.horizon_s) * each.load_s for each in self.chosen)
@@ -131,14 +126,20 @@ def weight(priority: int) -> float:
     return math.pow(2.0, (priority - DEFAULT_PRIORITY) / DOUBLING_POINTS)
 
 
-def loss_s(resident: Resident, horizon_s: float) -> float:
-    """The expected seconds of load that its going costs, by the weight of its priority."""
-    return want(resident.gap_s, resident.idle_s, horizon_s) * resident.load_s * weight(resident.priority)
+def size(bytes: int) -> float:
+    """GiB^0.75, by which losses are divided."""
+    return math.pow(max(bytes, 1) / GIB, SIZE_POWER)
+
+
+def stake(bytes: int, load_s: float, priority: int) -> float:
+    """The price of a resident that is wanted for sure; what returns no byte is dear beyond all others."""
+    return load_s * weight(priority) / size(bytes)
 
 
 def price(resident: Resident, horizon_s: float) -> float:
-    """Its loss by GiB^0.75; what returns no byte is dear beyond all others."""
-    return loss_s(resident, horizon_s) / math.pow(max(resident.bytes, 1) / GIB, SIZE_POWER)
+    """The seconds of load that its going is expected to cost, by the weight of its priority and by GiB^0.75."""
+    wanted = want(resident.gap_s, resident.idle_s, horizon_s)
+    return wanted * stake(resident.bytes, resident.load_s, resident.priority)
 
 
 def why_not(resident: Resident, priority: int, draining: bool = False) -> str:

@@ -1,9 +1,12 @@
 """Which card a request should go to when evictions may make room for it.
 
 A card with room and an idle loader comes first, and of those the tightest fit. Else the card where the request costs
-least: the loss of the dearest resident that would have to go, plus the seconds of loading already queued there. Cards are
-compared by their dearest victim, never by the sum over victims: a sum prefers ending one model that is wanted to ending
-several that nobody wants. What cannot take the request even then comes last, with the reason.
+least, in seconds:
+
+    cost = price of the dearest that has to go x (GiB needed)^0.75 + seconds of loading already queued there
+
+Cards are compared by their dearest victim, never by the sum over victims: a sum prefers ending one model that is wanted to
+ending several that nobody wants. What cannot take the request even then comes last, with the reason.
 
 It ranks and explains; placement's own questions (closed cards, hosts without the files) are answered before.
 """
@@ -16,7 +19,7 @@ import msgspec
 
 from common.api.leases import CardVerdict
 from common.vram.amount import amount
-from common.vram.eviction import EvictionPlan, Resident, victims
+from common.vram.eviction import EvictionPlan, Resident, size, victims
 from common.vram.placement import Candidate
 
 
@@ -29,7 +32,7 @@ class Site(msgspec.Struct, frozen=True):
 
 
 class Ranked(msgspec.Struct, frozen=True):
-    """A site with what it would give up; `cost_s` is the dearest victim's loss plus the loading queued there."""
+    """A site with what it would give up, and what the request costs there (`cost_s`)."""
 
     site: Site
     need_bytes: int
@@ -80,10 +83,15 @@ def rank(
     return sorted(ranked, key=_place)
 
 
+def cost_s(dearest: float, need_bytes: int, queued_load_s: float) -> float:
+    """What a request costs on a card, in seconds: its bytes at the price of the dearest that goes, and the loads before it."""
+    return dearest * size(need_bytes) + queued_load_s
+
+
 def _weighed(need_bytes: int, site: Site, priority: int, horizon_s: float, draining: bool) -> Ranked:
     missing = max(0, need_bytes - site.card.grantable_bytes)
     plan = victims(missing, site.residents, priority, horizon_s, draining=draining)
-    return Ranked(site, need_bytes, plan, plan.dearest_loss_s + site.queued_load_s)
+    return Ranked(site, need_bytes, plan, cost_s(plan.dearest, need_bytes, site.queued_load_s))
 
 
 def _place(ranked: Ranked) -> tuple[int, float, int, str, int]:

@@ -19,11 +19,13 @@ def test_one_use_says_when_but_not_how_often() -> None:
     assert (demand.gap(LLAMA), demand.last_use(LLAMA), demand.idle(LLAMA, 14.0)) == (UNKNOWN_GAP_S, 10.0, 4.0)
 
 
-def test_the_second_use_makes_the_gap_known_and_later_ones_smooth_it() -> None:
-    demand = Demand()
-    for at in (0.0, 100.0, 110.0):
+def test_the_first_gaps_are_averaged_and_later_ones_smoothed() -> None:
+    demand, at = Demand(), 0.0
+    demand.used(LLAMA, at)
+    for gap, smoothed in ((100, 100), (10, 55), (10, 40), (40, 40), (40, 40), (100, 0.8 * 40 + 0.2 * 100)):
+        at += gap
         demand.used(LLAMA, at)
-    assert demand.gap(LLAMA) == pytest.approx(0.7 * 100 + 0.3 * 10)
+        assert demand.gap(LLAMA) == pytest.approx(smoothed)
 
 
 def test_two_configurations_of_a_model_are_wanted_apart() -> None:

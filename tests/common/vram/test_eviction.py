@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.vram.amount import GIB
-from common.vram.eviction import Resident, loss_s, price, victims, weight, why_not
+from common.vram.demand import want
+from common.vram.eviction import Resident, price, victims, weight, why_not
 
 H = 600.0
 
@@ -39,7 +40,7 @@ def gone(need_gib: float, *residents: Resident, priority: int = 50, draining: bo
 def test_where_nothing_is_needed_nobody_goes() -> None:
     plan = victims(0, [resident("a")], 50, H)
     assert plan.enough
-    assert (plan.chosen, plan.dearest, plan.dearest_loss_s, plan.lost_s) == ((), 0.0, 0.0, 0.0)
+    assert (plan.chosen, plan.dearest, plan.lost_s) == ((), 0.0, 0.0)
     assert plan.reason == "nothing has to go"
 
 
@@ -120,9 +121,8 @@ def test_a_plan_says_what_it_frees_and_what_that_is_expected_to_cost() -> None:
     a, b, c = resident("a", 4, load_s=2), resident("b", 4, load_s=4), resident("c", 4, load_s=8)
     plan = victims(6 * GIB, [c, b, a], 50, H)
     assert plan.freed_bytes == 8 * GIB
-    assert plan.lost_s == pytest.approx(loss_s(a, H) + loss_s(b, H))
+    assert plan.lost_s == pytest.approx(want(600, 60, H) * (2 + 4))
     assert plan.dearest == price(b, H)
-    assert plan.dearest_loss_s == loss_s(b, H)
     assert plan.reason == "a (4.0 GiB), b (4.0 GiB) would go"
     assert plan.victims[2].reason == "dearer than those that go"
 

@@ -40,8 +40,8 @@ def test_evicting_what_nobody_wants_comes_before_waiting_for_a_long_queue() -> N
 
 
 def test_several_that_nobody_wants_go_before_one_that_is_wanted() -> None:
-    many = [resident(name, 1, gap_s=1_000) for name in "abcdefgh"]
-    one = resident("wanted", 8, gap_s=300)
+    many = [resident(name, 1, gap_s=1_000, load_s=1) for name in "abcdefgh"]
+    one = resident("wanted", 8, gap_s=30)
     assert order(site(0, 0, *many), site(1, 0, one), need_gib=8) == [0, 1]
 
 
