@@ -119,7 +119,7 @@ class Evictor:
             await asyncio.wait(acts, timeout=CLOSE_S)
 
     def _eviction(self, order: Order, rungs: tuple[RungName, ...], keep_bytes: int) -> _Eviction:
-        sight, last, now = Sight(order.owner, order.card_uuid), self._last, self._now()
+        sight, last, now = Sight(order.owner, [order.card_uuid]), self._last, self._now()
         seen = None if last is None else sight.look(last.samples, last.tree, last.began_at)
         policy, asked = self._policy, order.unload
         ask_s = policy.ask_s if asked is None else min(asked.timeout_s, policy.longest_ask_s)

@@ -30,7 +30,7 @@ def use(pid: int, gib: float | None, started: int = 77) -> ProcessUse:
 
 
 def sight() -> Sight:
-    return Sight(OWNER, "GPU-a")
+    return Sight(OWNER, ["GPU-a"])
 
 
 def test_an_owners_bytes_are_those_of_all_its_processes() -> None:
@@ -65,7 +65,7 @@ def test_a_look_that_failed_or_lacks_the_card_shows_nothing() -> None:
 def test_hidden_processes_and_hidden_bytes_leave_the_cards_free_ones() -> None:
     assert sight().look(card(nameless=4 * GIB, processes=None), {}, 1.0) == Looked(1.0, None, 20 * GIB)
     assert sight().look(card(use(7, None), nameless=4 * GIB), {}, 1.0) == Looked(1.0, None, 20 * GIB)
-    assert Sight(None, "GPU-a").look(card(use(7, 4)), {}, 1.0) == Looked(1.0, None, 20 * GIB)
+    assert Sight(None, ["GPU-a"]).look(card(use(7, 4)), {}, 1.0) == Looked(1.0, None, 20 * GIB)
 
 
 def test_an_owner_that_is_not_listed_on_a_card_with_nameless_bytes_is_hidden_until_it_is() -> None:
@@ -92,3 +92,11 @@ def test_nameless_growth_beyond_what_the_owner_held_is_not_its_own() -> None:
     seen.look(card(use(7, 4)), {}, 1.0)
     assert seen.look(card(use(7, 1), nameless=8 * GIB), {}, 2.0).owner_bytes == 4 * GIB
     assert seen.look(card(use(7, 4), nameless=8 * GIB), {}, 2.0).owner_bytes == 4 * GIB
+
+
+def test_of_several_cards_the_figures_are_summed_and_all_must_be_seen() -> None:
+    seen = Sight(OWNER, ["GPU-a", "GPU-b"])
+    here, there = card(use(7, 4)), card(use(7, 5), use(9, 1), uuid="GPU-b")
+    assert seen.look(here + there, {}, 1.0) == Looked(1.0, 9 * GIB, 38 * GIB)
+    assert seen.look(here, {}, 2.0) == Looked(2.0, None, None)
+    assert seen.look(here + card(uuid="GPU-b", processes=None), {}, 3.0) == Looked(3.0, None, 44 * GIB)
