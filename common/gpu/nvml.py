@@ -15,6 +15,7 @@ import msgspec
 
 from common.errors import Unavailable
 from common.gpu import process_identity
+from common.gpu.nvml_health import NvmlHealth
 from common.vram.cards import UNKNOWN_START, CardSample, ProcessUse
 
 T = TypeVar("T")
@@ -53,6 +54,7 @@ class NvmlCards:
         self._host = host
         self._known: dict[str, _Known] = {}
         self._running = False
+        self._health = NvmlHealth(pynvml)
         try:
             self._start()
             count = int(pynvml.nvmlDeviceGetCount())
@@ -71,16 +73,20 @@ class NvmlCards:
             listed = range(self._nvml.nvmlDeviceGetCount())
         except self._nvml.NVMLError as error:
             self.close()  # a driver that was loaded anew answers only those who start anew
-            return [self._lost(known, now, f"NVML does not answer: {error}") for known in self._by_index()]
+            return [self._unmeasured(known, now, f"NVML does not answer: {error}") for known in self._by_index()]
+        self._health.collect()
         samples = [self._sample_card(index, now) for index in listed]
         uuids = {sample.uuid for sample in samples}
         gone = (known for known in self._by_index() if known.uuid not in uuids)
-        return samples + [self._lost(known, now, "the driver no longer lists the card") for known in gone]
+        return samples + [
+            self._unmeasured(known, now, "the driver no longer lists the card", lost=True) for known in gone
+        ]
 
     def close(self) -> None:
         """Ends the use of NVML; the next sample would start it again."""
         if self._running:
             self._running = False
+            self._health.close()
             self._ask(self._nvml.nvmlShutdown)
 
     def _start(self) -> None:
@@ -107,15 +113,13 @@ class NvmlCards:
             memory = self._memory(handle)
         except self._nvml.NVMLError as error:
             reason = _PROBLEMS.get(type(error).__name__, f"its memory could not be read: {error}")
-            return self._lost(self._last_at(index), now, reason)
+            lost = isinstance(error, self._nvml.NVMLError_GpuIsLost)
+            return self._unmeasured(self._last_at(index), now, reason, lost=lost)
         known = msgspec.structs.replace(known, total_bytes=memory.total)
         self._known[known.uuid] = known
         if self._mig_enabled(handle):
-            return self._lost(
-                known,
-                now,
-                f"MIG is enabled, and Tandem leases whole cards only; disable it (nvidia-smi -i {index} -mig 0)",
-            )
+            reason = f"MIG is enabled, and Tandem leases whole cards only; disable it (nvidia-smi -i {index} -mig 0)"
+            return msgspec.structs.replace(self._unmeasured(known, now, reason), mig=True)
         return self._measured(known, handle, memory, now)
 
     def _measured(self, known: _Known, handle: Any, memory: Any, now: float) -> CardSample:
@@ -138,6 +142,7 @@ class NvmlCards:
             sampled_at=now,
             temperature_c=float(temperature or 0),
             utilization_pct=float(utilization or 0),
+            vitals=self._health.read(known.uuid, handle),
         )
 
     def _identify(self, index: int, handle: Any) -> _Known:
@@ -151,7 +156,10 @@ class NvmlCards:
             (known for known in self._by_index() if known.index == index), _Known(index, f"{self._host}:{index}")
         )
 
-    def _lost(self, known: _Known, now: float, reason: str) -> CardSample:
+    def _unmeasured(self, known: _Known, now: float, reason: str, *, lost: bool = False) -> CardSample:
+        """A sample that says why there is none; `lost` where the card itself is gone, and not only an answer."""
+        if lost:
+            self._health.forget(known.uuid)
         return CardSample(
             host=self._host,
             index=known.index,
@@ -163,6 +171,7 @@ class NvmlCards:
             processes=None,
             sampled_at=now,
             problem=f"{known.name or known.uuid}: {reason}",
+            lost=lost,
         )
 
     def _memory(self, handle: Any) -> Any:
@@ -187,7 +196,11 @@ class NvmlCards:
             lambda: nvml.nvmlDeviceGetGraphicsRunningProcesses_v3(handle),
             lambda: nvml.nvmlDeviceGetGraphicsRunningProcesses_v2(handle),
         )
-        return None if compute is None else _merged([*compute, *(graphics or [])], total_bytes)
+        served = self._ask(
+            lambda: nvml.nvmlDeviceGetMPSComputeRunningProcesses_v3(handle),
+            lambda: nvml.nvmlDeviceGetMPSComputeRunningProcesses_v2(handle),
+        )
+        return None if compute is None else _merged([*compute, *(graphics or []), *(served or [])], total_bytes)
 
 
 def _binding(host: str) -> Any:
@@ -203,7 +216,7 @@ def _binding(host: str) -> Any:
 
 
 def _merged(entries: Iterable[Any], total_bytes: int) -> tuple[ProcessUse, ...]:
-    """One entry per process: both of NVML's lists give a process's whole use, so the larger figure stands, not the sum.
+    """One entry per process: each of NVML's lists gives a process's whole use, so the larger figure stands, not the sum.
 
     A figure above the card's total is none: libraries older than the binding fill the struct differently.
     """

@@ -24,7 +24,7 @@ from msgspec import Meta
 
 from common.errors import Unavailable
 from common.gpu import process_identity
-from common.vram.cards import CardSample, ProcessId, ProcessUse
+from common.vram.cards import CardSample, CardVitals, ProcessId, ProcessUse
 
 log = logging.getLogger(__name__)
 
@@ -47,11 +47,15 @@ FAULTS: Final[Mapping[Fault, str]] = MappingProxyType(
         "memory_unreadable": "its memory could not be read",
     }
 )
+Throttle = Literal["hw-thermal", "hw-power-brake", "hw-slowdown", "sw-thermal", "power-cap"]
 Amount = Annotated[int, Meta(ge=0, le=2**53 - 1)]
 
 
 class CardFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The content of card.json; `hides` says what of its processes the card keeps to itself, as NVML in containers does."""
+    """The content of card.json; `hides` says what of its processes the card keeps to itself, as NVML in containers does.
+
+    The figures of its health are those of common/vram/cards.CardVitals.
+    """
 
     uuid: str
     name: str
@@ -62,6 +66,15 @@ class CardFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fault: Fault = ""
     hides: Literal["", "bytes", "processes"] = ""
     mig: bool = False
+    slowdown_c: float = 90.0
+    shutdown_c: float = 95.0
+    throttled: tuple[Throttle, ...] = ()
+    power_w: float = 0.0
+    power_limit_w: float = 0.0
+    uncorrected_errors: Amount = 0
+    repair_pending: bool = False
+    repair_failed: bool = False
+    xids: tuple[Amount, ...] = ()
 
 
 def card_uuid(host: str, index: int) -> str:
@@ -147,6 +160,9 @@ class SimulatedCards:
             problem=problem,
             temperature_c=card.temperature_c,
             utilization_pct=card.utilization_pct,
+            lost=card.fault == "lost",
+            mig=card.mig,
+            vitals=_vitals(card),
         )
 
     def _uses(self, processes: Path) -> list[ProcessUse]:
@@ -185,6 +201,10 @@ def _problem(card: CardFile) -> str:
     if card.fault:
         return f"{card.name}: {FAULTS[card.fault]}"
     return f"{card.name}: MIG is enabled, and Tandem leases whole cards only" if card.mig else ""
+
+
+def _vitals(card: CardFile) -> CardVitals:
+    return CardVitals(**{name: getattr(card, name) for name in CardVitals.__struct_fields__})
 
 
 def _shown(card: CardFile, uses: list[ProcessUse]) -> tuple[ProcessUse, ...] | None:

@@ -1,7 +1,7 @@
 """Looks at the cards, aside: one thread, one look at a time, each handed back on the loop with whose processes it saw.
 
-A driver may answer late or never. Whoever asked goes on meanwhile, sees how old the last look is, and decides what that means;
-nothing here judges a measurement.
+A driver may answer late or never. Whoever asked goes on meanwhile, sees how old the last look is, and decides what that means.
+Samples come with what common/vram/card_health.py makes of them; beyond that nothing here judges a measurement.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from common.clock import Clock
 from common.errors import TandemError
 from common.gpu import process_identity
 from common.gpu.cards import CardSource
+from common.vram.card_health import HealthWatch
 from common.vram.cards import CardSample, ProcessId
 
 END_S: Final = 2.0
@@ -42,6 +43,7 @@ class Sampler:
         self._clock = clock
         self._loop = loop
         self._seen = seen
+        self._health = HealthWatch()
         self._asked: queue.SimpleQueue[frozenset[ProcessId] | None] = queue.SimpleQueue()
         # A daemon: a driver that never answers must not keep the process from ending.
         self._thread = threading.Thread(target=self._run, name="cards", daemon=True)
@@ -73,7 +75,7 @@ class Sampler:
     def _look(self, owners: frozenset[ProcessId]) -> Look:
         began_at = self._clock.monotonic()
         try:
-            samples = self._cards.sample(began_at)
+            samples = self._health.judged(self._cards.sample(began_at))
             return Look(samples, families(samples, owners), began_at)
         except TandemError as error:
             return Look([], {}, began_at, error.message)

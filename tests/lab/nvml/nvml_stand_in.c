@@ -5,7 +5,8 @@
  * question, as they are replaced atomically; a card's number is its place in that order. A use file of a process that
  * ended, or whose pid another process has now, counts for nothing. card.json's `fault`, `hides` and `mig` show as
  * NVML would show them; TANDEM_NVML_WITHOUT (words separated by commas) makes this an older or a poorer library: `v2`
- * and `v3` questions, `temperature`, `utilization`, `graphics`, `driver`.
+ * and `v3` questions, `temperature`, `utilization`, `graphics`, `health`, `remapping`, `driver`. The XIDs of card.json are
+ * told once, as events, to whoever registered for them.
  */
 #define _GNU_SOURCE
 #include <ctype.h>
@@ -20,7 +21,7 @@
 #define PATH 512
 
 enum {
-    SUCCESS = 0, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, INSUFFICIENT_SIZE = 7, DRIVER_NOT_LOADED = 9,
+    SUCCESS = 0, INVALID_ARGUMENT = 2, NOT_SUPPORTED = 3, INSUFFICIENT_SIZE = 7, DRIVER_NOT_LOADED = 9, TIMEOUT = 10,
     FUNCTION_NOT_FOUND = 13, GPU_IS_LOST = 15, RESET_REQUIRED = 16, UNKNOWN = 999
 };
 
@@ -31,6 +32,7 @@ typedef struct { unsigned version; bytes_t total, reserved, free, used; } memory
 typedef struct { unsigned pid; bytes_t used; unsigned gpu_instance, compute_instance; } process_t;
 typedef struct { unsigned version, sensor; int temperature; } temperature_t;
 typedef struct { unsigned gpu, memory; } utilization_t;
+typedef struct { card_t *card; bytes_t type, value; unsigned gpu_instance, compute_instance; } event_t;
 
 static card_t cards[MAX_CARDS];
 
@@ -274,4 +276,105 @@ EXPORT int nvmlDeviceGetUtilizationRates(card_t *card, utilization_t *rates) {
 EXPORT int nvmlDeviceGetMigMode(card_t *card, unsigned *current, unsigned *pending) {
     *current = *pending = strncmp(value_of(card, "mig"), "true", 4) == 0;
     return state_of(card);
+}
+
+/* ---- health ---- */
+
+EXPORT int nvmlDeviceGetTemperatureThreshold(card_t *card, unsigned kind, unsigned *temperature) {
+    *temperature = (unsigned)number_of(card, kind ? "slowdown_c" : "shutdown_c");
+    return lacks("health") || kind > 1 ? NOT_SUPPORTED : state_of(card);
+}
+
+/* Whether the list under `key` holds `word`; the lists of card.json hold no lists. */
+static int holds(const card_t *card, const char *key, const char *word) {
+    char quoted[64];
+    const char *list = value_of(card, key), *end = strchr(list, ']');
+    snprintf(quoted, sizeof quoted, "\"%s\"", word);
+    const char *found = strstr(list, quoted);
+    return end && found && found < end;
+}
+
+EXPORT int nvmlDeviceGetCurrentClocksThrottleReasons(card_t *card, bytes_t *reasons) {
+    static const struct { const char *word; bytes_t flag; } all[] = {
+        {"power-cap", 0x4}, {"hw-slowdown", 0x8}, {"sw-thermal", 0x20}, {"hw-thermal", 0x40}, {"hw-power-brake", 0x80},
+    };
+    *reasons = 0;
+    for (unsigned i = 0; i < sizeof all / sizeof *all; i++)
+        if (holds(card, "throttled", all[i].word)) *reasons |= all[i].flag;
+    return lacks("health") ? NOT_SUPPORTED : state_of(card);
+}
+
+EXPORT int nvmlDeviceGetCurrentClocksEventReasons(card_t *card, bytes_t *reasons) {
+    return lacks("v2") ? FUNCTION_NOT_FOUND : nvmlDeviceGetCurrentClocksThrottleReasons(card, reasons);
+}
+
+EXPORT int nvmlDeviceGetPowerUsage(card_t *card, unsigned *milliwatts) {
+    *milliwatts = (unsigned)(1000 * number_of(card, "power_w"));
+    return lacks("health") ? NOT_SUPPORTED : state_of(card);
+}
+
+EXPORT int nvmlDeviceGetEnforcedPowerLimit(card_t *card, unsigned *milliwatts) {
+    *milliwatts = (unsigned)(1000 * number_of(card, "power_limit_w"));
+    return lacks("health") ? NOT_SUPPORTED : state_of(card);
+}
+
+EXPORT int nvmlDeviceGetTotalEccErrors(card_t *card, unsigned type, unsigned counter, bytes_t *count) {
+    *count = type == 1 && counter == 0 ? number_of(card, "uncorrected_errors") : 0;
+    return lacks("health") ? NOT_SUPPORTED : state_of(card);
+}
+
+static unsigned is_true(const card_t *card, const char *key) { return strncmp(value_of(card, key), "true", 4) == 0; }
+
+EXPORT int nvmlDeviceGetRemappedRows(card_t *card, unsigned *fixed, unsigned *broken, unsigned *pending, unsigned *failed) {
+    *fixed = *broken = 0;
+    *pending = is_true(card, "repair_pending");
+    *failed = is_true(card, "repair_failed");
+    return lacks("health") || lacks("remapping") ? NOT_SUPPORTED : state_of(card);
+}
+
+EXPORT int nvmlDeviceGetRetiredPagesPendingStatus(card_t *card, unsigned *pending) {
+    *pending = is_true(card, "repair_pending");
+    return lacks("health") ? NOT_SUPPORTED : state_of(card);
+}
+
+static int listening[MAX_CARDS], told[MAX_CARDS];
+
+EXPORT int nvmlEventSetCreate(int **set) {
+    memset(told, 0, sizeof told);
+    *set = listening;
+    return lacks("health") ? NOT_SUPPORTED : SUCCESS;
+}
+
+EXPORT int nvmlDeviceRegisterEvents(card_t *card, bytes_t types, int *set) {
+    int state = state_of(card);
+    if (!state && types & 0x8) set[card - cards] = 1;
+    return state;
+}
+
+static int xid_of(const card_t *card, int place) {
+    const char *list = value_of(card, "xids"), *end = strchr(list, ']');
+    while (end && (list = strpbrk(list, "0123456789")) && list < end) {
+        char *after;
+        int xid = (int)strtol(list, &after, 10);
+        if (place-- == 0) return xid;
+        list = after;
+    }
+    return -1;
+}
+
+EXPORT int nvmlEventSetWait_v2(int *set, event_t *event, unsigned milliseconds) {
+    (void)milliseconds;
+    for (unsigned i = 0, count = list_cards(); i < count; i++) {
+        int xid = set[i] ? xid_of(&cards[i], told[i]) : -1;
+        if (xid < 0) continue;
+        told[i]++;
+        *event = (event_t){&cards[i], 0x8, (bytes_t)xid, 0, 0};
+        return SUCCESS;
+    }
+    return TIMEOUT;
+}
+
+EXPORT int nvmlEventSetFree(int *set) {
+    memset(set, 0, sizeof listening);
+    return SUCCESS;
 }
