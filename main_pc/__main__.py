@@ -1,4 +1,5 @@
-"""The door of MainPC: `python -m main_pc` is its supervisor, `python -m main_pc core_orchestrator` that service.
+"""The door of MainPC: `python -m main_pc` is its supervisor, `python -m main_pc core_orchestrator` that service, `python -m main_pc front` the
+HTTP front.
 
 What is not run is not imported, so that a service stays small.
 """
@@ -18,6 +19,10 @@ def main(arguments: list[str]) -> int:
         from main_pc.core_orchestrator import service
 
         return service.main()
+    if arguments[:1] == ["front"]:
+        from main_pc.front import service as front
+
+        return front.main(arguments[1:])
     from common.supervisor import door
 
     return door.main(STARTUP_FILE, arguments)

@@ -1,0 +1,130 @@
+"""A request passed on to the engine that was lent: on this host over loopback, on another through that host's supervisor.
+
+Model servers listen on loopback alone, so what is for another host goes encrypted to its supervisor, which asks the engine there
+(`ask_model`) and streams the answer back. Bodies are passed on as they come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import aiohttp
+
+from common.api.models import ASK_MODEL, AskModel, ModelBytes, ModelReady
+from common.client.aio import AsyncClient
+from common.errors import DeadlineExceeded, Interrupted, Unavailable
+
+CONNECT_S: Final = 5.0
+SILENCE_S: Final = 600.0
+"""How long an engine may say nothing at all, be it before its first byte or in between."""
+LONGEST_S: Final = 3_600.0
+
+_NOT_PASSED_BACK: Final = frozenset(
+    {"connection", "keep-alive", "transfer-encoding", "content-length", "content-encoding", "server", "date", "trailer"}
+)
+_PASSED_ON: Final = ("content-type", "accept", "x-request-id", "openai-organization", "openai-project")
+
+
+class NotTaken(Unavailable):
+    """The engine took no connection, so nothing of the request reached it."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineAnswer:
+    """What an engine answers; `chunks` can be read once."""
+
+    status: int
+    headers: dict[str, str]
+    chunks: AsyncIterator[bytes]
+
+    async def whole(self, limit: int) -> bytes:
+        """The whole body; Interrupted beyond `limit` bytes."""
+        pieces: list[bytes] = []
+        size = 0
+        async for chunk in self.chunks:
+            size += len(chunk)
+            if size > limit:
+                raise Interrupted(f"the engine's answer has more than {limit} bytes")
+            pieces.append(chunk)
+        return b"".join(pieces)
+
+
+def headers_on(headers: Mapping[str, str]) -> dict[str, str]:
+    """Of a client's headers, those that an engine gets; never its key."""
+    return {name: headers[name] for name in _PASSED_ON if name in headers} | {"accept-encoding": "identity"}
+
+
+def headers_back(headers: Mapping[str, str]) -> dict[str, str]:
+    """Of an engine's headers, those that the client gets."""
+    return {name: value for name, value in headers.items() if name.lower() not in _NOT_PASSED_BACK}
+
+
+class Passing:
+    """Passes on from `host`, on the running loop."""
+
+    def __init__(self, client: AsyncClient, host: str) -> None:
+        self._client = client
+        self._host = host
+        timeout = aiohttp.ClientTimeout(total=LONGEST_S, sock_connect=CONNECT_S, sock_read=SILENCE_S)
+        connector = aiohttp.TCPConnector(limit=0, force_close=True)
+        self._session = aiohttp.ClientSession(timeout=timeout, connector=connector, auto_decompress=False)
+
+    async def close(self) -> None:
+        """Ends what is open."""
+        await self._session.close()
+
+    @asynccontextmanager
+    async def ask(
+        self, ready: ModelReady, path: str, headers: Mapping[str, str], body: bytes
+    ) -> AsyncIterator[EngineAnswer]:
+        """The engine's answer to a POST, to be read inside the block.
+
+        NotTaken where the engine did not take the request, Interrupted where it went away later.
+        """
+        here = self._here if ready.host == self._host else self._there
+        async with here(ready, path, headers, body) as answer:
+            yield answer
+
+    @asynccontextmanager
+    async def _here(
+        self, ready: ModelReady, path: str, headers: Mapping[str, str], body: bytes
+    ) -> AsyncIterator[EngineAnswer]:
+        what = f"{ready.engine} on {ready.host}"
+        try:
+            async with self._session.post(
+                ready.url + path, data=body, headers=headers, allow_redirects=False
+            ) as answer:
+                yield EngineAnswer(answer.status, headers_back(answer.headers), answer.content.iter_any())
+        except aiohttp.ClientConnectorError as error:
+            raise NotTaken(f"{what} takes no connection: {error.strerror or error}") from None
+        except aiohttp.ClientError as error:
+            raise Interrupted(f"{what} went away midway: {error}") from None
+        except TimeoutError:
+            raise DeadlineExceeded(f"{what} said nothing for {SILENCE_S:.0f} s") from None
+
+    @asynccontextmanager
+    async def _there(
+        self, ready: ModelReady, path: str, headers: Mapping[str, str], body: bytes
+    ) -> AsyncIterator[EngineAnswer]:
+        asked = AskModel(lease_id=ready.lease.lease_id, method="POST", path=path, headers=dict(headers), body=body)
+        target = f"Supervisor/{ready.host}"
+        async with aclosing(self._client.stream(target, ASK_MODEL, asked, timeout_s=LONGEST_S)) as items:
+            first = await self._first(items)
+
+            async def chunks() -> AsyncIterator[bytes]:
+                if first.data:
+                    yield first.data
+                async for item in items:
+                    if item.data:
+                        yield item.data
+
+            yield EngineAnswer(first.http_status, headers_back(first.headers), chunks())
+
+    async def _first(self, items: AsyncIterator[ModelBytes]) -> ModelBytes:
+        try:
+            return await anext(items)
+        except Unavailable as error:
+            raise NotTaken(error.message, retry_after_ms=error.retry_after_ms) from None
