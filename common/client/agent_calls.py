@@ -1,8 +1,8 @@
 """Calls that a dispatcher makes to agents: each at the agent's own endpoint, in its dress, through its breaker, exactly once.
 
 The call's end, whatever it is, is handed over once. A call that is not wanted any more is withdrawn where the agent can be
-told (native); a plain agent cannot, so its call is heard out, for until then the agent is busy. An error's text is kept in records
-and shown to others than the caller, so it is handed over without what looks like a secret, and cut, as logs are.
+told (native); a plain agent cannot, so its call is heard out, for until then the agent is busy. An error's text is kept in
+records and shown to others than the caller, so it is handed over without what looks like a secret, and cut, as logs are.
 
 It decides neither who is called nor what an end means.
 """

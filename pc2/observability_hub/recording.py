@@ -108,10 +108,10 @@ class Recording:
 
     # verbs
 
-    def _push(self, asked: api.PushMetrics, _call: Call) -> api.MetricsTaken:
+    def _push(self, asked: api.PushMetrics, call: Call) -> api.MetricsTaken:
         if asked.sender and self._deliveries.repeated(asked.sender, asked.epoch, asked.seq):
             return api.MetricsTaken(taken=0, repeated=True)
-        taken, why = self.table.take(asked.agent, asked.points, self._wall())
+        taken, why = self.table.take(asked.agent, asked.points, self._wall(), call.identity)
         return api.MetricsTaken(taken=taken, dropped=len(asked.points) - taken, reason=why)
 
     async def _query(self, asked: api.QueryMetrics, _call: Call) -> api.MetricHistory:

@@ -2,7 +2,8 @@
 
 A series is a metric of one agent with one set of labels. Its buckets of BUCKET_S are handed over every few seconds, and what
 comes later for the same bucket is handed over as a bucket of its own, to be added. What would go beyond a bound is dropped and
-counted, and so is what is no number, too old or too new. It touches no disk.
+counted, and so is what is no number, too old or too new. Who pushes says itself which agent it speaks for, so room is shared by
+who pushes, too. It touches no disk.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from math import isfinite
 from typing import Final, NamedTuple
 
 from common.api.observability_hub import MetricKind, MetricPoint
+from common.resilience.share import Holdings, has_share
 
 BUCKET_S: Final = 10
 MAX_SERIES: Final = 20_000
@@ -63,10 +65,11 @@ class Bucket:
 
 @dataclass(slots=True)
 class Series:
-    """One series, and what was added to it since it was handed over last, by the start of the bucket."""
+    """One series, and what was added to it since it was handed over last, by the start of the bucket; `by` is who began it."""
 
     key: SeriesKey
     kind: MetricKind
+    by: str = ""
     heard_at: float = 0.0
     open: dict[int, Bucket] = field(default_factory=dict)
 
@@ -97,21 +100,24 @@ class SeriesTable:
         self._max_per_agent = max_per_agent
         self._series: dict[SeriesKey, Series] = {}
         self._by_agent: dict[str, int] = {}
+        self._by_caller = Holdings()
         self.taken = 0
         self._full = f"there are {max_series} series already"
         self._agent_full = f"the agent has {max_per_agent} series already"
-        self.dropped = dict.fromkeys((NOT_FINITE, TOO_LARGE, FAR_TIME, self._full, self._agent_full), 0)
+        self._share_full = f"the caller has its share of the {max_series} series already"
+        reasons = (NOT_FINITE, TOO_LARGE, FAR_TIME, self._full, self._agent_full, self._share_full)
+        self.dropped = dict.fromkeys(reasons, 0)
         """By reason, each from 0 on: growth is seen from the first one."""
 
     def __len__(self) -> int:
         return len(self._series)
 
-    def take(self, agent: str, points: list[MetricPoint], now: float) -> tuple[int, str]:
-        """Takes points in: how many, and why the last of those that were not was dropped."""
+    def take(self, agent: str, points: list[MetricPoint], now: float, by: str = "") -> tuple[int, str]:
+        """Takes points of a caller in: how many, and why the last of those that were not was dropped."""
         taken, why = 0, ""
         for point in points:
             at = now if point.at is None else point.at.timestamp()
-            problem = self.add(agent, point.name, point.value, point.labels, at, now, point.kind)
+            problem = self.add(agent, point.name, point.value, point.labels, at, now, point.kind, by)
             if problem:
                 why = problem
             else:
@@ -127,27 +133,29 @@ class SeriesTable:
         at: float,
         now: float,
         kind: MetricKind = "gauge",
+        by: str = "",
     ) -> str:
-        """Takes one point in; why not, where it is dropped."""
+        """Takes one point of a caller in, or, where none is named, of this process; why not, where it is dropped."""
         key = SeriesKey(name, agent, tuple(sorted(labels.items())) if labels else ())
         series = self._series.get(key)
-        problem = _flaw(value, at, now) or ("" if series is not None else self._no_room(agent))
+        problem = _flaw(value, at, now) or ("" if series is not None else self._no_room(agent, by))
         if problem:
             self.dropped[problem] += 1
             return problem
         if series is None:
-            series = self._series[key] = Series(key, kind)
+            series = self._series[key] = Series(key, kind, by)
             self._by_agent[agent] = self._by_agent.get(agent, 0) + 1
+            self._by_caller.change(1, by)
         series.add(value, at, now)
         self.taken += 1
         return ""
 
-    def _no_room(self, agent: str) -> str:
+    def _no_room(self, agent: str, by: str) -> str:
         if len(self._series) >= self._max:
             return self._full
         if self._by_agent.get(agent, 0) >= self._max_per_agent:
             return self._agent_full
-        return ""
+        return self._share_full if by and not has_share(self._by_caller.of(by), len(self._series), self._max) else ""
 
     def close(self, now: float) -> list[Closed]:
         """Takes out all that was added since the last time; series that were idle for long make room.
@@ -160,10 +168,12 @@ class SeriesTable:
             series.open.clear()
             if now - series.heard_at > IDLE_S:
                 del self._series[key]
-                self._forget_one(key.agent)
+                self._forget_one(series)
         return found
 
-    def _forget_one(self, agent: str) -> None:
+    def _forget_one(self, series: Series) -> None:
+        agent = series.key.agent
+        self._by_caller.change(-1, series.by)
         self._by_agent[agent] -= 1
         if not self._by_agent[agent]:
             del self._by_agent[agent]

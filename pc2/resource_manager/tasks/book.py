@@ -25,6 +25,7 @@ from common.resilience.idempotency import Replies, ReplyForgotten, ReplyKept
 from pc2.resource_manager.tasks.kept import Kept
 from pc2.resource_manager.tasks.limits import Limits
 from pc2.resource_manager.tasks.lines import Lines
+from pc2.resource_manager.tasks.shares import Shares
 from pc2.resource_manager.tasks.standing import Standing
 from pc2.resource_manager.tasks.task import (
     ACTIVE,
@@ -81,6 +82,7 @@ class TaskBook:
         self.deadlines = Agenda()
         self.arrivals: dict[str, Agenda] = {}
         self.active_bytes = 0
+        self.shares = Shares()
         self.next_seq = 1
         self._capability_of_call: dict[Call, str] = {}
 
@@ -203,6 +205,7 @@ class TaskBook:
         task = entry.task
         task.code, task.error, task.ended_at = fact.code, fact.error, moment.wall
         self.active_bytes -= task.size
+        self.shares.weigh(task, -1)
         self.deadlines.drop(task.task_id)
         self._leave_arrivals(task)
         entry.result, entry.progress = fact.result, None
@@ -287,13 +290,16 @@ class TaskBook:
 
     def _enter(self, task: Task) -> None:
         self.standing.enter(task.task_id, task.state, task.capability)
+        self.shares.stand(task, 1)
 
     def _exit(self, task: Task) -> None:
         self.standing.leave(task.task_id, task.state, task.capability)
+        self.shares.stand(task, -1)
 
     def _activate(self, entry: Entry, moment: Moment) -> None:
         task = entry.task
         self.active_bytes += task.size
+        self.shares.weigh(task, 1)
         entry.rank = rank(task.priority, moment.now - max(0.0, moment.wall - task.queued_at), self.limits.ageing_s)
         if task.deadline_at:
             entry.deadline = moment.now + min(task.deadline_s, task.deadline_at - moment.wall)

@@ -29,6 +29,7 @@ from common.dispatch.provider import Offers
 from common.dispatch.rule import Chosen, Wait, Wish, choose
 from common.errors import Cancelled, Code, Conflict, DeadlineExceeded, Interrupted, Overloaded, TandemError, TooLarge
 from common.resilience.idempotency import Answered, Scope, digest
+from common.resilience.share import has_share
 from pc2.resource_manager.tasks.book import TaskBook, metadata_bytes
 from pc2.resource_manager.tasks.retry import verdict
 from pc2.resource_manager.tasks.task import (
@@ -76,7 +77,8 @@ class Tasks:
     def submit(self, asked: SubmitTask, identity: str, host: str, *, task_id: str, moment: Moment) -> Submitted:
         """Accepts a task under `task_id`, or finds the one that came with the same key before.
 
-        Raises IdempotencyMismatch, TooLarge when its payload or its metadata is, and Overloaded when the queue is full.
+        Raises IdempotencyMismatch, TooLarge when its payload or its metadata is, and Overloaded when the queue is full or this
+        identity has its share of it.
         """
         payload = msgpack.encode(asked.payload)
         scope = Scope(identity, VERB, asked.idempotency_key)
@@ -86,7 +88,7 @@ class Tasks:
                 return Submitted(claim.reply.decode(), True, Decision())
         try:
             size = self._size(asked, payload)
-            self._admit(asked.capability, size)
+            self._admit(asked.capability, size, identity)
         except TandemError:
             self._book.replies.abandon(scope)
             raise
@@ -108,7 +110,7 @@ class Tasks:
             raise Conflict(
                 f"task {task_id} is {task.state}; only one that failed, died, expired or was cancelled is replayed"
             )
-        self._admit(task.capability, task.size)
+        self._admit(task.capability, task.size, task.identity)
         return Decision((Replayed(task_id),))
 
     def limit(self, asked: LimitTasks) -> Decision:
@@ -215,7 +217,7 @@ class Tasks:
             size=size,
         )
 
-    def _admit(self, capability: str, size: int) -> None:
+    def _admit(self, capability: str, size: int, identity: str) -> None:
         book, limits = self._book, self._limits
         if capability not in book.arrivals and len(book.arrivals) >= limits.capabilities:
             self._refuse(f"tasks wait or run for {len(book.arrivals)} capabilities; {limits.capabilities} are allowed")
@@ -229,6 +231,26 @@ class Tasks:
                 f"tasks that wait or run hold {book.active_bytes} bytes and this one has {size}; "
                 f"{limits.active_bytes} are allowed"
             )
+        self._share(capability, size, identity)
+
+    def _share(self, capability: str, size: int, identity: str) -> None:
+        """One identity leaves room for others."""
+        book, limits, shares = self._book, self._limits, self._book.shares
+        line = f"tasks that wait for {capability!r}"
+        rooms = (
+            (line, shares.waiting.of(identity, capability), book.waiting(capability), limits.queued, 1),
+            ("tasks that wait or run", shares.active.of(identity), book.active(), limits.active, 1),
+            (
+                "bytes of tasks that wait or run",
+                shares.bytes.of(identity),
+                book.active_bytes,
+                limits.active_bytes,
+                size,
+            ),
+        )
+        for what, held, taken, total, wanted in rooms:
+            if not has_share(held, taken, total, wanted):
+                self._refuse(f"{identity} has {held} of the {taken} {what}; what is left of {total} is for others")
 
     def _size(self, asked: SubmitTask, payload: bytes) -> int:
         """The bytes that the task holds while it is active; TooLarge when its payload or its metadata is."""

@@ -43,9 +43,22 @@ def test_labels_tell_series_apart_whatever_their_order() -> None:
     assert list(table.matching("y", "", {})) == []
 
 
+def test_one_caller_leaves_room_for_others_whatever_agents_it_speaks_for() -> None:
+    table = SeriesTable(max_series=8, max_per_agent=5)
+    refused = "the caller has its share of the 8 series already"
+    told = [table.add(f"agent {n}", "m", 1, {}, NOW, NOW, by="local@pc2") for n in range(8)]
+    assert told == [""] * 6 + [refused] * 2
+    assert table.add("agent 0", "m", 1, {}, NOW, NOW, by="local@pc2") == ""
+    assert table.add("other", "m", 1, {}, NOW, NOW, by="eve@mainpc") == ""
+    assert table.add("hub", "own", 1, {}, NOW, NOW) == ""
+    assert table.dropped[refused] == 2
+    table.close(NOW + IDLE_S + 1)
+    assert table.add("agent 9", "m", 1, {}, NOW + IDLE_S + 2, NOW + IDLE_S + 2, by="local@pc2") == ""
+
+
 def test_what_is_beyond_a_bound_is_dropped_and_counted() -> None:
     table = SeriesTable(max_series=3, max_per_agent=2)
-    assert list(table.dropped.values()) == [0, 0, 0, 0, 0]
+    assert list(table.dropped.values()) == [0, 0, 0, 0, 0, 0]
     assert [table.add("a", f"m{n}", 1, {}, NOW, NOW) for n in range(3)] == ["", "", "the agent has 2 series already"]
     assert table.add("b", "m", 1, {}, NOW, NOW) == ""
     assert table.add("c", "m", 1, {}, NOW, NOW) == "there are 3 series already"

@@ -159,6 +159,13 @@ class Bench:
         assert sum(book.running.values()) == len(book.load.calls)
         active = [entry for entry in book.entries.values() if entry.task.state in ACTIVE]
         assert book.active_bytes == sum(entry.task.size for entry in active)
+        for identity in {entry.task.identity for entry in book.entries.values()}:
+            own = [entry.task for entry in active if entry.task.identity == identity]
+            assert book.shares.active.of(identity) == len(own)
+            assert book.shares.bytes.of(identity) == sum(task.size for task in own)
+            for capability in {task.capability for task in own}:
+                waiting = [task for task in own if (task.state, task.capability) == ("queued", capability)]
+                assert book.shares.waiting.of(identity, capability) == len(waiting)
         assert book.active() == len(active) == sum(len(agenda) for agenda in book.arrivals.values())
         assert set(book.deadlines._entries) == {entry.task.task_id for entry in active if entry.task.deadline_at}
         ended = [entry for entry in book.entries.values() if entry.task.state not in ACTIVE]

@@ -229,6 +229,34 @@ def test_the_queue_is_bounded_for_each_capability_in_all_and_in_bytes() -> None:
         bench.submit("dance")
 
 
+def test_one_identity_leaves_room_for_others_in_the_line_in_all_and_in_bytes() -> None:
+    bench = Bench(Limits(queued=8, active=16, active_bytes=4_096), say=[provider(concurrency=2)])
+    mine = [bench.submit() for _ in range(6)]
+    with pytest.raises(
+        Overloaded, match="me has 6 of the 6 tasks that wait for 'say'; what is left of 8 is for others"
+    ):
+        bench.submit()
+    bench.restart()
+    with pytest.raises(Overloaded, match="me has 6 of the 6"):
+        bench.submit()
+    bench.submit(identity="you")
+    bench.dispatch()
+    assert bench.submit()
+    for _ in range(5):
+        bench.submit("sing")
+    with pytest.raises(
+        Overloaded, match="me has 12 of the 13 tasks that wait or run; what is left of 16 is for others"
+    ):
+        bench.submit("sing")
+    for task_id in mine:
+        bench.cancel(task_id)
+    bench.submit("dance", "x" * 3_000)
+    with pytest.raises(Overloaded, match="bytes of tasks that wait or run; what is left of 4096 is for others"):
+        bench.submit("dance", "x" * 400)
+    bench.submit("dance", "x" * 400, identity="you")
+    bench.check()
+
+
 def test_metadata_is_for_small_things() -> None:
     bench = Bench(Limits(metadata_bytes=32))
     bench.submit(metadata={"k": 1})
