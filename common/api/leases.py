@@ -25,13 +25,23 @@ from common.api.words import (
 )
 
 
+Cgroup = Annotated[
+    str, Meta(max_length=4_096, pattern=r"^(/.+)?\Z", description="a path as /proc/PID/cgroup shows it; empty: none")
+]
+
+
 class Owner(Message, frozen=True):
-    """The process whose life the lease hangs on; the card's host pins it by `pid` and `start_time` (0: looked up there)."""
+    """The process whose life the lease hangs on; the card's host pins it by `pid` and `start_time` (0: looked up there).
+
+    What it and its descendants hold on the card is the lease's, and so is what the processes in `cgroup` and below it hold: those
+    of a container, which descend from a daemon and not from whoever asked for it.
+    """
 
     agent_name: str = ""
     host: str = ""
     pid: Count = 0
     start_time: Count = 0
+    cgroup: Cgroup = ""
 
 
 Config = Annotated[str, Meta(max_length=512, description="what makes two loads of one model differ in size")]
@@ -133,6 +143,8 @@ class LeaseRenewed(Message, frozen=True):
 class MarkLease(Message, frozen=True):
     """Says of a lease that it is in use or idle, or that its model is loaded by now; null leaves it as it is.
 
+    `cgroup` says in which cgroup its owner's container runs, known only after the grant; empty: in none any more.
+
     Refused with `stale_fence` when the token is not the current one, or the lease is expiring.
     """
 
@@ -140,6 +152,7 @@ class MarkLease(Message, frozen=True):
     fencing_token: Count
     in_use: bool | None = None
     loaded: bool | None = None
+    cgroup: Cgroup | None = None
 
 
 class LeaseMarked(Message, frozen=True):
@@ -397,6 +410,7 @@ Decided = Literal[
     "quarantined",
     "corrected",
     "yielded",
+    "card-lost",
 ]
 
 
@@ -442,7 +456,16 @@ class LeaseChanged(Message, frozen=True):
     """A lease came into being, was renewed or ended; the entity in the header is its id."""
 
     change: Literal[
-        "granted", "marked", "expiring", "parked", "corrected", "released", "expired", "owner-died", "evicted"
+        "granted",
+        "marked",
+        "expiring",
+        "parked",
+        "corrected",
+        "released",
+        "expired",
+        "owner-died",
+        "evicted",
+        "card-lost",
     ]
     lease: Lease
     reason: str = ""
