@@ -30,7 +30,7 @@ from common.engines.engine import (
     SlotsSaved,
 )
 from common.engines.exchange import Answer, deadline
-from common.engines.over_http import OverHttp, by_answer, by_status, claimed
+from common.engines.over_http import OverHttp, by_status, claimed
 
 POLL_S: Final = 0.1
 """How often a router is asked whether it has loaded what it said it would."""
@@ -58,6 +58,10 @@ class _Models(msgspec.Struct, frozen=True):
     data: list[_Model]
 
 
+class _Health(msgspec.Struct, frozen=True):
+    status: str
+
+
 class _Props(msgspec.Struct, frozen=True):
     is_sleeping: bool = False
 
@@ -69,6 +73,14 @@ class _Slot(msgspec.Struct, frozen=True):
 
 class _Saved(msgspec.Struct, frozen=True):
     n_saved: int
+
+
+class _Restored(msgspec.Struct, frozen=True):
+    n_restored: int
+
+
+class _Success(msgspec.Struct, frozen=True):
+    success: bool
 
 
 class LlamaServer(OverHttp):
@@ -104,6 +116,8 @@ class LlamaServer(OverHttp):
         """503 while the model loads; builds of 2024 answered it for want of a free slot as well, which is no failure."""
         answer = await self._get("/health", until)
         told = answer.told().lower()
+        if answer.fine:
+            answer.read(_Health)
         if answer.status != 503 or "loading" in told:
             return by_status(answer)
         return Health("ready") if "slot" in told else Health("failing", answer.line())
@@ -117,7 +131,7 @@ class LlamaServer(OverHttp):
 
     async def _load(self, model: str, until: float) -> Claim:
         answer = await self._post("/models/load", until, {"model": model})
-        if not answer.fine:
+        if not (answer.fine and answer.read(_Success).success):
             return _of_router(answer)
         while True:
             listed = (await self._get("/models", until)).read(_Models).data
@@ -134,9 +148,9 @@ class LlamaServer(OverHttp):
         said = []
         for name in [model] if model else [each.name for each in await self._loaded(until)]:
             answer = await self._post("/models/unload", until, {"model": name})
-            if not answer.fine:
+            if not (answer.fine and answer.read(_Success).success):
                 return _of_router(answer)
-            said.append(f"{name}: {answer.line()}")
+            said.append(f"{name}: unloading")
         return Claim(ok=True, text="; ".join(said) or "it says that nothing is loaded")
 
     async def _asleep(self, until: float) -> bool:
@@ -157,7 +171,9 @@ class LlamaServer(OverHttp):
     async def _restore_slots(self, saved: Sequence[SavedSlot], model: str, until: float) -> Claim:
         answers = [await self._act_on_slot(each.slot, "restore", each.file, model, until) for each in saved]
         refused = [answer.line() for answer in answers if not answer.fine]
-        return Claim(ok=not refused, text="; ".join(refused) or f"{len(saved)} slots restored")
+        tokens = sum(answer.read(_Restored).n_restored for answer in answers if answer.fine)
+        told = f"{len(answers) - len(refused)} slots with {tokens} tokens restored"
+        return Claim(ok=not refused, text="; ".join([told, *refused]))
 
     async def _act_on_slot(self, slot: int, action: str, file: str, model: str, until: float) -> Answer:
         body = {"filename": file} | ({"model": model} if model else {})
@@ -179,4 +195,4 @@ def _state(model: _Model, *, asleep: bool) -> Literal["loading", "loaded", "slee
 def _of_router(answer: Answer) -> Claim:
     if answer.status == 404:
         return Claim(ok=False, text=f"{answer.line()}; a llama-server with a model of its own is started and stopped")
-    return by_answer(answer)
+    return Claim(ok=False, text=answer.line())

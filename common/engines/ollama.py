@@ -80,6 +80,8 @@ class Ollama(OverHttp):
         answer = await self._keep(model, -1, until)
         if answer.status == 400 and "does not support" in answer.told():
             answer = await self._post("/api/embed", until, {"model": model, "input": "", "keep_alive": -1})
+        if answer.fine:
+            return Claim(ok=True, text=f"{model}: {answer.read(_Done).done_reason or 'load'}")
         return by_answer(answer)
 
     async def _unload(self, model: str, until: float) -> Claim:

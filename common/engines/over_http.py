@@ -135,7 +135,10 @@ class OverHttp:
 
     async def _health(self, until: float) -> Health:
         """The program's own way of telling its health; may raise what a question raises."""
-        return by_status(await self._get("/v1/models", until))
+        answer = await self._get("/v1/models", until)
+        if answer.fine:
+            answer.read(ListedModels)
+        return by_status(answer)
 
     async def _models(self, until: float) -> list[str]:
         return [model.id for model in (await self._get("/v1/models", until)).read(ListedModels).data]
