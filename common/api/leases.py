@@ -24,7 +24,6 @@ from common.api.words import (
     Verb,
 )
 
-
 Cgroup = Annotated[
     str, Meta(max_length=4_096, pattern=r"^(/.+)?\Z", description="a path as /proc/PID/cgroup shows it; empty: none")
 ]
