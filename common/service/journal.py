@@ -2,7 +2,8 @@
 
 A handler applies its facts to memory and writes their rows here; every reply and event that follows is held until the group's
 commit. When it fails the whole group is refused as `storage_unavailable`, memory is rebuilt from the store, and no change is
-decided until the store takes something again.
+decided until the store takes something again. Who has so much in memory that this would hold up the loop has it rebuilt aside:
+until that is done nothing is told of it either, and others on the same loop go on.
 
 A NORMAL group is committed inline. A FULL one is flushed by a writer's thread: what is decided meanwhile gathers in the next
 group, which follows at once. Those decisions rest on the group under way, so where it fails they fail with it.
@@ -27,7 +28,11 @@ SETTLE_S: Final = 3.0
 
 
 class Journal:
-    """One service's open group; `rebuild` loads the service's memory anew from the store."""
+    """One service's open group; `rebuild` loads the service's memory anew from the store.
+
+    Where there is a `prepare`, it does so instead: it is called in a thread, leaves alone what the loop uses, and returns what puts
+    the new memory in the place of the old one, which is called on the loop.
+    """
 
     def __init__(
         self,
@@ -40,6 +45,8 @@ class Journal:
         self._writer = Writer(store) if durability is Durability.FULL else None
         self._flushing: list[Held] | None = None
         self.rebuild = rebuild
+        self.prepare: Callable[[], Callable[[], None]] | None = None
+        self._mending: asyncio.Task[None] | None = None
         self._changes: list[Change] = []
         self._held: list[Held] = []
         self._scheduled = False
@@ -82,7 +89,7 @@ class Journal:
 
     def probe(self) -> None:
         """While the store takes nothing: try it, mend memory, and let changes be decided again; called every PROBE_S."""
-        if not self.problem or self._flushing is not None:
+        if not self.problem or self._flushing is not None or self._mending is not None:
             return
         try:
             self._store.check()
@@ -91,7 +98,8 @@ class Journal:
         except Exception as error:
             self.problem = self._explained(error).message
         else:
-            self.problem = ""
+            if self._mending is None:
+                self.problem = ""
 
     def hold(self, done: Held) -> None:
         """Run `done` with None after the group's commit, or with the reason why there was none."""
@@ -162,6 +170,8 @@ class Journal:
     async def settle(self, within_s: float = SETTLE_S) -> None:
         """Commit what is open and wait for it; who still waits after `within_s` seconds is told that it was not seen kept."""
         self.commit()
+        if self._mending is not None:
+            await asyncio.wait([self._mending], timeout=within_s)
         try:
             async with asyncio.timeout(within_s):
                 while self.dirty:
@@ -202,8 +212,23 @@ class Journal:
         return StorageUnavailable(f"{self._store.where} took no commit because of a bug: {type(error).__name__}")
 
     def _mend(self) -> None:
+        if self.prepare is not None:
+            self._mending = self._loop.create_task(self._mend_aside(self.prepare), name="rebuilding memory")
+            return
         self.rebuild()
         self._must_rebuild = False
+
+    async def _mend_aside(self, prepare: Callable[[], Callable[[], None]]) -> None:
+        """Changes are decided again from the next probe on."""
+        try:
+            adopt = await self._loop.run_in_executor(None, prepare)
+            adopt()
+        except Exception as still:
+            self.problem = self._explained(still).message
+        else:
+            self._must_rebuild = False
+        finally:
+            self._mending = None
 
 
 def _settle(future: asyncio.Future[None], failure: StorageUnavailable | None) -> None:

@@ -86,6 +86,10 @@ class TaskBook:
         self.next_seq = 1
         self._capability_of_call: dict[Call, str] = {}
 
+    def become(self, other: TaskBook) -> None:
+        """Knows what the other book knows, which is nobody's any more."""
+        self.__dict__.update(other.__dict__)
+
     # the fold
 
     def apply(self, fact: Fact, moment: Moment) -> Task | None:

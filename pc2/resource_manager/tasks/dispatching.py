@@ -56,7 +56,7 @@ class Dispatching:
         self._tasks = tasks
         self._journal = journal
         self._store = store
-        self._journal.rebuild = self.load
+        self._journal.prepare = self._loaded_aside
         self._calls = AgentCalls(client, shell.clock, shell.spawn)
         self._following = following
         self.staying = Staying()
@@ -71,6 +71,17 @@ class Dispatching:
         """Begin from what the store holds; what nobody here hears of any more is run anew. StorageUnavailable."""
         records.load(self._store, self._book, self.moment())
         self._must_resume = True
+
+    def _loaded_aside(self) -> Callable[[], None]:
+        """The same after a failed commit, while the loop goes on: leases wait for no tasks. Called in a thread."""
+        fresh = TaskBook(self._book.limits)
+        records.load(self._store, fresh, self.moment())
+
+        def adopt() -> None:
+            self._book.become(fresh)
+            self._must_resume = True
+
+        return adopt
 
     def begin(self) -> None:
         """Follow the agents and dispatch until the shell ends."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -95,6 +95,69 @@ async def test_a_failed_flush_fails_what_was_decided_on_it_and_memory_is_rebuilt
     journal.write(change("c"))
     await journal.settle()
     assert store.tables["t"] == {"c": b"1"}
+
+
+async def test_memory_that_is_rebuilt_aside_holds_up_nobody_else_and_tells_nothing_until_it_is_there(
+    store: SlowStore,
+) -> None:
+    story: list[Any] = []
+    may_end = threading.Event()
+
+    def prepare() -> Callable[[], None]:
+        assert may_end.wait(60)
+        story.append("prepared")
+        return lambda: story.append("adopted")
+
+    journal, other = Journal(store, durability=Durability.FULL), Journal(MemoryStore())
+    journal.prepare = prepare
+    store.failure = FULL_DISK
+    journal.write(change("a"))
+    journal.hold(story.append)
+    store.gate.set()
+    journal.commit()
+    await until(lambda: bool(story))
+    store.failure = None
+    assert story == [FULL_DISK]
+    for leave in (journal.look, journal.begin):
+        with pytest.raises(StorageUnavailable) as refused:
+            leave()
+        assert refused.value.retryable
+    journal.probe()
+    assert not journal.able
+    other.write(change("b"))
+    assert other.commit()
+    may_end.set()
+    await until(lambda: story[1:] == ["prepared", "adopted"])
+    journal.look()
+    journal.probe()
+    assert journal.able
+    journal.close()
+
+
+async def test_memory_that_cannot_be_rebuilt_aside_is_tried_again_with_the_next_probe(store: SlowStore) -> None:
+    tries: list[int] = []
+
+    def prepare() -> Callable[[], None]:
+        tries.append(1)
+        if len(tries) == 1:
+            raise StorageUnavailable("the disk cannot be read")
+        return lambda: None
+
+    journal = Journal(store, durability=Durability.FULL)
+    journal.prepare = prepare
+    store.failure = FULL_DISK
+    journal.write(change("a"))
+    store.gate.set()
+    journal.commit()
+    await until(lambda: journal.problem == "the disk cannot be read")
+    store.failure = None
+    journal.probe()
+    await journal.settle()
+    assert len(tries) == 2
+    journal.look()
+    journal.probe()
+    assert journal.able
+    journal.close()
 
 
 async def test_a_flush_under_way_is_not_probed_and_a_disk_that_never_answers_ends_the_waiting(store: SlowStore) -> None:

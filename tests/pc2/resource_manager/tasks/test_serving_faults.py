@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from typing import Any
 
 import pytest
 
@@ -12,6 +14,7 @@ from common.client.pursuit import Found
 from common.errors import StorageUnavailable, TandemError
 from common.service.call import Call
 from common.transport.sockets import Endpoint
+from pc2.resource_manager.tasks import records
 from tests.pc2.resource_manager.fabric import FullStore
 from tests.pc2.resource_manager.tasks.fabric import Dict, Gate, Queue, core, queue, task_agent, until
 
@@ -39,6 +42,37 @@ async def test_a_full_disk_takes_no_task_and_loses_no_answer_that_was_heard() ->
         assert (status["result"], status["attempts"]) == ("hi", 1)
         assert len(gate.begun) == 1
         await until(lambda: _unreported(tasks), lambda left: not left)
+
+
+async def test_while_tasks_are_loaded_anew_after_a_failed_commit_leases_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    loading, may_end, load = threading.Event(), threading.Event(), records.load
+
+    def slowly(*what: Any) -> None:
+        loading.set()
+        assert may_end.wait(60)
+        load(*what)
+
+    store = FullStore()
+    async with queue(None, store) as tasks:
+        task_id = await tasks.submit("say")
+        monkeypatch.setattr(records, "load", slowly)
+        store.full = True
+        once: Dict = {"timeout_s": 60.0, "idempotent": False}
+        with pytest.raises(StorageUnavailable):
+            await tasks.client.call("ResourceManager", "submit_task", {"capability": "say"}, **once)
+        store.full = False
+        await until(lambda: asyncio.sleep(0, loading.is_set()), bool)
+        with pytest.raises(StorageUnavailable) as refused:
+            await tasks.client.call("ResourceManager", "get_task", {"task_id": task_id}, **once)
+        assert refused.value.retryable
+        assert (await tasks.call("list_leases"))["leases"] == []
+        assert (await tasks.call("health_check"))["status"] == "degraded"
+        may_end.set()
+        monkeypatch.setattr(records, "load", load)
+        listed = await until(lambda: asyncio.sleep(0, tasks.service._tasks._journal.able), bool)
+        assert listed
+        assert (await tasks.get(task_id))["state"] == "queued"
+        assert await tasks.submit("say") != task_id
 
 
 async def _unreported(tasks: Queue) -> int:
