@@ -22,7 +22,8 @@ from tandem.asking import SUPERVISOR, TIMEOUT_S, hosts, only, settings
 
 CONNECT_S: Final = 1.5
 """How long a supervisor's port may take to accept a connection."""
-MOMENT_S: Final = 0.25
+MOMENT_S: Final = 5.0
+"""How much longer another one may take that listens: one that is left out is asked for none of its cards."""
 
 
 def host_here(named: str = "", *, other: str = "", invited: str = "") -> str:

@@ -186,6 +186,7 @@ async def test_large_frames_are_views_and_small_ones_bytes(context: Context) -> 
 
 async def test_closing_within_a_message_ends_the_drain(context: Context) -> None:
     socket = context.socket(zmq.PULL)
+    socket.setsockopt(zmq.RCVTIMEO, 60_000)
     number = socket.bind_to_random_port("tcp://127.0.0.1")
     pusher = context.socket(zmq.PUSH)
     pusher.connect(f"tcp://127.0.0.1:{number}")
@@ -206,7 +207,7 @@ async def test_closing_within_a_message_ends_the_drain(context: Context) -> None
     reading.read_all()
     reading._turn()
     assert len(read) == 1
-    assert read_message(sockets.raw_receive(socket)) is not None
+    assert read_message(sockets.raw_receive(socket), 0) is not None
     pusher.close(0)
     socket.close(0)
 
