@@ -8,29 +8,38 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import queue
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from common.clock import Clock
 from common.errors import TandemError
-from common.gpu import process_identity
+from common.gpu import cgroups, process_identity
 from common.gpu.cards import CardSource
 from common.vram.card_health import HealthWatch
 from common.vram.cards import CardSample, ProcessId
 
+NO_CGROUPS: Final[Mapping[str, ProcessId]] = MappingProxyType({})
 END_S: Final = 2.0
 """How long `close` waits for a look under way before it leaves the thread to itself."""
 
 
 class Look(NamedTuple):
-    """One look at all cards, begun at `began_at`; `tree` maps each descendant's pid to its pinned owner's (ledger)."""
+    """One look at all cards, begun at `began_at`; `tree` maps to its pinned owner's pid that of each descendant (ledger), and of
+    each process in an owner's cgroup."""
 
     samples: list[CardSample]
     tree: dict[int, int]
     began_at: float
     problem: str = ""
+
+
+class _Order(NamedTuple):
+    owners: frozenset[ProcessId]
+    cgroups: Mapping[str, ProcessId]
 
 
 class Sampler:
@@ -44,19 +53,19 @@ class Sampler:
         self._loop = loop
         self._seen = seen
         self._health = HealthWatch()
-        self._asked: queue.SimpleQueue[frozenset[ProcessId] | None] = queue.SimpleQueue()
+        self._asked: queue.SimpleQueue[_Order | None] = queue.SimpleQueue()
         # A daemon: a driver that never answers must not keep the process from ending.
         self._thread = threading.Thread(target=self._run, name="cards", daemon=True)
         self._thread.start()
         self.began_at = clock.monotonic()
         self.looking = False
 
-    def look(self, owners: frozenset[ProcessId]) -> None:
-        """Begins a look that tells apart the families of these owners; nothing while one is under way."""
+    def look(self, owners: frozenset[ProcessId], owned_cgroups: Mapping[str, ProcessId] = NO_CGROUPS) -> None:
+        """Begins a look that tells apart the families of these owners and who is in their cgroups; not while one is under way."""
         if not self.looking:
             self.looking = True
             self.began_at = self._clock.monotonic()
-            self._asked.put(owners)
+            self._asked.put(_Order(owners, dict(owned_cgroups)))
 
     async def close(self) -> None:
         """Ends the thread, and with it the use of the cards; one that hangs is left behind."""
@@ -64,19 +73,19 @@ class Sampler:
         await asyncio.to_thread(self._thread.join, END_S)
 
     def _run(self) -> None:
-        while (owners := self._asked.get()) is not None:
-            look = self._look(owners)
+        while (order := self._asked.get()) is not None:
+            look = self._look(order)
             try:
                 self._loop.call_soon_threadsafe(self._hand_back, look)
             except RuntimeError:
                 break  # the loop has closed: nobody is left to tell
         self._cards.close()
 
-    def _look(self, owners: frozenset[ProcessId]) -> Look:
+    def _look(self, order: _Order) -> Look:
         began_at = self._clock.monotonic()
         try:
             samples = self._health.judged(self._cards.sample(began_at))
-            return Look(samples, families(samples, owners), began_at)
+            return Look(samples, families(samples, order.owners, order.cgroups), began_at)
         except TandemError as error:
             return Look([], {}, began_at, error.message)
         except Exception as error:  # a bug of one look must not end all looking
@@ -88,12 +97,23 @@ class Sampler:
         self._seen(look)
 
 
-def families(samples: Iterable[CardSample], owners: frozenset[ProcessId]) -> dict[int, int]:
-    """Of the processes on the cards, the pid of each that descends from one of `owners`, and that owner's pid, nearest first."""
+def families(
+    samples: Iterable[CardSample],
+    owners: frozenset[ProcessId],
+    owned_cgroups: Mapping[str, ProcessId] = NO_CGROUPS,
+) -> dict[int, int]:
+    """Of the processes on the cards, the pid of each that is an owner's beside itself, and that owner's pid.
+
+    A process is that of its nearest ancestor among `owners`; where it has none there, that of the owner in whose cgroup it is. A
+    cgroup with this process in it is nobody's.
+    """
     tree: dict[int, int] = {}
     pids = {use.pid for sample in samples for use in sample.processes or ()} if owners else set()
+    named = cgroups.claimable(owned_cgroups, os.getpid()) if pids and owned_cgroups else {}
     for pid in pids - {owner.pid for owner in owners}:
         owner = next((each for each in process_identity.lineage(pid) if each in owners), None)
+        if owner is None and named:
+            owner = cgroups.owner_of(pid, named)
         if owner is not None:
             tree[pid] = owner.pid
     return tree
