@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from common.agent.agent import Agent
-    from common.agent.verb import verb
+    from common.agent.leasing import HeldLease, LeaseLost
+    from common.agent.verb import on_sleep, on_unload, verb
     from common.client.aio import AsyncClient
     from common.client.opening import open_async_client, open_client
     from common.client.sync import Client
@@ -26,8 +27,12 @@ __all__ = [
     "Call",
     "Client",
     "ErrorReporter",
+    "HeldLease",
+    "LeaseLost",
     "TandemError",
     "TandemHandler",
+    "on_sleep",
+    "on_unload",
     "open_async_client",
     "open_client",
     "verb",
@@ -39,8 +44,12 @@ _HOMES = {
     "Call": "common.service.call",
     "Client": "common.client.sync",
     "ErrorReporter": "common.reporting.reporter",
+    "HeldLease": "common.agent.leasing",
+    "LeaseLost": "common.agent.leasing",
     "TandemError": "common.errors",
     "TandemHandler": "common.reporting.handler",
+    "on_sleep": "common.agent.verb",
+    "on_unload": "common.agent.verb",
     "open_async_client": "common.client.opening",
     "open_client": "common.client.opening",
     "verb": "common.agent.verb",

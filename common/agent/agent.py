@@ -7,7 +7,8 @@
 
     Language("language").run()
 
-`async def` methods run inline on the loop; `def` methods run one at a time on a worker thread, so they may compute.
+`async def` methods run inline on the loop; `def` methods run one at a time on a worker thread, so they may compute. Those that
+give VRAM back have a thread of their own, for the worker may be waiting for a lease.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ import os
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import msgspec
 
-from common.agent.leasing import HeldLease, this_process
+from common.agent.leasing import AgentLeases, HeldLease, LeaseTerms, this_process
 from common.agent.membership import TTL_S, Membership
-from common.agent.verb import Item, Items, Method, methods_of
+from common.agent.verb import SLEEP, UNLOAD, Item, Items, Method, methods_of
 from common.api import core_orchestrator as core
 from common.api import leases
 from common.api.agent import ERROR_REPORTED, TOPICS, ErrorReported
@@ -35,7 +36,6 @@ from common.client.aio import AsyncClient
 from common.client.opening import open_async_client
 from common.config.settings import AgentEnvironment
 from common.errors import DeadlineExceeded, TandemError
-from common.ids import new_id
 from common.reporting.handler import REPORTED, report_everything, report_from_loop
 from common.reporting.reporter import ErrorReporter
 from common.service.call import Call
@@ -75,10 +75,13 @@ class Agent:
             metadata=metadata or {},
         )
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="worker")
+        self._letting_go = ThreadPoolExecutor(max_workers=1, thread_name_prefix="letting-go")
         self.reporter = ErrorReporter(self.name, host=self.host)
         self.log = logging.getLogger(f"tandem.agent.{self.name}")
         self.shell: Shell
         self.client: AsyncClient
+        self._leases: AgentLeases
+        self._unload: leases.Unload | None = None
 
     async def started(self) -> None:
         """Called once the ports are open and before registration: load what the verbs need here."""
@@ -103,15 +106,19 @@ class Agent:
         self.client = open_async_client()
         self.shell.breakers = self.client.breakers
         methods = list(methods_of(self))
+        self._leases = AgentLeases(self.shell, self.client, self.host)
         for method in methods:
             self.shell.handle(method.verb, self._handler(method))
         try:
             await self.shell.open(ready=False)
+            self._unload = self._unload_by(frozenset(method.verb.name for method in methods))
             on_stop_signal(self.shell.stop)
             await self.started()
             await self._serve(methods, ready)
         finally:
-            self._worker.shutdown(wait=False, cancel_futures=True)
+            await self._leases.close()
+            for threads in (self._worker, self._letting_go):
+                threads.shutdown(wait=False, cancel_futures=True)
             await self.client.close()
             await self.shell.close()
             await asyncio.to_thread(self.reporter.close)
@@ -160,8 +167,18 @@ class Agent:
             except Exception as error:
                 self.report_error(error, details={"verb": method.verb.name})
                 raise
+            finally:
+                if method.verb.name in (UNLOAD, SLEEP):
+                    self._leases.gave_back(request.lease_id)
 
         return handle
+
+    def _unload_by(self, verbs: frozenset[str]) -> leases.Unload | None:
+        """How this agent is asked for its VRAM, by `on_unload` and `on_sleep`; None where it has neither."""
+        if not verbs & {UNLOAD, SLEEP}:
+            return None
+        sleep, unload = SLEEP if SLEEP in verbs else "", UNLOAD if UNLOAD in verbs else ""
+        return leases.Unload(port=self.shell.port, sleep=sleep, unload=unload)
 
     async def _perform(self, method: Method, arguments: dict[str, Any], call: Call) -> Any:
         if method.streams:
@@ -182,7 +199,8 @@ class Agent:
             except StopIteration as exhausted:  # no future takes one: whoever waits for it would wait for ever
                 raise RuntimeError(f"{call.verb} raised StopIteration") from exhausted
 
-        return await self.shell.loop.run_in_executor(self._worker, unless_late)
+        threads = self._letting_go if call.verb in (UNLOAD, SLEEP) else self._worker
+        return await self.shell.loop.run_in_executor(threads, unless_late)
 
     async def _from_worker(self, items: Generator[Any, None, None]) -> AsyncGenerator[Any, None]:
         try:
@@ -201,11 +219,16 @@ class Agent:
         ttl_s: float = 60.0,
         host: str = "",
         card_uuid: str = "",
+        unload_within_s: float = 10.0,
+        **terms: Unpack[LeaseTerms],
     ) -> HeldLease:
         """`async with self.lease("whisper", 10 * 2**30) as held:` holds VRAM, renewed until the block is left.
 
-        Raises NoCapacity with need, free and a reason per card when it was not to be had within `wait_s`.
+        Raises NoCapacity with need, free and a reason per card when it was not to be had within `wait_s`. When it has to go, once
+        it is not in use, the agent's `on_sleep` and `on_unload` methods are called, which have `unload_within_s`; an agent
+        without them is ended.
         """
+        unload = self._unload and msgspec.structs.replace(self._unload, timeout_s=unload_within_s)
         request = leases.AcquireLease(
             model=model,
             bytes=bytes,
@@ -214,10 +237,11 @@ class Agent:
             host=host,
             card_uuid=card_uuid,
             owner=this_process(self.name, self.host),
-            idempotency_key=new_id("key", self.shell.rng),
             wait_s=wait_s,
+            unload=unload,
+            **terms,
         )
-        return HeldLease(self.client, self.host, request)
+        return self._leases.lease(request)
 
     def report_error(
         self,

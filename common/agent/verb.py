@@ -21,6 +21,11 @@ from common.service.call import Call
 F = TypeVar("F", bound=Callable[..., Any])
 
 _MARK: Final = "__tandem_verb__"
+UNLOAD: Final = "unload_model"
+SLEEP: Final = "sleep_model"
+"""The verbs by which an agent is asked for its VRAM."""
+EVICTION_FIELDS: Final = ("model", "lease_id")
+"""What those two are asked with, whether the method wants to know it or not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +82,19 @@ def verb(
         return function
 
     return mark if method is None else mark(method)
+
+
+def on_unload(method: F) -> F:
+    """Make a method the one that lets go of the agent's VRAM, asked for when its lease has to go; it may be performed twice.
+
+    It may take `model` and `lease_id`. Every lease of the agent is announced with it; the card shows whether it is true.
+    """
+    return verb(name=UNLOAD, idempotent=True)(method)
+
+
+def on_sleep(method: F) -> F:
+    """Make a method the one that moves the agent's weights to host RAM, as `on_unload` does for letting go of them."""
+    return verb(name=SLEEP, idempotent=True)(method)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +164,9 @@ def _method(mark: VerbMark, function: Callable[..., Any]) -> Method:
         fields.append(
             (name, hint) if parameter.default is parameter.empty else (name, hint, _default(parameter.default))
         )
+    names = tuple(field[0] for field in fields)
+    if mark.name in (UNLOAD, SLEEP):
+        fields += ((name, str, "") for name in EVICTION_FIELDS if name not in names)
     request = msgspec.defstruct(f"{mark.name}_request", fields, frozen=True, kw_only=True, bases=(Message,))
     _check_sayable(mark.name, request)
     streams = inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
@@ -158,7 +179,6 @@ def _method(mark: VerbMark, function: Callable[..., Any]) -> Method:
         part=Item if streams else None,
         summary=(inspect.getdoc(function) or "").partition("\n")[0],
     )
-    names = tuple(field[0] for field in fields)
     return Method(mark, spec, function, names, frozenset(as_bytes), call_parameter)
 
 

@@ -55,11 +55,13 @@ class Arbiter:
         self.held: dict[str, int] = {}
         self.asked: list[leases.AcquireLease] = []
         self.renewals = 0
+        self.marks: list[leases.MarkLease] = []
         self.full = False
         self.unwell = False
         shell.handle(leases.ACQUIRE_LEASE, self.acquire)
         shell.handle(leases.RENEW_LEASE, self.renew)
         shell.handle(leases.RELEASE_LEASE, self.release)
+        shell.handle(leases.MARK_LEASE, self.mark)
 
     def acquire(self, request: leases.AcquireLease, call: Call) -> leases.LeaseGranted:
         self.asked.append(request)
@@ -84,6 +86,18 @@ class Arbiter:
         if self.held.get(request.lease_id) != request.fencing_token:
             raise StaleFence("granted anew")
         return leases.LeaseRenewed(expires_in_s=1.0)
+
+    def mark(self, request: leases.MarkLease, call: Call) -> leases.LeaseMarked:
+        if self.unwell:
+            raise NoCapacity("a hiccup")
+        if self.held.get(request.lease_id) != request.fencing_token:
+            raise StaleFence("expiring")
+        self.marks.append(request)
+        return leases.LeaseMarked(state="held", in_use=bool(request.in_use), loaded=bool(request.loaded))
+
+    def in_use(self, lease_id: str) -> bool:
+        """As the last mark said."""
+        return next((bool(mark.in_use) for mark in reversed(self.marks) if mark.lease_id == lease_id), True)
 
     def release(self, request: leases.ReleaseLease, call: Call) -> Empty:
         if self.held.pop(request.lease_id, None) != request.fencing_token:
