@@ -30,8 +30,8 @@ SETTLE_S: Final = 3.0
 class Journal:
     """One service's open group; `rebuild` loads the service's memory anew from the store.
 
-    Where there is a `prepare`, it does so instead: it is called in a thread, leaves alone what the loop uses, and returns what puts
-    the new memory in the place of the old one, which is called on the loop.
+    Where there is a `prepare`, it does so instead: it is called in a thread, leaves alone what the loop uses, and returns
+    what puts the new memory in the place of the old one, which is called on the loop.
     """
 
     def __init__(

@@ -63,9 +63,9 @@ class Outside:
         self.links.add_routes()
         self._elsewhere.add_routes()
 
-    def open(self) -> None:
+    async def open(self) -> None:
         """The shell's ports are open: they are told, and what is elsewhere is offered here."""
-        self._keeper.listen_on(self._shell.port, self._shell.events_port)
+        await self._keeper.aside(self._keeper.listen_on, self._shell.port, self._shell.events_port)
         self._elsewhere.open()
 
     def surroundings(self, environ: Mapping[str, str]) -> dict[str, str]:
@@ -94,6 +94,7 @@ class Outside:
         if self._client is not None:
             await self._client.close()
         await asyncio.to_thread(self.reporter.close)
+        self._keeper.close()
 
     def _directory(self) -> Directory:
         shell = self._shell

@@ -126,7 +126,7 @@ class Supervisor:
         Verbs(self.shell, self.ask, self._list, self._vitals, self._log_file).add_routes()
         self._outside.add_routes()
         await self.shell.open(ready=False)
-        self._outside.open()
+        await self._outside.open()
         surroundings = self._outside.surroundings(self._environ)
         processes = Processes(
             self._startup, self._home, self.shell.boot, self.shell.clock, self._feed, surroundings, self._witness

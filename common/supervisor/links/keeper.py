@@ -1,15 +1,18 @@
 """Keeps a host's keys on disk: its own, its processes', what it trusts, and the keyring that its processes read.
 
 Every change is on disk (trust.json, then keyring.json, each replaced whole) before it counts here or is told to anyone; where the
-disk takes nothing, nothing has changed. The supervisor that holds the host's home is the one writer.
+disk takes nothing, nothing has changed. The supervisor that holds the host's home is the one writer. It makes its changes
+`aside`, one after the other in a thread of their own, so that its loop waits for no disk; what is so may be read at any time.
 """
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from msgspec.structs import replace
 
@@ -27,6 +30,8 @@ from common.supervisor.links.state import REVOKED_FOR_S, LinkState, remembered, 
 from common.supervisor.links.trust import Known, Trust, Verdict
 from common.supervisor.whereabouts import GATEWAY_PROCESS, LOOPBACK, gateway_host, outward
 
+T = TypeVar("T")
+
 TRUST_FILE: Final = "trust.json"
 SUPERVISOR: Final = "supervisor"
 RELAY: Final = "relay"
@@ -35,7 +40,8 @@ RELAY: Final = "relay"
 class Keeper:
     """One host's keys, made where there are none; KeyfileRefused where a file is damaged, open to others or cannot be written.
 
-    `home` is TANDEM_HOME. `on_change` hears of each host whose list is another one now, and its serial.
+    `home` is TANDEM_HOME. `on_change` hears, in the thread of the change, of each host whose list is another one now, and its
+    serial.
     """
 
     def __init__(self, home: Path, startup: Startup, clock: Clock) -> None:
@@ -45,6 +51,7 @@ class Keeper:
         self._startup = startup
         self._wall, self._now = clock.wall, clock.monotonic
         self._heard: dict[str, float] = {}
+        self._thread = ThreadPoolExecutor(1, "keys")
         self.folder = keyfiles.keys_folder(home, startup.host)
         keyfiles.make_folder(self.folder)
         keyfiles.forget_unfinished(self.folder)
@@ -54,6 +61,17 @@ class Keeper:
         self._processes = {name: self._process_keys(name) for name in self._kinds()}
         self._state = self._load()
         self._commit(self._state)
+
+    async def aside(self, change: Callable[..., T], *arguments: object) -> T:
+        """What one of the methods below returns or raises, which runs after all changes that were asked for before it.
+
+        A caller that is cancelled meanwhile does not undo it.
+        """
+        return await asyncio.get_running_loop().run_in_executor(self._thread, change, *arguments)
+
+    def close(self) -> None:
+        """Changes nothing any more, once what was asked for is done; does not wait for it."""
+        self._thread.shutdown(wait=False)
 
     @property
     def supervisor(self) -> ProcessKeys:

@@ -68,23 +68,27 @@ class Links:
             self._shell.spawn(link.follow(client), f"exchanging keys with {host}")
             self._shell.spawn(link.ping(client), f"pinging {host}")
         self._shell.spawn(Revocations(self.keeper, client, self._shell.lacks).follow(), "following revocations")
-        self._shell.every(FORGET_S, self.keeper.forget_old)
+        self._shell.every(FORGET_S, self._forget)
+
+    def _forget(self) -> None:
+        self._shell.spawn(self.keeper.aside(self.keeper.forget_old), "forgetting old revocations")
 
     def unjoined(self) -> dict[str, str]:
         """What is to be done about each peer whose keys are not known here; nothing about neighbours."""
         far = {host: link for host, link in self._links.items() if host not in self._near}
         return {host: why for host, link in far.items() if (why := link.unjoined())}
 
-    def _exchange(self, asked: api.ExchangeKeys, _call: Call) -> api.ExchangedKeys:
-        verdicts = self.keeper.take(asked.lists)
+    async def _exchange(self, asked: api.ExchangeKeys, _call: Call) -> api.ExchangedKeys:
+        keeper = self.keeper
+        verdicts = await keeper.aside(keeper.take, asked.lists)
         strangers = {one.host for one in verdicts if one.outcome == "unknown"} & self._near
-        if {host for host in strangers if self.keeper.meet(host)}:
-            verdicts = self.keeper.take(asked.lists)
+        if any([await keeper.aside(keeper.meet, host) for host in sorted(strangers)]):
+            verdicts = await keeper.aside(keeper.take, asked.lists)
         refused = {one.host: one.reason for one in verdicts if one.outcome in ("unknown", "refused") and one.host}
         as_of = self._shell.publisher.cursor(api.KEYS_CHANGED.name)
-        return api.ExchangedKeys(lists=self.keeper.lists, as_of=as_of, refused=refused)
+        return api.ExchangedKeys(lists=keeper.lists, as_of=as_of, refused=refused)
 
-    def _invite(self, asked: api.InviteHost, call: Call) -> api.Bundle:
+    async def _invite(self, asked: api.InviteHost, call: Call) -> api.Bundle:
         own = self._startup.host
         if asked.host == own:
             raise BadRequest(f"{own} is this host itself", mend="name the host that is to join")
@@ -101,7 +105,7 @@ class Links:
         if not address:
             mend = f"list its address under `listen` in {own}'s startup file and start it again"
             raise BadRequest(f"{own} listens on loopback alone, where no other machine reaches it", mend=mend)
-        made = self.keeper.invite(asked, address, self._shell.port)
+        made = await self.keeper.aside(self.keeper.invite, asked, address, self._shell.port)
         self._shell.log.info("%s invited %s until %s", call.identity, asked.host, made.expires_at)
         return made
 
@@ -110,7 +114,7 @@ class Links:
         self.keeper.check_bundle(shown)
         patience_s = call.patience_s(self._shell.clock.monotonic(), JOIN_WITHIN_S)
         answer = await self._ask_in(shown, patience_s)
-        replaced = self.keeper.joined(shown, answer.lists) or answer.replaced
+        replaced = await self.keeper.aside(self.keeper.joined, shown, answer.lists) or answer.replaced
         self._shell.log.info("joined %s with a bundle, as %s asked", shown.inviter, call.identity)
         return api.Joined(host=shown.inviter, replaced=replaced, hosts=sorted(self.keeper.hosts))
 
@@ -138,19 +142,19 @@ class Links:
                 else:
                     return answer
 
-    def _admit(self, asked: api.AdmitHost, _call: Call) -> api.Admitted:
+    async def _admit(self, asked: api.AdmitHost, _call: Call) -> api.Admitted:
         try:
-            host, replaced = self.keeper.admit(asked)
+            host, replaced = await self.keeper.aside(self.keeper.admit, asked)
         except TandemError as error:
             self._shell.log.warning("nobody was admitted: %s", error.message)
             raise
         self._shell.log.info("admitted %s%s", host, ", whose new key replaces the one known before" if replaced else "")
         return api.Admitted(lists=self.keeper.lists, replaced=replaced)
 
-    def _expel(self, asked: api.ExpelHost, call: Call) -> Empty:
+    async def _expel(self, asked: api.ExpelHost, call: Call) -> Empty:
         if asked.host not in self.keeper.hosts:
             raise NotFound(f"no host {asked.host!r} has joined", mend="`tandem status` lists the hosts")
-        self.keeper.expel(asked.host)
+        await self.keeper.aside(self.keeper.expel, asked.host)
         self._shell.log.info("%s sent %s away", call.identity, asked.host)
         return Empty()
 
@@ -163,6 +167,9 @@ class Links:
         return api.Links(host=self._startup.host, links=self.told(), as_of=as_of)
 
     def _list_changed(self, host: str, serial: int) -> None:
+        self._shell.loop.call_soon_threadsafe(self._tell_of_list, host, serial)
+
+    def _tell_of_list(self, host: str, serial: int) -> None:
         self._shell.publisher.publish(api.KEYS_CHANGED, host, api.KeysChanged(serial=serial))
         self._changed()
 

@@ -120,12 +120,12 @@ class PeerLink:
     async def exchange(self, client: AsyncClient) -> Cursor:
         """Bring and take the lists once; where the peer's topic stood then."""
         if self._neighbour:
-            self._keeper.meet(self.host)
+            await self._keeper.aside(self._keeper.meet, self.host)
         asked = links.ExchangeKeys(lists=self._keeper.lists)
         answer = await client.call(
             self._target, links.EXCHANGE_KEYS, asked, timeout_s=EXCHANGE_TIMEOUT_S, idempotent=False
         )
-        verdicts = self._keeper.take(answer.lists)
+        verdicts = await self._keeper.aside(self._keeper.take, answer.lists)
         refused = answer.refused.get(self._keeper.host, "")
         told = f"{self.host} does not take this host's keys: {refused}" if refused else ""
         self._refused = told or self._refusal(verdicts)

@@ -1,12 +1,13 @@
 """Brings SecurityGateway's revocations into this host's keyring, where every process sees them; revokes nothing itself.
 
-What was heard stays in force while the gateway is away, and over restarts. A storm of revocations is written as a few files, each
-of which is flushed to the disk on the supervisor's loop.
+What was heard stays in force while the gateway is away, and over restarts. A storm of revocations is written as a few files, one
+after the other beside the supervisor's loop.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Final, NoReturn
@@ -38,24 +39,25 @@ class Revocations:
         self._lacks = lacks
         self._tokens: dict[str, float] = {}
         self._identities: dict[str, float] = {}
-        self._writing: asyncio.TimerHandle | None = None
+        self._heard = asyncio.Event()
 
     async def follow(self) -> NoReturn:
         """Until cancelled."""
+        writing = asyncio.create_task(self._keep_writing())
         try:
             await keep_up(self._client, api.SERVICE, [api.REVOCATIONS_CHANGED.name], self)
         finally:
-            if self._writing is not None:
-                self._writing.cancel()
+            writing.cancel()
+            if self._heard.is_set():
                 with suppress(TandemError):  # the next life lists it
-                    self._keeper.revoke(self._tokens, self._identities)
+                    await self._keeper.aside(self._keeper.revoke, self._tokens, self._identities)
 
     async def look(self) -> Mapping[str, Cursor]:
         """Takes in all that is revoked."""
         told = await self._client.call(
             api.SERVICE, api.LIST_REVOCATIONS, Empty(), timeout_s=ASK_TIMEOUT_S, idempotent=False
         )
-        self._keeper.revoke(told.tokens, told.identities)
+        await self._keeper.aside(self._keeper.revoke, told.tokens, told.identities)
         self._lacks.pop(LACK, None)
         return {api.REVOCATIONS_CHANGED.name: told.as_of}
 
@@ -67,22 +69,31 @@ class Revocations:
                 self._tokens |= changed.tokens
                 for name, at in changed.identities.items():
                     self._identities[name] = max(at, self._identities.get(name, at))
-                self._write_in(GATHER_S)
+                self._heard.set()
 
-    def _write_in(self, seconds: float) -> None:
-        if self._writing is None:
-            self._writing = asyncio.get_running_loop().call_later(seconds, self._write)
+    async def _keep_writing(self) -> NoReturn:
+        """Write what was heard, until cancelled; what comes during a write is in the next one."""
+        while True:
+            await self._heard.wait()
+            await asyncio.sleep(GATHER_S)
+            while not await self._write():
+                await asyncio.sleep(AGAIN_S)
 
-    def _write(self) -> None:
-        self._writing = None
+    async def _write(self) -> bool:
+        tokens, identities = dict(self._tokens), dict(self._identities)
         try:
-            self._keeper.revoke(self._tokens, self._identities)
-        except TandemError as error:
-            self._lacks[LACK] = f"revocations are not kept: {error.message}"
-            self._write_in(AGAIN_S)
-        else:
-            self._tokens, self._identities = {}, {}
-            self._lacks.pop(LACK, None)
+            await self._keeper.aside(self._keeper.revoke, tokens, identities)
+        except Exception as error:
+            if not isinstance(error, TandemError):
+                logging.getLogger("tandem.supervisor").exception("writing revocations failed")
+            self._lacks[LACK] = f"revocations are not kept: {error}"
+            return False
+        self._tokens = {jti: until for jti, until in self._tokens.items() if jti not in tokens}
+        self._identities = {name: at for name, at in self._identities.items() if identities.get(name) != at}
+        self._lacks.pop(LACK, None)
+        if not self._tokens and not self._identities:
+            self._heard.clear()
+        return True
 
     def away(self, reason: str) -> None:
         """Tokens are checked without it; only what it revokes from now on is not heard."""

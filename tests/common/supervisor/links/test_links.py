@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +68,41 @@ async def test_a_new_list_reaches_the_peer_at_once_and_a_rolled_back_one_never(
     async with running(tmp_path, *neighbours(ports)) as (a, b):
         await until(lambda: set(ring(b).hosts) == {"a", "b"} == set(ring(a).hosts))
         before = (await a.ask("exchange_keys", lists=[]))["lists"]
-        a.supervisor.links.keeper.listen_on(40_001, 40_002)
+        keeper = a.supervisor.links.keeper
+        await keeper.aside(keeper.listen_on, 40_001, 40_002)
         await until(lambda: ring(b).hosts["a"].supervisor_port == 40_001)
         answer = await b.ask("exchange_keys", lists=before)
         assert ring(b).hosts["a"].supervisor_port == 40_001
         newest = [msgspec.msgpack.decode(base64.b64decode(one["body"]), type=HostKeys) for one in answer["lists"]]
         assert {one.host: one.supervisor_port for one in newest}["a"] == 40_001
+
+
+async def test_while_keys_are_written_to_a_slow_disk_the_supervisor_answers_and_changes_keep_their_order(
+    tmp_path: Path, ports: dict[str, Ports], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, may_write, write = threading.Event(), threading.Event(), keyfiles.write
+
+    def slowly(path: Path, value: msgspec.Struct) -> None:
+        begun.set()
+        assert may_write.wait(60)
+        write(path, value)
+
+    async with running(tmp_path, startup("a", ports=ports["a"])) as (a,):
+        keeper = a.supervisor.links.keeper
+        monkeypatch.setattr(keyfiles, "write", slowly)
+        changes = [
+            asyncio.create_task(keeper.aside(keeper.revoke, {"one": 4e9}, {})),
+            asyncio.create_task(keeper.aside(keeper.listen_on, 40_001, 40_002)),
+            asyncio.create_task(keeper.aside(keeper.revoke, {"two": 4e9}, {})),
+        ]
+        await until(begun.is_set)
+        assert (await a.ask("ping"))["service"] == "Supervisor"
+        assert ring(a).revoked_tokens == {}
+        assert not any(change.done() for change in changes)
+        may_write.set()
+        await asyncio.gather(*changes)
+        assert ring(a).revoked_tokens == {"one": 4e9, "two": 4e9}
+        assert ring(a).hosts["a"].supervisor_port == 40_001
 
 
 async def test_the_list_of_a_stranger_is_refused_with_the_mend(tmp_path: Path, ports: dict[str, Ports]) -> None:
