@@ -2,21 +2,46 @@
 
 It keeps the ledger's accounts up to date between measurements. A grant lowers its card's figure at once; the end of a
 lease raises it only as far as the last measurement allows, for bytes that a process still holds are not free. A card that could
-not be measured stays in the book, closed, with the reason and with every lease on it. The book grants nothing.
+not be measured stays in the book, closed, with the reason and with every lease on it.
+
+Room that was made for a request is reserved: nobody else sees those bytes, and of several reservations on a card the
+earlier is served first. The book grants nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Final, NamedTuple
 
 import msgspec
 
 from common.api.leases import Card
+from common.vram.card_figures import figures
 from common.vram.cards import CardSample
-from common.vram.ledger import DEFAULT, UNSEEN, Account, Claim, LedgerPolicy, Share, account, capacity, staleness
+from common.vram.ledger import (
+    DEFAULT,
+    UNSEEN,
+    Account,
+    Claim,
+    Excess,
+    LedgerPolicy,
+    Share,
+    account,
+    capacity,
+    staleness,
+)
 from common.vram.placement import Candidate
 
-GONE = "no longer reported by its host"
+GONE: Final = "no longer reported by its host"
+NOTHING_LOADS: Final[Mapping[str, str]] = MappingProxyType({})
+
+
+class Room(NamedTuple):
+    """What is reserved on a card for one lease id."""
+
+    bytes: int
+    exclusive: bool
 
 
 class _Entry:
@@ -26,10 +51,22 @@ class _Entry:
         self.sample = sample
         self.capacity_bytes = 0
         self.claims: dict[str, Claim] = {}
+        self.rooms: dict[str, Room] = {}
+        self.leases = 0
+        self.exclusives = 0
+        self.pinned_bytes = 0
         self.lingering_bytes = 0
+        self.lost_at = sample.sampled_at if sample.lost else None
         self.before: Account | None = None
         self.drawn: Account | None = None
         self.card: Candidate | None = None
+
+    def count(self, claim: Claim, sign: int) -> None:
+        """Counts a lease on the card, or no longer (`sign` -1); what is quarantined is no lease."""
+        if not claim.quarantined:
+            self.leases += sign
+            self.exclusives += sign * claim.exclusive
+            self.pinned_bytes += sign * claim.bytes * claim.pinned
 
     def account(self, tree: Mapping[int, int], policy: LedgerPolicy) -> Account:
         """The account as it stands; drawn up anew only when a look or the end of a lease made it old."""
@@ -41,12 +78,31 @@ class _Entry:
         return self.drawn
 
     def candidate(self, tree: Mapping[int, int], policy: LedgerPolicy) -> Candidate:
-        """The card as placement sees it, if its measurement is recent."""
+        """The card as placement sees it, if its measurement is recent and nothing on it is reserved."""
         drawn = self.account(tree, policy)
         if self.card is None:
-            at, free = self.sample, drawn.grantable_bytes
-            self.card = Candidate(at.host, at.index, at.uuid, free, self.capacity_bytes, drawn.problem)
+            at = self.sample
+            self.card = Candidate(
+                at.host,
+                at.index,
+                at.uuid,
+                drawn.grantable_bytes,
+                self.capacity_bytes,
+                drawn.problem,
+                self.leases,
+                self.exclusives > 0,
+                self.pinned_bytes,
+            )
         return self.card
+
+    def ahead_of(self, lease_id: str) -> tuple[int, bool, int]:
+        """Of the reservations of others: the bytes served before this one, whether one of those is exclusive, and how many."""
+        ahead, exclusive = 0, False
+        for holder, room in self.rooms.items():
+            if holder == lease_id:
+                break
+            ahead, exclusive = ahead + room.bytes, exclusive or room.exclusive
+        return ahead, exclusive, len(self.rooms) - (lease_id in self.rooms)
 
 
 class CardBook:
@@ -54,21 +110,24 @@ class CardBook:
 
     def __init__(self, policy: LedgerPolicy = DEFAULT) -> None:
         self.problem = "the cards have not been measured yet"
-        self._policy = policy
+        self.policy = policy
         self._entries: dict[str, _Entry] = {}
+        self._unsized: dict[str, _Entry] = {}
         self._waiting: dict[str, dict[str, Claim]] = {}
         self._tree: Mapping[int, int] = {}
 
     def measure(self, samples: Sequence[CardSample], tree: Mapping[int, int], problem: str = "") -> None:
         """Takes one look at all cards; `problem` says why there was none, and then closes every card.
 
-        A card of an earlier look that this one lacks is closed too. `tree` maps descendants' pids to pinned owners' pids.
+        A card of an earlier look that this one lacks is closed too, and taken for lost. `tree` maps descendants' pids to pinned
+        owners' pids.
         """
         self.problem, self._tree = problem, tree
         seen = {sample.uuid: sample for sample in samples}
         for uuid, entry in self._entries.items():
             if uuid not in seen:
-                self._see(entry, msgspec.structs.replace(entry.sample, problem=problem or GONE))
+                absent = msgspec.structs.replace(entry.sample, problem=problem or GONE, lost=not problem)
+                self._see(entry, absent)
         for uuid, sample in seen.items():
             if uuid in self._entries:
                 self._see(self._entries[uuid], sample)
@@ -82,13 +141,30 @@ class CardBook:
             self._waiting.setdefault(uuid, {})[claim.lease_id] = claim
             return
         entry.claims[claim.lease_id] = claim
-        if entry.drawn is not None:
+        entry.count(claim, 1)
+        if claim.quarantined:
+            entry.drawn = None
+        elif entry.drawn is not None:
             entry.drawn = msgspec.structs.replace(
                 entry.drawn,
                 grantable_bytes=max(0, entry.drawn.grantable_bytes - claim.bytes),
+                room_bytes=entry.drawn.room_bytes - claim.bytes,
                 leased_bytes=entry.drawn.leased_bytes + claim.bytes,
             )
             entry.card = None
+
+    def change(self, uuid: str, claim: Claim) -> None:
+        """Counts a lease anew: with other bytes, under another owner, or as what its owner would not let go of."""
+        entry = self._entries.get(uuid)
+        if entry is None:
+            self._waiting[uuid][claim.lease_id] = claim
+            return
+        old = entry.claims[claim.lease_id]
+        self._linger(entry, claim.lease_id, old.bytes - claim.bytes)
+        entry.count(old, -1)
+        entry.claims[claim.lease_id] = claim
+        entry.count(claim, 1)
+        entry.drawn = None
 
     def drop(self, uuid: str, lease_id: str) -> None:
         """Counts a lease no longer; nameless bytes that it may have left behind stay counted until they are gone."""
@@ -96,88 +172,174 @@ class CardBook:
         if entry is None:
             del self._waiting[uuid][lease_id]
             return
-        last = entry.before if entry.sample.problem else self._account(entry)
-        claim = entry.claims.pop(lease_id)
-        if last is not None and last.shares.get(lease_id, UNSEEN).measured_bytes == 0:
-            left = max(0, last.nameless_bytes - last.base_bytes)
-            entry.lingering_bytes = min(entry.lingering_bytes + claim.bytes, left)
+        claim = entry.claims[lease_id]
+        self._linger(entry, lease_id, claim.bytes)
+        entry.count(claim, -1)
+        del entry.claims[lease_id]
         entry.drawn = None
+
+    def reserve(self, uuid: str, lease_id: str, room: Room) -> None:
+        """Keeps bytes of the card for a lease id; one that has some keeps its place among the others."""
+        self._entries[uuid].rooms[lease_id] = room
+
+    def unreserve(self, uuid: str, lease_id: str) -> None:
+        """Keeps nothing for the lease id on the card any more."""
+        self._entries[uuid].rooms.pop(lease_id, None)
 
     def share(self, uuid: str, lease_id: str) -> Share:
         """What the lease is seen to hold."""
         entry = self._entries.get(uuid)
         return UNSEEN if entry is None else self._account(entry).shares.get(lease_id, UNSEEN)
 
+    def tenants(self, uuid: str) -> list[str]:
+        """The leases on the card, in the order of their grants; none on a card that was never seen."""
+        entry = self._entries.get(uuid)
+        return [] if entry is None else [each.lease_id for each in entry.claims.values() if not each.quarantined]
+
     def base_bytes(self, uuid: str) -> int:
         """The nameless bytes that a lease granted now on the card finds there."""
         return self._account(self._entries[uuid]).base_bytes
 
-    def candidates(self, now: float) -> list[Candidate]:
-        """Every card as placement sees it."""
-        tree, policy = self._tree, self._policy
+    def free_bytes(self, uuid: str) -> int:
+        """What the last look showed free on the card."""
+        return self._account(self._entries[uuid]).free_bytes
+
+    def spare_bytes(self, uuid: str, lease_id: str) -> int:
+        """What this lease id could have on the card; below zero by what others hold or were promised beyond it."""
+        entry = self._entries[uuid]
+        return self._account(entry).room_bytes - entry.ahead_of(lease_id)[0]
+
+    def candidate(self, uuid: str, now: float, lease_id: str = "") -> Candidate | None:
+        """One card as placement sees it for this lease id; None where no such card was seen."""
+        entry = self._entries.get(uuid)
+        return None if entry is None else self._seen_by(entry, now, lease_id)
+
+    def candidates(self, now: float, lease_id: str = "") -> list[Candidate]:
+        """Every card as placement sees it; for `lease_id`, what is reserved for it and after it is free."""
+        tree, policy = self._tree, self.policy
         oldest = now - policy.stale_s
         return [
-            entry.candidate(tree, policy) if entry.sample.sampled_at >= oldest else self._stale(entry, now)
+            entry.candidate(tree, policy)
+            if not entry.rooms and entry.sample.sampled_at >= oldest
+            else self._seen_by(entry, now, lease_id)
             for entry in self._entries.values()
         ]
 
     def missing(self) -> str:
         """Why cards may be missing or of unknown size; empty when all is known."""
-        unsized = [entry.sample for entry in self._entries.values() if entry.capacity_bytes == 0]
+        unsized = (entry.sample for entry in self._unsized.values())
         whys = (f"card {sample.index} {sample.problem or 'has no memory'}" for sample in unsized)
         return "; ".join(filter(None, (self.problem, *whys)))
 
-    def cards(self, now: float) -> list[Card]:
-        """Every card as the lease verbs show it."""
-        return [self._card(entry, now) for entry in self._entries.values()]
+    def lost(self, now: float) -> frozenset[str]:
+        """The cards that have been gone from the bus for longer than the grace."""
+        grace = self.policy.lost_grace_s
+        return frozenset(
+            uuid
+            for uuid, entry in self._entries.items()
+            if entry.sample.lost and entry.lost_at is not None and now - entry.lost_at > grace
+        )
+
+    def excesses(self, tolerance: float) -> Iterator[tuple[str, str, Excess]]:
+        """Card, lease and by how much, of each owner that two looks in a row showed to hold too much (1 + tolerance)."""
+        for uuid, entry in self._entries.items():
+            if entry.sample.problem or entry.before is None:
+                continue
+            for lease_id, excess in self._account(entry).excess.items():
+                earlier = entry.before.excess.get(lease_id)
+                if earlier is not None and min(_over(earlier), _over(excess)) > tolerance:
+                    yield uuid, lease_id, excess
+
+    def quarantined_bytes(self, uuid: str, lease_id: str, now: float) -> int | None:
+        """What a quarantined lease's owner is still seen to hold; None while the card cannot tell."""
+        entry = self._entries.get(uuid)
+        if entry is None or entry.sample.problem or staleness(entry.sample.sampled_at, now, self.policy):
+            return None
+        return _held(self._account(entry), entry.claims[lease_id])
+
+    def cards(self, now: float, loading: Mapping[str, str] = NOTHING_LOADS) -> list[Card]:
+        """Every card as the lease verbs show it; `loading` names the model being loaded, by card."""
+        return [self._card(entry, now, loading.get(uuid, "")) for uuid, entry in self._entries.items()]
 
     def _admit(self, sample: CardSample) -> None:
         entry = self._entries[sample.uuid] = _Entry(sample)
         entry.claims = self._waiting.pop(sample.uuid, {})
+        for claim in entry.claims.values():
+            entry.count(claim, 1)
         self._size(entry)
 
     def _see(self, entry: _Entry, sample: CardSample) -> None:
         if not entry.sample.problem:
             entry.before = self._account(entry)
+        if sample.lost and entry.lost_at is None:
+            entry.lost_at = entry.sample.sampled_at
         entry.sample, entry.drawn = sample, None
         if sample.problem:
             return
+        entry.lost_at = None
         self._size(entry)
         if entry.lingering_bytes and entry.before is not None:
             gone = entry.before.nameless_bytes - self._account(entry).nameless_bytes
             entry.lingering_bytes = max(0, entry.lingering_bytes - max(0, gone))
             entry.drawn = None
 
+    def _linger(self, entry: _Entry, lease_id: str, bytes: int) -> None:
+        """Of `bytes` that a lease no longer counts, those that may be among the nameless ones linger."""
+        last = entry.before if entry.sample.problem else self._account(entry)
+        if bytes > 0 and last is not None and last.shares.get(lease_id, UNSEEN).measured_bytes == 0:
+            left = max(0, last.nameless_bytes - last.base_bytes)
+            entry.lingering_bytes = min(entry.lingering_bytes + bytes, left)
+
     def _size(self, entry: _Entry) -> None:
         if not entry.sample.problem:
-            entry.capacity_bytes = capacity(entry.sample.total_bytes, self._policy)
+            entry.capacity_bytes = capacity(entry.sample.total_bytes, self.policy)
+            entry.card = None
+        if entry.capacity_bytes == 0:
+            self._unsized[entry.sample.uuid] = entry
+        else:
+            self._unsized.pop(entry.sample.uuid, None)
 
     def _account(self, entry: _Entry) -> Account:
-        return entry.account(self._tree, self._policy)
+        return entry.account(self._tree, self.policy)
 
-    def _stale(self, entry: _Entry, now: float) -> Candidate:
-        card, why = entry.candidate(self._tree, self._policy), self._why_closed(entry, now)
-        return msgspec.structs.replace(card, grantable_bytes=0, problem=why)
+    def _seen_by(self, entry: _Entry, now: float, lease_id: str) -> Candidate:
+        card, why = entry.candidate(self._tree, self.policy), self._why_closed(entry, now)
+        ahead, exclusive, others = entry.ahead_of(lease_id)
+        return msgspec.structs.replace(
+            card,
+            grantable_bytes=0 if why else max(0, card.grantable_bytes - ahead),
+            problem=why,
+            leases=card.leases + others,
+            exclusive=card.exclusive or exclusive,
+        )
 
     def _why_closed(self, entry: _Entry, now: float) -> str:
-        return self._account(entry).problem or staleness(entry.sample.sampled_at, now, self._policy)
+        return self._account(entry).problem or staleness(entry.sample.sampled_at, now, self.policy)
 
-    def _card(self, entry: _Entry, now: float) -> Card:
-        sample, drawn, reason = entry.sample, self._account(entry), self._why_closed(entry, now)
-        return Card(
-            host=sample.host,
-            card=sample.index,
-            card_uuid=sample.uuid,
-            name=sample.name,
-            total_bytes=sample.total_bytes,
-            free_bytes=sample.free_bytes,
-            leased_bytes=drawn.leased_bytes,
-            used_bytes=sample.used_bytes,
-            grantable_bytes=0 if reason else drawn.grantable_bytes,
-            simulated=sample.simulated,
-            schedulable=not reason,
-            reason=reason,
-            temperature_c=sample.temperature_c,
-            utilization_pct=sample.utilization_pct,
-            strangers=list(drawn.strangers),
+    def _card(self, entry: _Entry, now: float, loading: str) -> Card:
+        drawn = self._account(entry)
+        quarantined = sum(_held(drawn, claim) for claim in entry.claims.values() if claim.quarantined)
+        rooms = {lease_id: room.bytes for lease_id, room in entry.rooms.items()}
+        card = figures(entry.sample, drawn, self.policy, self._why_closed(entry, now))
+        return msgspec.structs.replace(
+            card,
+            grantable_bytes=max(0, card.grantable_bytes - sum(rooms.values())),
+            reserved_bytes=sum(rooms.values()),
+            reservations=rooms,
+            quarantined_bytes=quarantined,
+            pinned_bytes=entry.pinned_bytes,
+            loading=loading,
         )
+
+
+def _over(excess: Excess) -> float:
+    """By which share of what was leased the owner holds more."""
+    return (excess.measured_bytes - excess.leased_bytes) / max(1, excess.leased_bytes)
+
+
+def _held(drawn: Account, claim: Claim) -> int:
+    """What of a quarantined claim is still there; where the card hides processes, what its nameless bytes leave room for."""
+    share = drawn.shares.get(claim.lease_id, UNSEEN)
+    if share.verified or share.measured_bytes:
+        return share.measured_bytes
+    return min(claim.bytes, max(0, drawn.nameless_bytes - claim.base_bytes))

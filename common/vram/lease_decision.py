@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import msgspec
 
-from common.api.leases import LeaseChanged, LeaseGranted, LeaseRenewed, Receipt
+from common.api.leases import LeaseChanged, LeaseGranted, LeaseMarked, LeaseRenewed, Receipt, Unload
+from common.api.supervisor import RoomPromised
 from common.api.words import Empty
 from common.errors import TandemError
 from common.vram.cards import ProcessId
@@ -19,11 +21,36 @@ class Announce(msgspec.Struct, frozen=True):
     change: LeaseChanged
 
 
-class Note(msgspec.Struct, frozen=True):
-    """Keep this receipt."""
+class Note:
+    """Keep this receipt; it is written when it is first read, for a decision should not wait for its own explanation."""
 
-    receipt: Receipt
-    idempotency_key: str = ""
+    __match_args__ = ("receipt", "idempotency_key")
+    __slots__ = ("_receipt", "_write", "idempotency_key")
+
+    def __init__(self, receipt: Receipt | Callable[[], Receipt], idempotency_key: str = "") -> None:
+        self._receipt = receipt if isinstance(receipt, Receipt) else None
+        self._write = receipt
+        self.idempotency_key = idempotency_key
+
+    @property
+    def receipt(self) -> Receipt:
+        """The receipt."""
+        if self._receipt is None:
+            assert callable(self._write)
+            self._receipt = self._write()
+        return self._receipt
+
+    def __eq__(self, other: Any) -> bool:
+        return isinstance(other, Note) and self._both() == other._both()
+
+    def __hash__(self) -> int:
+        return hash(self.idempotency_key)
+
+    def __repr__(self) -> str:
+        return f"Note({self.receipt!r}, {self.idempotency_key!r})"
+
+    def _both(self) -> tuple[Receipt, str]:
+        return self.receipt, self.idempotency_key
 
 
 class Watch(msgspec.Struct, frozen=True):
@@ -33,13 +60,53 @@ class Watch(msgspec.Struct, frozen=True):
 
 
 class Unwatch(msgspec.Struct, frozen=True):
-    """No lease hangs on this process any more."""
+    """No lease and no quarantine hangs on this process any more."""
 
     owner: ProcessId
 
 
-Instruction: TypeAlias = Announce | Note | Watch | Unwatch
-Reply: TypeAlias = LeaseGranted | LeaseRenewed | Empty | TandemError
+class EvictionOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """The leases of one owner that have to go, so that `expected_bytes` come back on `card_uuid`; `card_uuids` are all they have.
+
+    `models` go with `lease_ids`. `owner` is None where no process of this host is known, and then only its verbs (`unload`) and
+    its TTL are left. `held_bytes` is what the last look showed the owner to hold on the card, None where its processes are
+    hidden, `free_bytes` what it showed free; `keep_bytes` are its other leases on the card, `residual_bytes` what it may keep
+    asleep. `not_parked` says why its weights may not stay in host RAM, `spared` why its processes must live on; both are empty
+    where they may. `reason` is why it goes, `for_lease` for whom, `lost_s` what that is expected to cost.
+    """
+
+    lease_ids: tuple[str, ...]
+    models: tuple[str, ...]
+    identity: str
+    owner: ProcessId | None
+    card_uuid: str
+    card_uuids: tuple[str, ...]
+    expected_bytes: int
+    held_bytes: int | None
+    free_bytes: int
+    keep_bytes: int
+    residual_bytes: int
+    unload: Unload | None
+    not_parked: str
+    spared: str
+    for_lease: str
+    reason: str
+    lost_s: float
+
+    @property
+    def model(self) -> str:
+        """The model of its first lease."""
+        return self.models[0]
+
+
+class Evict(msgspec.Struct, frozen=True):
+    """Begin to take these leases' memory back; tell `evicted`, `parked` or `quarantined` what came of it."""
+
+    order: EvictionOrder
+
+
+Instruction: TypeAlias = Announce | Note | Watch | Unwatch | Evict
+Reply: TypeAlias = LeaseGranted | LeaseRenewed | LeaseMarked | RoomPromised | Empty | TandemError
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):

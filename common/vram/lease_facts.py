@@ -2,29 +2,50 @@
 
 A fact says what was decided, never how to decide it again. `rows` turns a fact into changes of the current-state tables;
 from those rows alone a table is rebuilt. The fence epoch is committed FULL, leases NORMAL: a power cut empties the cards
-anyway, but it must not bring an old token back.
+anyway, but it must not bring an old token back. Room reserved for requests leaves no row: whoever still wants it asks again.
 """
 
 from __future__ import annotations
 
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias, get_args
 
 import msgspec
 
-from common.api.leases import Owner
+from common.api.leases import LeaseStateName, Owner, Unload, Victim
 from common.api.words import Timestamp
 from common.store.protocol import Change, RecordStore
 from common.store.records import Records
 
 EPOCH_KEY: Final = "epoch"
 
-End: TypeAlias = Literal["released", "expired", "owner-died"]
+End: TypeAlias = Literal["released", "expired", "owner-died", "evicted", "card-lost"]
+
+ENDS: Final[frozenset[str]] = frozenset(get_args(End))
+
+REASONS: Final[dict[End, str]] = {
+    "released": "its holder gave it back",
+    "expired": "its TTL ran out without a renewal",
+    "owner-died": "the process it hung on ended",
+    "evicted": "it was evicted",
+    "card-lost": "its card is gone",
+}
+
+
+class FurtherCard(msgspec.Struct, frozen=True):
+    """One more card of a lease on several, and the nameless bytes that it found there."""
+
+    uuid: str
+    base_bytes: int
 
 
 class LeaseRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A live lease as it is remembered. Its TTL is not: it starts anew, in full, when a table is rebuilt.
 
-    `body` is what the idempotency key stands for; `base_bytes` the nameless bytes on the card at the grant (ledger).
+    `bytes` are counted on each of its cards: as asked, as corrected, or what a parked one keeps. `body` is what the idempotency
+    key stands for; `base_bytes` the nameless bytes on the first card at the grant (ledger). `shares` names the lease whose
+    bytes it uses. `parked_bytes` are its weights in host RAM. `reason` says why it is expiring (for `for_lease`, at an expected
+    cost of `lost_s` seconds of load) or was corrected. `given_back`: its holder let go of it while others share it. `asked_as`
+    is the lease id under which a parked one was last asked for.
     """
 
     lease_id: str
@@ -41,6 +62,38 @@ class LeaseRecord(msgspec.Struct, frozen=True, kw_only=True):
     ttl_s: float
     granted_at: Timestamp
     base_bytes: int
+    config: str = ""
+    declared_bytes: int = 0
+    further: tuple[FurtherCard, ...] = ()
+    state: LeaseStateName = "held"
+    in_use: bool = True
+    loaded: bool = False
+    pinned: bool = False
+    exclusive: bool = False
+    shares: str = ""
+    ram_bytes: int = 0
+    disk_bytes: int = 0
+    cpu_cores: float = 0.0
+    parked_bytes: int = 0
+    load_s: float = 0.0
+    unload: Unload | None = None
+    reason: str = ""
+    for_lease: str = ""
+    lost_s: float = 0.0
+    given_back: bool = False
+    asked_as: str = ""
+
+    @property
+    def card_uuids(self) -> tuple[str, ...]:
+        """All its cards, the first one first."""
+        return (self.card_uuid, *(each.uuid for each in self.further))
+
+    @property
+    def places(self) -> tuple[tuple[str, int], ...]:
+        """Each card whose bytes it counts, with the nameless bytes found there; none of a share."""
+        if self.shares:
+            return ()
+        return ((self.card_uuid, self.base_bytes), *((each.uuid, each.base_bytes) for each in self.further))
 
 
 class EndedLease(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,6 +105,22 @@ class EndedLease(msgspec.Struct, frozen=True, kw_only=True):
     idempotency_key: str
     body: str
     end: End
+    reason: str = ""
+
+    @property
+    def why(self) -> str:
+        """How it ended, in a sentence."""
+        return self.reason or REASONS[self.end]
+
+
+class Quarantine(msgspec.Struct, frozen=True, kw_only=True):
+    """Bytes on each of some cards that an evicted lease's process would not let go of."""
+
+    lease_id: str
+    model: str
+    bytes: int
+    owner: Owner
+    places: tuple[FurtherCard, ...]
 
 
 class EpochOpened(msgspec.Struct, frozen=True, tag="epoch-opened"):
@@ -72,10 +141,100 @@ class Renewed(msgspec.Struct, frozen=True, tag="lease-renewed"):
     lease_id: str
 
 
+class Marked(msgspec.Struct, frozen=True, tag="lease-marked"):
+    """Its holder said that a lease is in use, idle or loaded; `used` when that was a use."""
+
+    record: LeaseRecord
+    used: bool = False
+
+
+class GivenBack(msgspec.Struct, frozen=True, tag="lease-given-back"):
+    """Its holder let go of a lease that others share: it goes on, without a TTL, until the last of them has ended."""
+
+    record: LeaseRecord
+
+
+class Expiring(msgspec.Struct, frozen=True, tag="lease-expiring"):
+    """A lease has to go; nothing is admitted to it any more. `idle_s` is how long it had not been used."""
+
+    record: LeaseRecord
+    idle_s: float = 0.0
+
+    @property
+    def lease_id(self) -> str:
+        """The lease."""
+        return self.record.lease_id
+
+    @property
+    def for_lease(self) -> str:
+        """The request for which it goes."""
+        return self.record.for_lease
+
+    @property
+    def reason(self) -> str:
+        """Why it goes."""
+        return self.record.reason
+
+
+class Parked(msgspec.Struct, frozen=True, tag="lease-parked"):
+    """Its owner sleeps: the lease keeps what is left on the card, under a token that nobody holds."""
+
+    record: LeaseRecord
+
+
+class Unparked(msgspec.Struct, frozen=True, tag="lease-unparked"):
+    """A parked lease was asked for by its owner: it is held again, under a new token."""
+
+    record: LeaseRecord
+
+
+class Corrected(msgspec.Struct, frozen=True, tag="lease-corrected"):
+    """A lease counts what its owner was measured to hold."""
+
+    record: LeaseRecord
+
+
+class Rebound(msgspec.Struct, frozen=True, tag="lease-rebound"):
+    """A lease hangs on another process."""
+
+    record: LeaseRecord
+
+
 class Ended(msgspec.Struct, frozen=True, tag="lease-ended"):
     """A lease ended and its bytes are no longer promised."""
 
     lease: EndedLease
+
+
+class Quarantined(msgspec.Struct, frozen=True, tag="bytes-quarantined"):
+    """Bytes of a lease that ends with this stay under its owner's name; comes before its end."""
+
+    quarantine: Quarantine
+
+
+class QuarantineLifted(msgspec.Struct, frozen=True, tag="quarantine-lifted"):
+    """The bytes of a quarantine, or their process, are gone."""
+
+    lease_id: str
+
+
+class Reserved(msgspec.Struct, frozen=True, tag="room-reserved"):
+    """Bytes of a card are kept for a lease id until a moment of this host's monotonic clock; `victims` go for it."""
+
+    lease_id: str
+    card_uuid: str
+    bytes: int
+    exclusive: bool
+    until: float
+    victims: tuple[str, ...] = ()
+    weighed: tuple[Victim, ...] = ()
+    within_s: float = 0.0
+
+
+class Unreserved(msgspec.Struct, frozen=True, tag="room-unreserved"):
+    """Nothing is kept for the lease id any more."""
+
+    lease_id: str
 
 
 class Forgotten(msgspec.Struct, frozen=True, tag="leases-forgotten"):
@@ -84,16 +243,32 @@ class Forgotten(msgspec.Struct, frozen=True, tag="leases-forgotten"):
     lease_ids: tuple[str, ...]
 
 
-Fact: TypeAlias = EpochOpened | Granted | Renewed | Ended | Forgotten
+Changed: TypeAlias = Marked | GivenBack | Expiring | Parked | Unparked | Corrected | Rebound
+"""A live lease is another one now: the fact carries it whole."""
+CHANGED: Final = (Marked, GivenBack, Expiring, Parked, Unparked, Corrected, Rebound)
+
+Fact: TypeAlias = (
+    EpochOpened
+    | Granted
+    | Renewed
+    | Changed
+    | Ended
+    | Quarantined
+    | QuarantineLifted
+    | Reserved
+    | Unreserved
+    | Forgotten
+)
 
 
 FENCE: Final = Records("lease_fence", EpochOpened)
 LIVE: Final = Records("leases", LeaseRecord)
 ENDED: Final = Records("leases_ended", EndedLease)
+QUARANTINE: Final = Records("leases_quarantined", Quarantine)
 
 
-def ended(record: LeaseRecord, end: End) -> Ended:
-    """The fact that this lease ended so."""
+def ended(record: LeaseRecord, end: End, reason: str = "") -> Ended:
+    """The fact that this lease ended so; `reason` where it is not the usual one."""
     return Ended(
         EndedLease(
             lease_id=record.lease_id,
@@ -102,6 +277,7 @@ def ended(record: LeaseRecord, end: End) -> Ended:
             idempotency_key=record.idempotency_key,
             body=record.body,
             end=end,
+            reason=reason,
         )
     )
 
@@ -110,10 +286,14 @@ def rows(fact: Fact) -> tuple[Change, ...]:
     """The changes a fact makes to the tables, to be committed together."""
     if isinstance(fact, EpochOpened):
         return (FENCE.put(EPOCH_KEY, fact),)
-    if isinstance(fact, Granted):
+    if isinstance(fact, (Granted, *CHANGED)):
         return (LIVE.put(fact.record.lease_id, fact.record),)
     if isinstance(fact, Ended):
         return LIVE.delete(fact.lease.lease_id), ENDED.put(fact.lease.lease_id, fact.lease)
+    if isinstance(fact, Quarantined):
+        return (QUARANTINE.put(fact.quarantine.lease_id, fact.quarantine),)
+    if isinstance(fact, QuarantineLifted):
+        return (QUARANTINE.delete(fact.lease_id),)
     if isinstance(fact, Forgotten):
         return tuple(map(ENDED.delete, fact.lease_ids))
     return ()
@@ -127,4 +307,5 @@ def load(store: RecordStore) -> list[Fact]:
     epochs = (epoch for _, epoch in FENCE.load(store))
     past = sorted((lease for _, lease in ENDED.load(store)), key=lambda lease: lease.fencing_token)
     live = sorted((record for _, record in LIVE.load(store)), key=lambda record: record.fencing_token)
-    return [*map(Ended, past), *map(Granted, live), *epochs]
+    kept = (quarantine for _, quarantine in QUARANTINE.load(store))
+    return [*map(Ended, past), *map(Granted, live), *map(Quarantined, kept), *epochs]

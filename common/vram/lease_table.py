@@ -1,4 +1,4 @@
-"""The one writer's table of the leases on one host's cards: what is granted, renewed, ended and refused.
+"""The one writer's table of the leases on one host's cards: what is granted, shared, evicted, corrected, ended and refused.
 
 Decisions and facts are apart. A deciding method changes nothing: it returns a Decision with the facts to be committed,
 the reply, and the instructions to carry out once they are. `apply` folds a fact in, and is called for
@@ -6,14 +6,19 @@ every fact in order, before the next decision. Measurements are no facts: `measu
 and nothing of them is kept over a restart.
 
 How a lease ends. A lease whose owner process is pinned on this host (pid and start time) lives as long as that process
-does; `owner_died` ends it. Any other lease ends when its TTL runs out without a renewal, and is never revived. A card
-that is lost ends no lease. A missing measurement ages none.
+does; `owner_died` ends it. Any other lease ends when its TTL runs out without a renewal, and is never revived. A lease that
+others share outlives its holder's letting go until the last of them has ended; a share ends with the lease that it shares.
+A lease that has to go (`make_room`, `evict_for`, `evict`) expires: nothing is admitted to it any more, an order goes out for
+its owner, and `evicted`, `parked` or `quarantined` says what the card showed. The leases of a card that is gone from the
+bus end after a grace; a card that could not be read, or a missing measurement, ends none.
 
 How a shell drives it:
 
     table = LeaseTable.restored(host, store, now)       watch table.owners(), tell owner_died of those gone
     commit and apply open_epoch().facts                 FULL, before the first grant
-    at each look at the cards                           table.measure(...), then publish table.cards(now)
+    carry out table.pending_evictions()                 what had to go before a restart has to go still
+    at each look at the cards                           table.measure(...), then publish table.cards(now), and corrections(...)
+    at each look at the host                            table.resources.measure(...)
     at each request                                     decision = table.admit(...); apply and commit the facts
                                                         (lease_facts.rows), then perform the instructions and reply
     twice a second or more                              table.expire(...)
@@ -28,41 +33,45 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
-import msgspec
-
 from common.api.leases import (
     Card,
+    Decided,
+    HostMemory,
     Lease,
-    LeaseChanged,
     LeasePlan,
-    LeaseRenewed,
+    MarkLease,
     Owner,
     PlanLease,
     ReleaseLease,
     RenewLease,
+    Rung,
 )
-from common.api.supervisor import AdmitLease
-from common.api.words import Empty, Timestamp
-from common.errors import Conflict, IdempotencyMismatch, NotFound, StaleFence, TandemError, Unavailable
+from common.api.supervisor import AdmitLease, MakeRoom
+from common.api.words import Timestamp
 from common.store.protocol import RecordStore
-from common.vram import lease_facts, lease_view, placement
+from common.vram import (
+    footprint,
+    lease_admission,
+    lease_changes,
+    lease_ending,
+    lease_facts,
+    lease_outcomes,
+    lease_room,
+    lease_view,
+)
 from common.vram.cards import CardSample, ProcessId
-from common.vram.fencing import EpochSpent, Fence
-from common.vram.lease_decision import Announce, Decision, Instruction, Reply, Unwatch, Watch
-from common.vram.lease_facts import End, EpochOpened, Fact, Forgotten, Granted, LeaseRecord, Renewed
+from common.vram.footprint import FootprintPolicy
+from common.vram.lease_decision import Decision, Evict
+from common.vram.lease_facts import EpochOpened, Fact, Forgotten
+from common.vram.lease_room import NOTHING_QUEUED
 from common.vram.lease_state import LeaseState
-from common.vram.ledger import DEFAULT, UNSEEN, LedgerPolicy
-from common.vram.placement import Candidate, Choice, Wish
+from common.vram.ledger import DEFAULT, LedgerPolicy
+from common.vram.placement import Candidate
+from common.vram.resources import HostAccount
 
 REMEMBERED_S: Final = 86_400.0
 REMEMBERED: Final = 100_000
 """How long, and for how many ended leases, an id and an idempotency key stay taken."""
-
-REASONS: Final[dict[End, str]] = {
-    "released": "its holder gave it back",
-    "expired": "its TTL ran out without a renewal",
-    "owner-died": "the process it hung on ended",
-}
 
 
 class LeaseTable:
@@ -79,28 +88,38 @@ class LeaseTable:
         """
         table = cls(host, policy)
         for fact in lease_facts.load(store):
-            table.apply(fact, now)
+            table._state.apply(fact, now)
         table._state.epoch_open = False
         return table
 
     def apply(self, fact: Fact, now: float) -> None:
         """Folds a decided fact in; TTLs begin at `now`."""
         self._state.apply(fact, now)
+        self._state.observe(fact, now)
 
     def measure(self, samples: Sequence[CardSample], tree: Mapping[int, int], problem: str = "") -> None:
         """Takes one look at the host's cards; `problem` says why there was none (card_book.CardBook.measure)."""
         self._state.book.measure(samples, tree, problem)
 
+    @property
+    def resources(self) -> HostAccount:
+        """The host's RAM, disk and cores, to be told of each look at them; the leases on them are counted by the table."""
+        return self._state.resources
+
     def __len__(self) -> int:
         return len(self._state.live)
 
     def owners(self) -> frozenset[ProcessId]:
-        """The pinned processes on which leases hang."""
+        """The pinned processes on which leases hang, or whose bytes are in quarantine."""
         return frozenset(self._state.owned)
 
-    def candidates(self, now: float) -> list[Candidate]:
-        """The cards as placement sees them."""
-        return self._state.book.candidates(now)
+    def candidates(self, now: float, lease_id: str = "") -> list[Candidate]:
+        """The cards as placement sees them; for `lease_id`, what is reserved for it is free."""
+        return self._state.book.candidates(now, lease_id)
+
+    def reserved(self) -> dict[str, frozenset[str]]:
+        """Per lease id for which room is kept, the cards that it is kept on."""
+        return {lease_id: frozenset(rooms) for lease_id, rooms in self._state.reservations.items()}
 
     def missing(self) -> dict[str, str]:
         """This host with the reason why cards may be missing or of unknown size; empty when all is known."""
@@ -109,137 +128,164 @@ class LeaseTable:
 
     def cards(self, now: float) -> list[Card]:
         """The cards as the lease verbs show them."""
-        return self._state.book.cards(now)
+        return self._state.book.cards(now, lease_view.loading(self._state))
+
+    def host_memory(self) -> HostMemory:
+        """What the host has beside its cards, and what is leased of it."""
+        return self._state.resources.view(self._state.host)
 
     def leases(self, now: float) -> list[Lease]:
         """The live leases, in the order of their grants."""
-        return [self._lease(record, now) for record in self._state.live.values()]
+        return [lease_view.lease(self._state, record, now) for record in self._state.live.values()]
 
-    def plan(self, asked: PlanLease, now: float, kept: Collection[str] = ()) -> LeasePlan:
-        """What would happen to the request now; `kept` are cards kept for others."""
-        wish = Wish(asked.model, asked.bytes, asked.host, asked.card_uuid)
-        return placement.lease_plan(wish, self._choose(wish, now, kept))
+    def plan(
+        self,
+        asked: PlanLease,
+        now: float,
+        kept: Collection[str] = (),
+        missing_files: Sequence[str] = (),
+        load_s: float = 0.0,
+    ) -> LeasePlan:
+        """What would happen to the request now; `kept` are cards kept for others, `missing_files` what the host lacks."""
+        return lease_admission.plan(self._state, asked, now, kept, missing_files, load_s)
 
     def open_epoch(self) -> Decision:
         """Opens the next fence epoch; its fact must survive power loss before anything is granted."""
         return Decision(facts=(EpochOpened(self._state.fence.next_epoch().epoch),))
 
-    def admit(self, asked: AdmitLease, now: float, at: Timestamp, kept: Collection[str] = ()) -> Decision:
-        """Grants the request on the tightest fitting card, or refuses it; it never waits. `kept`: cards kept for others.
+    def admit(
+        self,
+        asked: AdmitLease,
+        now: float,
+        at: Timestamp,
+        kept: Collection[str] = (),
+        missing_files: Sequence[str] = (),
+    ) -> Decision:
+        """Grants the request, a share or an old lease awake again, or refuses it; it never waits.
 
-        The same lease id, or the same identity and idempotency key, with the same body answers with the same lease, and
-        with `conflict` once that lease has ended; another body is `idempotency_mismatch`. What was asked `anew` gets another
-        lease where the one under its key was given back.
+        `kept` are cards kept for others; room reserved for this lease id is its own all the same. The same lease id, or the same
+        identity and idempotency key, with the same body answers with the same lease, with `conflict` once that lease has ended,
+        and with `stale_fence` while it has to go; another body is `idempotency_mismatch`. What was asked `anew` gets another
+        lease where the one under its key was given back. `missing_files` are those of the request that this host lacks.
         """
-        state = self._state
-        known = state.keys.get((asked.identity, asked.idempotency_key), asked.lease_id)
-        if known != asked.lease_id and asked.anew and known in state.past and state.past[known].lease.end == "released":
-            known = asked.lease_id
-        if known in state.live or known in state.past:
-            return self._again(known, lease_view.body_of(asked), now, at)
-        if not state.epoch_open:
-            return Decision(reply=Unavailable(f"{state.host} has not opened a fence epoch yet", retry_after_ms=200))
-        wish = Wish(asked.model, asked.bytes, asked.host, asked.card_uuid)
-        choice = self._choose(wish, now, kept)
-        if choice.card is None:
-            note = lease_view.choice_note(asked, choice, at)
-            return Decision(reply=placement.refusal(wish, choice), instructions=(note,))
-        return self._grant(asked, choice, choice.card, at)
+        return lease_admission.admit(self._state, asked, now, at, kept, missing_files)
+
+    def make_room(self, asked: MakeRoom, now: float, at: Timestamp) -> Decision:
+        """Has leases of the named card go until the bytes are free for the lease id, and keeps them for it.
+
+        The reply is RoomPromised, again the same one while that is enough; or `no_capacity` with every lease that was weighed,
+        `too_large`, `not_found` for an unknown card, `conflict` for a lease that has ended.
+        """
+        return lease_room.make_room(self._state, asked, now, at)
+
+    def evict_for(
+        self,
+        asked: AdmitLease,
+        now: float,
+        at: Timestamp,
+        patience_s: float = 30.0,
+        kept: Collection[str] = (),
+        queued: Mapping[str, float] = NOTHING_QUEUED,
+        missing_files: Sequence[str] = (),
+        draining: bool = False,
+    ) -> Decision:
+        """Makes room for a request that `admit` refused with `no_capacity`, where that costs least; as `make_room` else.
+
+        `queued` are the seconds of loading that go on and wait by card. `draining`: leases in use may have to go too, when
+        their use ends; nobody new is let in to them meanwhile.
+        """
+        return lease_admission.evict_for(self._state, asked, now, at, patience_s, kept, queued, missing_files, draining)
+
+    def forget_room(self, lease_id: str) -> Decision:
+        """Keeps nothing for the lease id any more: nobody wants it. What was to go for it goes all the same."""
+        return lease_room.forget_room(self._state, lease_id)
+
+    def evict(
+        self, lease_ids: Sequence[str], reason: str, now: float, at: Timestamp, *, yielded: bool = False
+    ) -> Decision:
+        """Has these leases go, those in use when their use ends; `yielded`: to a stranger. Unknown and expiring ones are left."""
+        records = [self._state.live[each] for each in lease_ids if each in self._state.live]
+        held = [record for record in records if record.state != "expiring" and not record.shares]
+        decided: Decided = "yielded" if yielded else "expiring"
+        return lease_room.expire(self._state, held, reason, now, at, decided=decided)[0]
+
+    def pending_evictions(self) -> list[Evict]:
+        """The orders for all leases that have to go and that nobody uses, as they stand."""
+        return lease_outcomes.pending_evictions(self._state)
+
+    def evicted(
+        self, lease_ids: Sequence[str], rungs: Sequence[Rung], returned_bytes: int, now: float, at: Timestamp
+    ) -> Decision:
+        """Looks showed these leases' bytes gone: they end."""
+        return lease_outcomes.evicted(self._state, lease_ids, rungs, returned_bytes, now, at)
+
+    def parked(
+        self,
+        lease_id: str,
+        residual_bytes: int,
+        ram_bytes: int,
+        rungs: Sequence[Rung],
+        now: float,
+        at: Timestamp,
+    ) -> Decision:
+        """Its owner sleeps, `residual_bytes` of it left on each card and its weights in `ram_bytes` of host RAM."""
+        return lease_outcomes.parked(self._state, lease_id, residual_bytes, ram_bytes, rungs, now, at)
+
+    def quarantined(
+        self, lease_ids: Sequence[str], left_bytes: int, rungs: Sequence[Rung], now: float, at: Timestamp
+    ) -> Decision:
+        """The last rung freed not all: the leases end, and what is left stays under their owner's name until it is gone."""
+        return lease_outcomes.quarantined(self._state, lease_ids, left_bytes, rungs, now, at)
 
     def renew(self, asked: RenewLease, now: float, at: Timestamp) -> Decision:
         """Starts the TTL anew. A lease whose TTL has run out ends here, if `expire` has not come to it yet."""
-        record = self._state.live.get(asked.lease_id)
-        if record is None or record.fencing_token != asked.fencing_token:
-            return Decision(reply=self._stale(asked.lease_id))
-        if self._overdue(record.lease_id, now):
-            gone = StaleFence(f"lease {record.lease_id} expired before this renewal", lease_id=record.lease_id)
-            return self._end([record], "expired", now, at, gone)
-        note = lease_view.note(record, self._state.host, "renewed", f"for {record.ttl_s:g} s from now", at)
-        reply = LeaseRenewed(expires_in_s=record.ttl_s)
-        return Decision(facts=(Renewed(record.lease_id),), reply=reply, instructions=(note,))
+        return lease_changes.renew(self._state, asked, now, at)
+
+    def mark(self, asked: MarkLease, now: float, at: Timestamp) -> Decision:
+        """The lease is in use, or idle, or loaded."""
+        return lease_changes.mark(self._state, asked, now)
+
+    def rebind(self, lease_id: str, owner: Owner, now: float, at: Timestamp) -> Decision:
+        """The lease hangs on this process from now on, such as an engine that was started after its grant."""
+        return lease_changes.rebind(self._state, lease_id, owner, now)
+
+    def corrections(self, now: float, at: Timestamp, policy: FootprintPolicy = footprint.DEFAULT) -> Decision:
+        """Has each lease count what its owner was seen to hold beyond it, twice in a row and by more than the tolerance."""
+        return lease_changes.corrections(self._state, now, at, policy)
 
     def release(self, asked: ReleaseLease, now: float, at: Timestamp) -> Decision:
         """Gives the bytes back. Once more with the same token is no error; with another token it is `stale_fence`."""
-        record = self._state.live.get(asked.lease_id)
-        if record is not None and record.fencing_token == asked.fencing_token:
-            return self._end([record], "released", now, at, Empty())
-        past = self._state.past.get(asked.lease_id)
-        if past is not None and past.lease.fencing_token == asked.fencing_token:
-            return Decision(reply=Empty())
-        return Decision(reply=self._stale(asked.lease_id))
+        return lease_ending.release(self._state, asked, now, at)
 
     def expire(self, now: float, at: Timestamp) -> Decision:
-        """Ends every lease whose TTL has run out, and forgets ended ones beyond REMEMBERED_S and REMEMBERED."""
-        late = [self._state.live[lease_id] for lease_id, due in self._state.deadlines.items() if due <= now]
-        decision = self._end(late, "expired", now, at)
-        old = self._forgettable(now)
-        return msgspec.structs.replace(decision, facts=(*decision.facts, Forgotten(old))) if old else decision
+        """Ends what time ends: late leases and reservations, leases of lost cards, quarantines whose bytes are gone.
+
+        It also forgets ended leases beyond REMEMBERED_S and REMEMBERED.
+        """
+        state = self._state
+        lost = state.book.lost(now)
+        if lost and (stranded := [each for each in state.live.values() if not lost.isdisjoint(each.card_uuids)]):
+            own = [record for record in stranded if not record.shares]
+            return lease_ending.end(state, own, "card-lost", now, at)
+        late = {lease_id: state.live[lease_id] for lease_id, due in state.deadlines.items() if due <= now}
+        shared = [each for each in late.values() if not state.users.get(each.lease_id, {}).keys() <= late.keys()]
+        over = [each for each in late.values() if each not in shared]
+        lifted = lease_outcomes.lifted(state, now)
+        decisions = [lease_ending.end(state, over, "expired", now, at, lifted=lifted)]
+        decisions += [lease_ending.let_go(state, each, "expired", now, at) for each in shared]
+        rooms, old = lease_room.late_rooms(state, now), self._forgettable(now)
+        facts = [fact for each in decisions for fact in each.facts]
+        return Decision(
+            facts=(*facts, *rooms, *((Forgotten(old),) if old else ())),
+            instructions=tuple(instruction for each in decisions for instruction in each.instructions),
+        )
 
     def owner_died(self, pid: int, start_time: int, now: float, at: Timestamp) -> Decision:
-        """Ends the leases that hang on this process, on all cards; one with another start time is another process."""
-        lease_ids = self._state.owned.get(ProcessId(pid, start_time), {})
-        return self._end([self._state.live[lease_id] for lease_id in lease_ids], "owner-died", now, at)
-
-    def _choose(self, wish: Wish, now: float, kept: Collection[str] = ()) -> Choice:
-        return placement.choose(wish, self._state.book.candidates(now), kept, missing=self.missing())
-
-    def _grant(self, asked: AdmitLease, choice: Choice, card: Candidate, at: Timestamp) -> Decision:
-        fence, opened = self._next_fence()
-        record = LeaseRecord(
-            lease_id=asked.lease_id,
-            model=asked.model,
-            bytes=asked.bytes,
-            priority=asked.priority,
-            card=card.index,
-            card_uuid=card.uuid,
-            fencing_token=fence.token,
-            owner=asked.owner or Owner(),
-            identity=asked.identity,
-            idempotency_key=asked.idempotency_key,
-            body=lease_view.body_of(asked),
-            ttl_s=asked.ttl_s,
-            granted_at=at,
-            base_bytes=self._state.book.base_bytes(card.uuid),
-        )
-        owner = self._state.pinned(record.owner)
-        watch = () if owner is None or owner in self._state.owned else (Watch(owner),)
-        lease = lease_view.lease(record, self._state.host, UNSEEN, asked.ttl_s)
-        announce = Announce(LeaseChanged(change="granted", lease=lease))
-        return Decision(
-            facts=(*opened, Granted(record)),
-            reply=lease_view.granted(record, self._state.host, asked.ttl_s),
-            instructions=(*watch, announce, lease_view.choice_note(asked, choice, at)),
-        )
-
-    def _next_fence(self) -> tuple[Fence, tuple[Fact, ...]]:
-        try:
-            return self._state.fence.next(), ()
-        except EpochSpent:
-            opened = self._state.fence.next_epoch()
-            return opened.next(), (EpochOpened(opened.epoch),)
-
-    def _again(self, lease_id: str, body: str, now: float, at: Timestamp) -> Decision:
-        record, past = self._state.live.get(lease_id), self._state.past.get(lease_id)
-        if body != (record.body if record else past.lease.body if past else ""):
-            return Decision(reply=IdempotencyMismatch(f"{lease_id} was granted for another request", lease_id=lease_id))
-        if record is not None and not self._overdue(lease_id, now):
-            return Decision(reply=lease_view.granted(record, self._state.host, self._expires_in(record, now)))
-        end: End = past.lease.end if past else "expired"
-        text = f"lease {lease_id} was granted for this request and has ended: {REASONS[end]}"
-        return self._end([record] if record else [], end, now, at, Conflict(text, lease_id=lease_id, end=end))
-
-    def _end(
-        self, records: Sequence[LeaseRecord], end: End, now: float, at: Timestamp, reply: Reply | None = None
-    ) -> Decision:
-        instructions: list[Instruction] = []
-        for record in records:
-            change = LeaseChanged(change=end, lease=self._lease(record, now), reason=REASONS[end])
-            instructions += Announce(change), lease_view.note(record, self._state.host, end, REASONS[end], at)
-        gone = {record.lease_id for record in records}
-        owners = {owner for record in records if (owner := self._state.pinned(record.owner)) is not None}
-        instructions += (Unwatch(owner) for owner in sorted(owners) if self._state.owned[owner].keys() <= gone)
-        facts = tuple(lease_facts.ended(record, end) for record in records)
-        return Decision(facts=facts, reply=reply, instructions=tuple(instructions))
+        """Ends the leases and quarantines that hang on this process, on all cards; with another start time it is another one."""
+        hung = self._state.owned.get(ProcessId(pid, start_time), {})
+        records = [self._state.live[each] for each in hung if each in self._state.live]
+        lifted = [each for each in hung if each in self._state.quarantines]
+        return lease_ending.end(self._state, records, "owner-died", now, at, lifted=lifted)
 
     def _forgettable(self, now: float) -> tuple[str, ...]:
         old: list[str] = []
@@ -249,23 +295,3 @@ class LeaseTable:
                 break
             old.append(lease_id)
         return tuple(old)
-
-    def _stale(self, lease_id: str) -> TandemError:
-        if lease_id in self._state.live:
-            return StaleFence(f"lease {lease_id} is held under another fencing token", lease_id=lease_id)
-        if lease_id in self._state.past:
-            end = self._state.past[lease_id].lease.end
-            return StaleFence(f"lease {lease_id} has ended: {REASONS[end]}", lease_id=lease_id, end=end)
-        return NotFound(f"{self._state.host} knows no lease {lease_id}", lease_id=lease_id)
-
-    def _overdue(self, lease_id: str, now: float) -> bool:
-        due = self._state.deadlines.get(lease_id)
-        return due is not None and due <= now
-
-    def _expires_in(self, record: LeaseRecord, now: float) -> float:
-        due = self._state.deadlines.get(record.lease_id)
-        return record.ttl_s if due is None else max(0.0, due - now)
-
-    def _lease(self, record: LeaseRecord, now: float) -> Lease:
-        share = self._state.book.share(record.card_uuid, record.lease_id)
-        return lease_view.lease(record, self._state.host, share, self._expires_in(record, now))

@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 import msgspec
 
-from common.api.leases import AcquireLease, Lease, LeaseGranted, Owner, Receipt
+from common.api.leases import AcquireLease, Decided, Lease, LeaseChanged, LeaseGranted, Owner, Receipt, Rung, Victim
 from common.api.supervisor import AdmitLease
 from common.api.words import Timestamp
-from common.vram.lease_decision import Note
-from common.vram.lease_facts import End, LeaseRecord
+from common.vram.lease_decision import Announce, Note
+from common.vram.lease_facts import LeaseRecord
+from common.vram.lease_state import LeaseState, key_of
 from common.vram.ledger import Share
 from common.vram.placement import Choice
+
+PLAIN: Final = ("", 1, False, False, False, 0, 0, 0.0)
+"""The body of a request that asks for bytes on one card and nothing more; it adds nothing, so that older bodies stay the same."""
+LOADED_FRACTION: Final = 0.9
+"""A lease whose owner is seen to hold this much of it has been loaded, whether anybody said so or not."""
 
 
 def body_of(asked: AcquireLease) -> str:
     """What an idempotency key stands for at a card's host: the request without its placement and its patience."""
     owner = asked.owner or Owner()
     body = (asked.model, asked.bytes, asked.priority, float(asked.ttl_s), owner.agent_name, owner.pid)
-    return msgspec.json.encode(body).decode()
+    more = (
+        asked.config,
+        asked.cards,
+        asked.exclusive,
+        asked.share,
+        asked.pinned,
+        asked.ram_bytes,
+        asked.disk_bytes,
+        asked.cpu_cores,
+    )
+    return msgspec.json.encode(body if more == PLAIN else body + more).decode()
 
 
 def granted(record: LeaseRecord, host: str, expires_in_s: float) -> LeaseGranted:
@@ -32,11 +49,29 @@ def granted(record: LeaseRecord, host: str, expires_in_s: float) -> LeaseGranted
         fencing_token=record.fencing_token,
         expires_in_s=expires_in_s,
         bytes=record.bytes,
+        card_uuids=list(record.card_uuids),
+        shares=record.shares,
     )
 
 
-def lease(record: LeaseRecord, host: str, share: Share, expires_in_s: float) -> Lease:
+def expires_in_s(state: LeaseState, record: LeaseRecord, now: float) -> float:
+    """Seconds until the TTL ends it; the whole TTL where something else keeps it."""
+    due = state.deadlines.get(record.lease_id)
+    return record.ttl_s if due is None else max(0.0, due - now)
+
+
+def measured(state: LeaseState, record: LeaseRecord) -> Share:
+    """What it is seen to hold; of several cards the most on any, verified where all are."""
+    shares = [state.book.share(uuid, record.lease_id) for uuid, _ in record.places]
+    if not shares:
+        parent = state.live.get(record.shares)
+        return Share(0, parent is not None and measured(state, parent).verified)
+    return shares[0] if len(shares) == 1 else Share(max(shares)[0], all(each.verified for each in shares))
+
+
+def lease(state: LeaseState, record: LeaseRecord, now: float) -> Lease:
     """The lease as lists and events show it."""
+    share, known = measured(state, record), record.lease_id in state.live
     return Lease(
         lease_id=record.lease_id,
         model=record.model,
@@ -44,46 +79,107 @@ def lease(record: LeaseRecord, host: str, share: Share, expires_in_s: float) -> 
         measured_bytes=share.measured_bytes,
         verified=share.verified,
         priority=record.priority,
-        host=host,
+        host=state.host,
         card=record.card,
         card_uuid=record.card_uuid,
         fencing_token=record.fencing_token,
         owner=record.owner,
         identity=record.identity,
         ttl_s=record.ttl_s,
-        expires_in_s=expires_in_s,
+        expires_in_s=expires_in_s(state, record, now),
         granted_at=record.granted_at,
+        config=record.config,
+        state=record.state,
+        in_use=state.in_use(record),
+        loaded=record.loaded,
+        pinned=record.pinned,
+        exclusive=record.exclusive,
+        shares=record.shares,
+        users=len(state.users.get(record.lease_id, ())),
+        card_uuids=list(record.card_uuids),
+        declared_bytes=record.declared_bytes or record.bytes,
+        ram_bytes=record.ram_bytes + record.parked_bytes,
+        disk_bytes=record.disk_bytes,
+        cpu_cores=record.cpu_cores,
+        idle_s=state.idle_s(record, now) if known else 0.0,
+        gap_s=state.demand.gap(key_of(record)),
+        load_s=record.load_s,
+        reason=record.reason,
     )
 
 
-def note(record: LeaseRecord, host: str, decision: End | Literal["renewed"], reason: str, at: Timestamp) -> Note:
+def announce(state: LeaseState, record: LeaseRecord, change: str, now: float, reason: str = "") -> Announce:
+    """The event that the lease is as the record says."""
+    shown = lease(state, record, now)
+    return Announce(LeaseChanged(change=change, lease=shown, reason=reason))  # type: ignore[arg-type]
+
+
+def loading(state: LeaseState) -> dict[str, str]:
+    """By card the model that is being loaded there: of a lease that takes time to load, and is neither said nor seen to be."""
+    return {
+        uuid: record.model
+        for record in state.live.values()
+        if record.load_s and record.state == "held" and not record.loaded
+        for uuid, _ in record.places
+        if state.book.share(uuid, record.lease_id).measured_bytes < LOADED_FRACTION * record.bytes
+    }
+
+
+def note(
+    record: LeaseRecord,
+    host: str,
+    decision: Decided,
+    reason: str,
+    at: Timestamp,
+    *,
+    free_bytes: int = 0,
+    victims: Sequence[Victim] = (),
+    rungs: Sequence[Rung] = (),
+    expected_bytes: int = 0,
+    returned_bytes: int = 0,
+    details: Mapping[str, Any] | None = None,
+) -> Note:
     """The receipt for what became of a lease."""
+    told = dict(details or {})
+    if record.for_lease:
+        told["for"] = record.for_lease
     receipt = Receipt(
         at=at,
         lease_id=record.lease_id,
         model=record.model,
         decision=decision,
         need_bytes=record.bytes,
-        free_bytes=0,
+        free_bytes=free_bytes,
         host=host,
         card_uuid=record.card_uuid,
         reason=reason,
+        details=told,
+        victims=list(victims),
+        rungs=list(rungs),
+        expected_bytes=expected_bytes,
+        returned_bytes=returned_bytes,
+        lost_s=record.lost_s,
     )
     return Note(receipt, record.idempotency_key)
 
 
-def choice_note(asked: AdmitLease, choice: Choice, at: Timestamp) -> Note:
+def choice_note(asked: AdmitLease, choice: Choice, at: Timestamp, decision: Decided | None = None) -> Note:
     """The receipt for what became of a request at a card's host."""
-    receipt = Receipt(
+    decided: Decided = decision or ("granted" if choice.card else "refused")
+    return Note(lambda: _chosen(asked, choice, at, decided), asked.idempotency_key)
+
+
+def _chosen(asked: AdmitLease, choice: Choice, at: Timestamp, decision: Decided) -> Receipt:
+    return Receipt(
         at=at,
         lease_id=asked.lease_id,
         model=asked.model,
-        decision="granted" if choice.card else "refused",
-        need_bytes=asked.bytes,
+        decision=decision,
+        need_bytes=choice.wish.need_bytes,
         free_bytes=choice.free_bytes,
         host=choice.card.host if choice.card else "",
         card_uuid=choice.card.uuid if choice.card else "",
         reason=choice.reason,
         cards=choice.verdicts,
+        victims=list(choice.victims),
     )
-    return Note(receipt, asked.idempotency_key)

@@ -11,9 +11,12 @@ NVML hides processes (containers, WSL). Leases of which nothing is seen may expl
 `base_bytes`, the nameless bytes there were when the lease was granted, and above `lingering_bytes`, what leases of that
 kind left behind when they ended. What they do not explain counts as held.
 
-Doubt closes the card. A failed probe, a measurement that is too old, or nameless bytes that grew by more than the slack
-between two measurements make it unschedulable with the reason; nothing here ever reads doubt as free memory. No figure
-goes below zero. The ledger neither grants nor evicts, and it never touches a stranger.
+Quarantined bytes are those of an evicted lease whose owner would not let go of them. They count while they are seen, under the
+owner's name and beside whatever else it leases, and promise nothing.
+
+Doubt closes the card. A failed probe, a measurement that is too old, a card in ill health, or nameless bytes that grew by more
+than the slack between two measurements make it unschedulable with the reason; nothing here ever reads doubt as free memory. No
+figure goes below zero. The ledger neither grants nor evicts, and it never touches a stranger.
 """
 
 from __future__ import annotations
@@ -33,25 +36,33 @@ class LedgerPolicy(msgspec.Struct, frozen=True, kw_only=True):
     """The knobs of the account.
 
     The guard band is max(guard_floor_bytes, guard_fraction x total). A measurement older than `stale_s` seconds closes
-    its card. Nameless growth above `growth_slack_bytes` between two measurements freezes it until one shows none.
+    its card. Nameless growth above `growth_slack_bytes` between two measurements freezes it until one shows none. The leases
+    on a card that was lost for `lost_grace_s` seconds end.
     """
 
     guard_fraction: float = 0.01
     guard_floor_bytes: int = 256 * MIB
     stale_s: float = 5.0
     growth_slack_bytes: int = 256 * MIB
+    lost_grace_s: float = 30.0
 
 
 DEFAULT: Final = LedgerPolicy()
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """A lease as the ledger counts it; `owner` is None where no process of this host is pinned."""
+    """A lease as the ledger counts it; `owner` is None where no process of this host is pinned.
+
+    A `quarantined` one has ended: its bytes are what its owner still held.
+    """
 
     lease_id: str
     bytes: int
     owner: ProcessId | None
     base_bytes: int
+    pinned: bool = False
+    exclusive: bool = False
+    quarantined: bool = False
 
 
 class Share(NamedTuple):
@@ -64,19 +75,32 @@ class Share(NamedTuple):
 UNSEEN: Final = Share(0, False)
 
 
+class Excess(NamedTuple):
+    """What one owner was seen to hold beyond all its leases on the card."""
+
+    leased_bytes: int
+    measured_bytes: int
+
+
 class Account(msgspec.Struct, frozen=True, kw_only=True):
     """A card's account at its last measurement; `problem` empty means schedulable.
 
     `nameless_bytes` are held by no listed process; `base_bytes` are those of them that no lease explains, living or
-    ended: what a lease granted now finds there.
+    ended: what a lease granted now finds there. `free_bytes` are as measured, `measured_bytes` what the leases' owners are seen
+    to hold. `excess` names the last lease of each owner that holds more than it leased. `room_bytes` is what grantable is made
+    from: below zero where more is held and promised than there is.
     """
 
     grantable_bytes: int
+    room_bytes: int
+    free_bytes: int
     leased_bytes: int
+    measured_bytes: int
     strangers: tuple[Stranger, ...]
     nameless_bytes: int
     base_bytes: int
     shares: Mapping[str, Share]
+    excess: Mapping[str, Excess]
     problem: str
 
 
@@ -117,15 +141,19 @@ def account(
     counted = held.counted_bytes() + max(open_bytes + unexplained, nameless)
     base = max(0, max(unexplained, nameless - open_bytes) - lingering_bytes)
     visible = sample.processes is not None and nameless <= unexplained + policy.growth_slack_bytes
-    problem = _growth(base, base_before, policy)
+    problem = sample.health or _growth(base, base_before, policy)
     room = min(free, sample.total_bytes - counted) - (sample.total_bytes - capacity(sample.total_bytes, policy))
     return Account(
         grantable_bytes=0 if problem else max(0, room),
+        room_bytes=room,
+        free_bytes=free,
         leased_bytes=held.leased_bytes,
+        measured_bytes=held.measured_bytes(),
         strangers=tuple(held.strangers),
         nameless_bytes=nameless,
         base_bytes=base,
         shares=held.shares(visible),
+        excess=held.excess(),
         problem=problem,
     )
 
@@ -133,11 +161,15 @@ def account(
 def _closed(problem: str, held: _Holdings) -> Account:
     return Account(
         grantable_bytes=0,
+        room_bytes=0,
+        free_bytes=0,
         leased_bytes=held.leased_bytes,
+        measured_bytes=0,
         strangers=(),
         nameless_bytes=0,
         base_bytes=0,
         shares=held.shares(visible=False),
+        excess={},
         problem=problem,
     )
 
@@ -154,6 +186,7 @@ class _Group:
 
     claims: list[Claim] = field(default_factory=list)
     leased_bytes: int = 0
+    quarantined_bytes: int = 0
     measured_bytes: int = 0
     hidden: bool = False
 
@@ -161,6 +194,23 @@ class _Group:
     def opaque(self) -> bool:
         """Whether nameless bytes may be this group's."""
         return self.hidden or self.measured_bytes == 0
+
+    @property
+    def leases_measured_bytes(self) -> int:
+        """What is seen beyond the quarantined bytes."""
+        return max(0, self.measured_bytes - self.quarantined_bytes)
+
+    @property
+    def counted_bytes(self) -> int:
+        """What is surely held or promised; of an opaque group only what is seen."""
+        if self.opaque:
+            return self.measured_bytes
+        return self.measured_bytes + max(0, self.leased_bytes - self.leases_measured_bytes)
+
+    @property
+    def open_bytes(self) -> int:
+        """Promised bytes, and bytes that would not go, of which nothing is seen."""
+        return max(0, self.leased_bytes + self.quarantined_bytes - self.measured_bytes)
 
     def shares(self, pinned: bool, visible: bool) -> Iterable[tuple[str, Share]]:
         """The measured bytes spread over the leases in the order of grants; what exceeds them all is the last one's."""
@@ -183,8 +233,11 @@ class _Holdings:
         for claim in claims:
             group = self._groups.setdefault(claim.owner, _Group())
             group.claims.append(claim)
-            group.leased_bytes += claim.bytes
-            self.leased_bytes += claim.bytes
+            if claim.quarantined:
+                group.quarantined_bytes += claim.bytes
+            else:
+                group.leased_bytes += claim.bytes
+                self.leased_bytes += claim.bytes
         self._pinned = {owner.pid: owner for owner in self._groups if owner is not None}
 
     def see(self, pid: int, start_time: int, name: str, used_bytes: int | None, tree: Mapping[int, int]) -> None:
@@ -204,15 +257,25 @@ class _Holdings:
 
     def counted_bytes(self) -> int:
         """What is surely held or promised, leaving out the leased bytes of which nothing is seen."""
-        mine = sum(
-            g.measured_bytes if g.opaque else max(g.leased_bytes, g.measured_bytes) for g in self._groups.values()
-        )
-        return mine + sum(stranger.bytes for stranger in self.strangers)
+        return sum(group.counted_bytes for group in self._groups.values()) + sum(each.bytes for each in self.strangers)
+
+    def measured_bytes(self) -> int:
+        """What the leases' owners are seen to hold."""
+        return sum(group.measured_bytes for group in self._groups.values())
+
+    def excess(self) -> dict[str, Excess]:
+        """Per owner that is seen to hold more than it leased, its last lease, and by how much."""
+        return {
+            leases[-1]: Excess(group.leased_bytes, group.leases_measured_bytes)
+            for group in self._groups.values()
+            if group.leases_measured_bytes > group.leased_bytes
+            and (leases := [claim.lease_id for claim in group.claims if not claim.quarantined])
+        }
 
     def unseen(self, nameless: int, lingering: int) -> tuple[int, int]:
         """The leased bytes of which nothing is seen, and the nameless bytes that are surely not those leases'."""
         opaque = [group for group in self._groups.values() if group.opaque]
-        open_bytes = sum(max(0, group.leased_bytes - group.measured_bytes) for group in opaque)
+        open_bytes = sum(group.open_bytes for group in opaque)
         base = max((claim.base_bytes for group in opaque for claim in group.claims), default=nameless)
         return open_bytes, min(nameless, base + lingering)
 

@@ -1,30 +1,42 @@
 """Which card takes a request: feasible, rank, pick, and a reason for every card that does not.
 
 Of the cards that are in question (the request may name a host or a card) and have room, the tightest fit is chosen; ties go
-to the first host, then the first card. A request that no card in question could hold even when empty never fits and is
-refused for good; any other waits. This module decides about the figures it is given and reserves nothing.
+to the first host, then the first card. A request for several cards takes them on one host, all or none: the host where
+the least is free on them together. A card that one lease has to itself takes no other; a request that wants a card to itself
+takes one without leases. Pinned leases may hold PIN_FRACTION of a card's capacity together.
+
+A request that no card in question could hold even when empty never fits and is refused for good; any other waits. This module
+decides about the figures it is given and reserves nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
-from common.api.leases import CardVerdict, LeasePlan
+from common.api.leases import AcquireLease, CardVerdict, LeasePlan, PlanLease, Victim
 from common.errors import NoCapacity, NotFound, TandemError, TooLarge
 from common.vram.amount import amount
 
 NOT_ASKED = "not the card that was asked for"
 KEPT = "kept for a request that has waited longer"
+TAKEN = "one lease has it to itself"
+SHARED = "others lease it, and the request wants it to itself"
 EXPLAINED = 16
 """On more cards than this, a grant explains only the card it chose; a refusal always explains every card."""
+PIN_FRACTION: Final = 0.8
+"""The share of a card's capacity that pinned leases may hold together."""
+NONE: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 class Candidate(msgspec.Struct, frozen=True):
-    """A card as placement sees it: bytes grantable now, bytes grantable when empty, and why it is closed (empty: open)."""
+    """A card as placement sees it: bytes grantable now, bytes grantable when empty, and why it is closed (empty: open).
+
+    `leases` live on it or have room reserved on it; `exclusive` when one of them has it to itself; `pinned_bytes` are pinned.
+    """
 
     host: str
     index: int
@@ -32,43 +44,110 @@ class Candidate(msgspec.Struct, frozen=True):
     grantable_bytes: int
     capacity_bytes: int
     problem: str = ""
+    leases: int = 0
+    exclusive: bool = False
+    pinned_bytes: int = 0
 
     @property
     def label(self) -> str:
         """The card as people name it: `mainpc:0`."""
         return f"{self.host}:{self.index}"
 
+    @property
+    def pinnable_bytes(self) -> int:
+        """What pinned leases may hold on it together."""
+        return int(self.capacity_bytes * PIN_FRACTION)
+
 
 class Wish(msgspec.Struct, frozen=True):
-    """What is to be placed; an empty `host` or `card_uuid` means any."""
+    """What is to be placed, `need_bytes` on each of `cards` cards of one host; an empty `host` or `card_uuid` means any."""
 
     model: str
     need_bytes: int
     host: str = ""
     card_uuid: str = ""
+    cards: int = 1
+    exclusive: bool = False
+    pinned: bool = False
+
+    @classmethod
+    def of(cls, asked: AcquireLease | PlanLease) -> Wish:
+        """What a request wants."""
+        return cls(asked.model, asked.bytes, asked.host, asked.card_uuid, asked.cards, asked.exclusive, asked.pinned)
 
     def names(self, card: Candidate) -> bool:
-        """Whether the card is in question."""
-        return (not self.host or card.host == self.host) and (not self.card_uuid or card.uuid == self.card_uuid)
+        """Whether the card is in question; of several, the named one is among them."""
+        return (not self.host or card.host == self.host) and (
+            not self.card_uuid or card.uuid == self.card_uuid or self.cards > 1
+        )
+
+    def could_hold(self, card: Candidate) -> bool:
+        """Whether the card, were it empty, has room for the request."""
+        most = card.pinnable_bytes if self.pinned else card.capacity_bytes
+        return self.need_bytes <= most and self.names(card)
+
+    @property
+    def need(self) -> str:
+        """What it needs, as people read it: `10.0 GiB` or `10.0 GiB on each of 2 cards`."""
+        need = amount(self.need_bytes)
+        return need if self.cards == 1 else f"{need} on each of {self.cards} cards"
 
 
 class Choice(msgspec.Struct, frozen=True):
-    """The outcome with its reason; `free_bytes` is the most that any card able to hold the request could grant now."""
+    """The outcome with its reason; `free_bytes` is the most that any card able to hold the request could grant now.
 
-    outcome: Literal["grant", "wait", "never"]
+    `cards` are all that were chosen, `card` the first of them. `seen` are the cards that were in the choice, `kept` those kept
+    for others. `victims` are what an eviction for the request would weigh, `share` the lease that it would join.
+    """
+
+    outcome: Literal["grant", "share", "evict", "wait", "never"]
     card: Candidate | None
     free_bytes: int
     reason: str
-    verdicts: list[CardVerdict]
+    wish: Wish
+    seen: Sequence[Candidate]
+    kept: Collection[str] = ()
+    barred: Mapping[str, str] = NONE
+    cards: tuple[Candidate, ...] = ()
+    weighed: Mapping[str, CardVerdict] = MappingProxyType({})
+    victims: Sequence[Victim] = ()
+    share: str = ""
+
+    @property
+    def verdicts(self) -> list[CardVerdict]:
+        """Why each card would or would not take the request; of a grant among many cards, only those chosen."""
+        told = self.cards if self.cards and len(self.seen) > EXPLAINED else self.seen
+        return [self.weighed.get(card.uuid) or self._verdict(card) for card in told]
+
+    def _verdict(self, card: Candidate) -> CardVerdict:
+        reason = _why_not(self.wish, card, self.kept, self.barred)
+        return CardVerdict(
+            host=card.host,
+            card=card.index,
+            card_uuid=card.uuid,
+            feasible=not reason,
+            grantable_bytes=card.grantable_bytes,
+            reason=reason or f"fits, {amount(card.grantable_bytes - self.wish.need_bytes)} to spare",
+        )
 
 
 def pick(wish: Wish, cards: Iterable[Candidate], kept: Collection[str] = ()) -> Candidate | None:
-    """The tightest fit among open cards in question, or None. `kept` holds the uuids kept for others."""
+    """The tightest fit among open cards in question, or None; the first of several. `kept` are the uuids kept for others."""
+    if wish.cards > 1:
+        return next(iter(picks(wish, cards, kept)), None)
     best: Candidate | None = None
     need, host, uuid = wish.need_bytes, wish.host, wish.card_uuid
+    picky = wish.exclusive or wish.pinned
     for card in cards:
         free = card.grantable_bytes
-        if free < need or card.problem or (host and card.host != host) or (uuid and card.uuid != uuid):
+        if (
+            free < need
+            or card.problem
+            or card.exclusive
+            or (host and card.host != host)
+            or (uuid and card.uuid != uuid)
+            or (picky and not _suits(wish, card))
+        ):
             continue
         if card.uuid not in kept and (
             best is None or (free, card.host, card.index) < (best.grantable_bytes, best.host, best.index)
@@ -77,36 +156,55 @@ def pick(wish: Wish, cards: Iterable[Candidate], kept: Collection[str] = ()) -> 
     return best
 
 
+def picks(
+    wish: Wish, cards: Iterable[Candidate], kept: Collection[str] = (), barred: Mapping[str, str] = NONE
+) -> tuple[Candidate, ...]:
+    """All the cards that the request would get, on one host; none where there are not enough on any."""
+    if wish.cards == 1 and not barred:
+        card = pick(wish, cards, kept)
+        return () if card is None else (card,)
+    by_host: dict[str, list[Candidate]] = {}
+    for card in cards:
+        if not _why_not(wish, card, kept, barred):
+            by_host.setdefault(card.host, []).append(card)
+    sets = [_tightest(wish, fits) for fits in by_host.values() if len(fits) >= wish.cards]
+    whole = [each for each in sets if not wish.card_uuid or any(card.uuid == wish.card_uuid for card in each)]
+    return min(whole, key=lambda each: (sum(card.grantable_bytes for card in each), each[0].host), default=())
+
+
 def choose(
     wish: Wish,
     cards: Sequence[Candidate],
     kept: Collection[str] = (),
     *,
-    missing: Mapping[str, str] = MappingProxyType({}),
+    missing: Mapping[str, str] = NONE,
+    barred: Mapping[str, str] = NONE,
 ) -> Choice:
     """What would happen to the request now, with the cards' verdicts.
 
     `missing` says of each host whose cards are not all known why that is; where one of them is in question, nothing is
-    refused for good.
+    refused for good. `barred` says of hosts why they can never take the request, such as for want of the model's files.
     """
-    card = pick(wish, cards, kept)
-    verdicts = [_verdict(wish, each, kept) for each in (cards if card is None or len(cards) <= EXPLAINED else (card,))]
-    if card is not None:
-        reason = f"{wish.model} needs {amount(wish.need_bytes)}; the tightest fit is {card.label}"
-        return Choice("grant", card, card.grantable_bytes, reason, verdicts)
+    chosen = picks(wish, cards, kept, barred)
+    if chosen:
+        names = ", ".join(card.label for card in chosen) if len(chosen) > 1 else chosen[0].label
+        reason = f"{wish.model} needs {wish.need}; the tightest fit is {names}"
+        return Choice("grant", chosen[0], chosen[0].grantable_bytes, reason, wish, cards, kept, barred, chosen)
     asked = [each for each in cards if wish.names(each)]
-    able = [each for each in asked if each.capacity_bytes >= wish.need_bytes]
-    if able:
+    able = [each for each in asked if wish.could_hold(each) and each.host not in barred]
+    if _enough(wish, able):
         most = max(able, key=lambda each: each.grantable_bytes)
-        return Choice("wait", None, most.grantable_bytes, _shortage(wish, most, kept), verdicts)
-    absent = [f"{host}: {why}" for host, why in missing.items() if wish.host in ("", host)]
+        reason = _shortage(wish, most, kept)
+        return Choice("wait", None, most.grantable_bytes, reason, wish, cards, kept, barred)
+    absent = [f"{host}: {why}" for host, why in missing.items() if wish.host in ("", host) and host not in barred]
     if absent:
-        reason = f"{wish.model} needs {amount(wish.need_bytes)}; {'; '.join(absent)}"
-        return Choice("wait", None, 0, reason, verdicts)
-    return Choice("never", None, 0, _never(wish, asked), verdicts)
+        return Choice(
+            "wait", None, 0, f"{wish.model} needs {wish.need}; {'; '.join(absent)}", wish, cards, kept, barred
+        )
+    return Choice("never", None, 0, _never(wish, asked, barred), wish, cards, kept, barred)
 
 
-def lease_plan(wish: Wish, choice: Choice) -> LeasePlan:
+def lease_plan(wish: Wish, choice: Choice, load_s: float = 0.0) -> LeasePlan:
     """The choice as the verb `plan` answers it."""
     return LeasePlan(
         outcome=choice.outcome,
@@ -116,6 +214,9 @@ def lease_plan(wish: Wish, choice: Choice) -> LeasePlan:
         free_bytes=choice.free_bytes,
         reason=choice.reason,
         cards=choice.verdicts,
+        victims=list(choice.victims),
+        share=choice.share,
+        load_s=load_s,
     )
 
 
@@ -123,54 +224,93 @@ def refusal(wish: Wish, choice: Choice, retry_after_ms: int = 1_000, **details: 
     """The error for a request that was not granted.
 
     `no_capacity` where it may fit later, `too_large` where no card could ever hold it, `not_found` where no card is in
-    question at all. The details hold need, free and every card's verdict.
+    question at all, or none on a host that could take it. The details hold need, free and every card's verdict, and
+    `victims` where evictions were weighed.
     """
     details |= {
         "need_bytes": wish.need_bytes,
         "free_bytes": choice.free_bytes,
         "cards": msgspec.to_builtins(choice.verdicts),
     }
+    if choice.victims:
+        details["victims"] = msgspec.to_builtins(choice.victims)
     if choice.outcome != "never":
         return NoCapacity(choice.reason, retry_after_ms=retry_after_ms, **details)
-    in_question = any(verdict.reason != NOT_ASKED for verdict in choice.verdicts)
+    in_question = any(wish.names(card) and card.host not in choice.barred for card in choice.seen)
     return TooLarge(choice.reason, **details) if in_question else NotFound(choice.reason, **details)
 
 
-def _verdict(wish: Wish, card: Candidate, kept: Collection[str]) -> CardVerdict:
-    reason = _why_not(wish, card, kept)
-    return CardVerdict(
-        host=card.host,
-        card=card.index,
-        card_uuid=card.uuid,
-        feasible=not reason,
-        grantable_bytes=card.grantable_bytes,
-        reason=reason or f"fits, {amount(card.grantable_bytes - wish.need_bytes)} to spare",
-    )
-
-
-def _why_not(wish: Wish, card: Candidate, kept: Collection[str]) -> str:
+def _why_not(wish: Wish, card: Candidate, kept: Collection[str], barred: Mapping[str, str]) -> str:
     need, free, most = wish.need_bytes, card.grantable_bytes, card.capacity_bytes
-    reasons = (
-        (not wish.names(card), NOT_ASKED),
-        (need > most, f"gives {amount(most)} at most, {amount(need)} needed"),
-        (bool(card.problem), card.problem),
-        (need > free, f"{amount(free)} free, {amount(need)} needed"),
-        (card.uuid in kept, KEPT),
+    if not wish.names(card):
+        return NOT_ASKED
+    if card.host in barred:
+        return barred[card.host]
+    if need > most:
+        return f"gives {amount(most)} at most, {amount(need)} needed"
+    if wish.pinned and not _pins(wish, card):
+        return _why_not_pinned(wish, card)
+    if card.problem:
+        return card.problem
+    if card.exclusive:
+        return TAKEN
+    if need > free:
+        return f"{amount(free)} free, {amount(need)} needed"
+    if wish.exclusive and card.leases:
+        return SHARED
+    return KEPT if card.uuid in kept else ""
+
+
+def _suits(wish: Wish, card: Candidate) -> bool:
+    return not (wish.exclusive and card.leases) and (not wish.pinned or _pins(wish, card))
+
+
+def _pins(wish: Wish, card: Candidate) -> bool:
+    return card.pinned_bytes + wish.need_bytes <= card.pinnable_bytes
+
+
+def _why_not_pinned(wish: Wish, card: Candidate) -> str:
+    return (
+        f"{amount(card.pinned_bytes)} are pinned already and {amount(wish.need_bytes)} needed; "
+        f"of {amount(card.capacity_bytes)} at most {amount(card.pinnable_bytes)} may be"
     )
-    return next((reason for holds, reason in reasons if holds), "")
+
+
+def _tightest(wish: Wish, fits: Iterable[Candidate]) -> tuple[Candidate, ...]:
+    order = sorted(fits, key=lambda card: (card.uuid != wish.card_uuid, card.grantable_bytes, card.index))
+    return tuple(order[: wish.cards])
+
+
+def _enough(wish: Wish, able: Sequence[Candidate]) -> bool:
+    """Whether one host has as many of the able cards as the request wants, the named one among them."""
+    if wish.cards == 1:
+        return bool(able)
+    hosts = [card.host for card in able]
+    return any(
+        hosts.count(card.host) >= wish.cards for card in able if not wish.card_uuid or card.uuid == wish.card_uuid
+    )
 
 
 def _shortage(wish: Wish, card: Candidate, kept: Collection[str]) -> str:
-    text = f"{wish.model} needs {amount(wish.need_bytes)}; {amount(card.grantable_bytes)} free on {card.label}"
-    if card.problem:
-        return f"{text} ({card.problem})"
-    return f"{text} ({KEPT})" if card.grantable_bytes >= wish.need_bytes and card.uuid in kept else text
+    text = f"{wish.model} needs {wish.need}; {amount(card.grantable_bytes)} free on {card.label}"
+    why = card.problem
+    if not why and card.grantable_bytes >= wish.need_bytes:
+        why = _why_not(wish, card, kept, NONE)
+    return f"{text} ({why})" if why else text
 
 
-def _never(wish: Wish, asked: Sequence[Candidate]) -> str:
-    need = f"{wish.model} needs {amount(wish.need_bytes)}"
+def _never(wish: Wish, asked: Sequence[Candidate], barred: Mapping[str, str]) -> str:
+    need = f"{wish.model} needs {wish.need}"
+    open_to = [each for each in asked if each.host not in barred]
+    if open_to and wish.cards > 1:
+        able = sum(wish.could_hold(each) for each in open_to)
+        return f"{need}; of the cards in question {able} could give that, and not enough of them on one host"
+    if open_to:
+        most = max(open_to, key=lambda each: each.capacity_bytes)
+        gives = f"gives {amount(most.capacity_bytes)} at most"
+        pins = f", of which {amount(most.pinnable_bytes)} may be pinned" if wish.pinned else ""
+        return f"{need}; the largest card in question, {most.label}, {gives}{pins}"
     if asked:
-        most = max(asked, key=lambda each: each.capacity_bytes)
-        return f"{need}; the largest card in question, {most.label}, gives {amount(most.capacity_bytes)} at most"
+        return f"{need}; {'; '.join(f'{host}: {why}' for host, why in barred.items())}"
     where = " ".join(filter(None, (wish.card_uuid, f"on {wish.host}" if wish.host else "")))
     return f"{need}; there is no card {where}".rstrip()

@@ -31,7 +31,7 @@ from common.supervisor.leasing.writer import LeaseWriter
 from common.vram import lease_view, placement
 from common.vram.cards import ProcessId
 from common.vram.lease_decision import Decision
-from common.vram.lease_facts import Ended
+from common.vram.lease_facts import Ended, GivenBack
 from common.vram.placement import Choice
 
 TICK_S: Final = 0.25
@@ -107,7 +107,7 @@ class CardLeases:
     def _renew(self, asked: leases.RenewLease, _call: Call) -> leases.LeaseRenewed:
         at = self._shell.clock.timestamp()
         decision = self._writer.table.renew(asked, self._now(), at)
-        if any(isinstance(fact, Ended) for fact in decision.facts):
+        if any(isinstance(fact, Ended | GivenBack) for fact in decision.facts):
             self._writer.make_sound()
             decision = self._writer.table.renew(asked, self._now(), at)
         reply = self._record(decision)

@@ -26,7 +26,7 @@ REPEAT_S: Final = 2.0
 
 def wish_of(asked: AdmitLease) -> Wish:
     """What is to be placed."""
-    return Wish(asked.model, asked.bytes, asked.host, asked.card_uuid)
+    return Wish.of(asked)
 
 
 class Seat:

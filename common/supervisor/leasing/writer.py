@@ -23,7 +23,7 @@ from common.supervisor.leasing.sampling import Look
 from common.supervisor.leasing.settling import Settling
 from common.vram import lease_facts
 from common.vram.cards import ProcessId
-from common.vram.lease_decision import Announce, Decision, Instruction, Note, Reply, Watch
+from common.vram.lease_decision import Announce, Decision, Instruction, Note, Reply, Unwatch, Watch
 from common.vram.lease_facts import EpochOpened, Fact
 from common.vram.lease_table import LeaseTable
 from common.vram.receipts import Receipts
@@ -99,8 +99,10 @@ class LeaseWriter:
         now = self._now()
         self._fold(decision.facts, now)
         for instruction in decision.instructions:
-            if isinstance(instruction, Announce) and instruction.change.change != "granted":
-                self.settling.ended(instruction.change.lease.card_uuid, instruction.change.lease.bytes, now)
+            if isinstance(instruction, Announce) and instruction.change.change in lease_facts.ENDS:
+                lease = instruction.change.lease
+                for card_uuid in lease.card_uuids:
+                    self.settling.ended(card_uuid, lease.bytes, now)
         if decision.instructions:
             self._shell.journal.hold(lambda failure: self._perform(decision.instructions) if failure is None else None)
         if isinstance(decision.reply, TandemError):
@@ -127,7 +129,7 @@ class LeaseWriter:
                 self.note(instruction.receipt, instruction.idempotency_key)
             elif isinstance(instruction, Watch):
                 self.owners.hold(instruction.owner, LEASES)
-            else:
+            elif isinstance(instruction, Unwatch):
                 self.owners.drop(instruction.owner, LEASES)
 
     def _rebuild(self) -> None:

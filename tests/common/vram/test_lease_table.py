@@ -134,6 +134,7 @@ def test_a_lease_is_granted_on_the_tightest_fit_with_a_token_and_told_to_all() -
         fencing_token=Fence(1, 1).token,
         expires_in_s=60.0,
         bytes=10 * GIB,
+        card_uuids=["GPU-b"],
     )
     assert changes(decision) == [("granted", "lease-1")]
     (note,) = [each for each in decision.instructions if isinstance(each, Note)]

@@ -1,0 +1,199 @@
+"""What evictions have to know of the leases: who may go from a card, what that returns, and what an owner is told to do.
+
+A lease is weighed with what it holds or was promised on the card, less what its owner may keep asleep. An owner with a verb gives
+back one lease alone. One without a verb is ended, and so all its leases go together, or none. Whether weights may stay in host
+RAM is the host's ledger's to say. Nothing here marks a lease.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence, Set
+from typing import Final
+
+import msgspec
+
+from common.api.leases import Unload, Victim
+from common.vram.amount import MIB
+from common.vram.eviction import Resident
+from common.vram.footprint import BYTES_PER_S, FIXED_S
+from common.vram.lease_decision import Evict, EvictionOrder
+from common.vram.lease_facts import LeaseRecord
+from common.vram.lease_state import LeaseState, key_of
+from common.vram.rungs import DEFAULT as LADDER
+from common.vram.rungs import Means, rungs_for
+
+ASLEEP_FLOOR_BYTES: Final = 512 * MIB
+ASLEEP_FRACTION: Final = 0.1
+"""A sleeping owner may keep the larger of these on a card, and at most half of what it held."""
+ASLEEP: Final = "asleep already"
+SPARED: Final = "its process also serves {}, and has no verb to give this one back alone"
+
+
+def held_bytes(state: LeaseState, record: LeaseRecord, card_uuid: str) -> int:
+    """What the lease counts on the card: what it was promised, or what it holds where that is more."""
+    return max(record.bytes, state.book.share(card_uuid, record.lease_id).measured_bytes)
+
+
+def not_parked(state: LeaseState, record: LeaseRecord, others_bytes: int = 0) -> str:
+    """Why its weights may not stay in host RAM beside `others_bytes` parked with it; empty where they may."""
+    if record.parked_bytes:
+        return ASLEEP
+    return state.resources.parks(record.lease_id, record.bytes * len(record.places) + others_bytes)
+
+
+def residual_bytes(state: LeaseState, record: LeaseRecord, card_uuid: str) -> int:
+    """What its owner may keep on the card when it is put to sleep; 0 where it knows no sleep or must not."""
+    if record.unload is None or not record.unload.sleep or not_parked(state, record):
+        return 0
+    held = held_bytes(state, record, card_uuid)
+    return min(max(ASLEEP_FLOOR_BYTES, int(held * ASLEEP_FRACTION)), held // 2)
+
+
+def load_s(record: LeaseRecord) -> float:
+    """How long it takes to load again; where nobody said, as a host loads from its page cache."""
+    return record.load_s or FIXED_S["cached"] + (record.declared_bytes or record.bytes) / BYTES_PER_S["cached"]
+
+
+def resident(state: LeaseState, record: LeaseRecord, card_uuid: str, priority: int, now: float) -> Resident:
+    """The lease as an eviction for a request of this priority weighs it; what its process is needed for counts as use."""
+    return Resident(
+        record.lease_id,
+        record.model,
+        record.config,
+        held_bytes(state, record, card_uuid) - residual_bytes(state, record, card_uuid),
+        record.priority,
+        record.pinned,
+        state.in_use(record) or bool(needed_for(state, record, priority)),
+        record.state == "expiring",
+        state.idle_s(record, now),
+        state.demand.gap(key_of(record)),
+        load_s(record),
+    )
+
+
+def residents(state: LeaseState, card_uuid: str, priority: int, now: float) -> list[Resident]:
+    """Every lease on the card, as such an eviction weighs it."""
+    live = state.live
+    return [resident(state, live[each], card_uuid, priority, now) for each in state.book.tenants(card_uuid)]
+
+
+def coming_bytes(weighed: Iterable[Resident]) -> int:
+    """What comes back of leases that have to go already."""
+    return sum(each.bytes for each in weighed if each.expiring)
+
+
+def needed_for(state: LeaseState, record: LeaseRecord, priority: int) -> str:
+    """A lease of the same process that may not go, where the process would have to be ended for this one; empty: none."""
+    if _has_verb(record):
+        return ""
+    for other in companions(state, record):
+        if other.shares or other.pinned or other.priority > priority or state.in_use(other):
+            return other.lease_id
+    return ""
+
+
+def companions(state: LeaseState, record: LeaseRecord) -> list[LeaseRecord]:
+    """The other leases that hang on its process."""
+    owner = state.pinned(record.owner)
+    if owner is None:
+        return []
+    others = (state.live.get(each) for each in state.owned[owner] if each != record.lease_id)
+    return [each for each in others if each is not None]
+
+
+def all_that_go(state: LeaseState, chosen: Sequence[str]) -> list[LeaseRecord]:
+    """The chosen leases, and those that end with the processes of those of them whose owners have no verb."""
+    going = {lease_id: state.live[lease_id] for lease_id in chosen}
+    for lease_id in chosen:
+        if not _has_verb(state.live[lease_id]):
+            for other in companions(state, state.live[lease_id]):
+                if other.state != "expiring":
+                    going[other.lease_id] = other
+    return list(going.values())
+
+
+def explained(state: LeaseState, weighed: Iterable[Victim], priority: int) -> list[Victim]:
+    """The weighed leases; one that counts as used for the sake of its process says so."""
+    return [_explained(state, victim, priority) for victim in weighed]
+
+
+def evict_orders(state: LeaseState, records: Sequence[LeaseRecord], card_uuid: str = "") -> list[Evict]:
+    """The orders for leases that have to go now, on `card_uuid` or else on their first card.
+
+    One for each model of an owner that can be asked for it; one for all of an owner that can only be ended.
+    """
+    groups: dict[object, list[LeaseRecord]] = {}
+    for record in records:
+        owner = state.pinned(record.owner) or record.lease_id
+        groups.setdefault((owner, key_of(record)) if _has_verb(record) else owner, []).append(record)
+    going = {record.lease_id for record in records}
+    return [Evict(_order(state, group, card_uuid, going)) for group in groups.values()]
+
+
+def within_s(orders: Iterable[Evict]) -> float:
+    """How long it may take until the card shows their bytes."""
+    return max((_longest_s(each.order) for each in orders), default=0.0)
+
+
+def _order(state: LeaseState, records: Sequence[LeaseRecord], card_uuid: str, going: Set[str]) -> EvictionOrder:
+    first, ids = records[0], {record.lease_id for record in records}
+    card = card_uuid if card_uuid in first.card_uuids else first.card_uuid
+    here = [record for record in records if card in record.card_uuids]
+    others = [other for other in companions(state, first) if other.lease_id not in ids]
+    stay = [each for each in others if each.lease_id not in going and (each.state != "expiring" or state.in_use(each))]
+    owner = state.pinned(first.owner)
+    seen = [state.book.share(card, record.lease_id) for record in here]
+    known = owner is not None and all(share.verified for share in seen)
+    kept = sum(held_bytes(state, other, card) for other in others if any(card == uuid for uuid, _ in other.places))
+    held = sum(share.measured_bytes for share in seen)
+    beside = sum(state.book.share(card, other.lease_id).measured_bytes for other in others)
+    leased = sum(held_bytes(state, record, card) for record in here)
+    return EvictionOrder(
+        lease_ids=tuple(record.lease_id for record in records),
+        models=tuple(record.model for record in records),
+        identity=first.identity,
+        owner=owner,
+        card_uuid=card,
+        card_uuids=tuple(dict.fromkeys(uuid for record in records for uuid in record.card_uuids)),
+        expected_bytes=held if known else leased,
+        held_bytes=held + beside if known else None,
+        free_bytes=state.book.free_bytes(card),
+        keep_bytes=kept,
+        residual_bytes=sum(residual_bytes(state, record, card) for record in here),
+        unload=next((record.unload for record in records if record.unload is not None), None),
+        not_parked=_not_parked(state, records),
+        spared=f"its process also serves {stay[0].model} ({stay[0].lease_id})" if stay else "",
+        for_lease=first.for_lease,
+        reason=first.reason,
+        lost_s=sum(record.lost_s for record in records),
+    )
+
+
+def _not_parked(state: LeaseState, records: Sequence[LeaseRecord]) -> str:
+    """Why the weights of all of them together may not stay in host RAM."""
+    beside = sum(record.bytes * len(record.places) for record in records[1:])
+    return not_parked(state, records[0], beside) or next((ASLEEP for record in records[1:] if record.parked_bytes), "")
+
+
+def _longest_s(order: EvictionOrder) -> float:
+    unload = order.unload or Unload()
+    means = Means(
+        known=order.owner is not None,
+        sleep=bool(unload.sleep),
+        unload=bool(unload.unload),
+        stop=True,
+        not_parked=order.not_parked,
+        spared=order.spared,
+    )
+    return LADDER.longest_s(rungs_for(means), unload.timeout_s)
+
+
+def _has_verb(record: LeaseRecord) -> bool:
+    return record.unload is not None and bool(record.unload.sleep or record.unload.unload)
+
+
+def _explained(state: LeaseState, victim: Victim, priority: int) -> Victim:
+    record = state.live[victim.lease_id]
+    if victim.reason != "in use" or state.in_use(record):
+        return victim
+    return msgspec.structs.replace(victim, reason=SPARED.format(needed_for(state, record, priority)))
