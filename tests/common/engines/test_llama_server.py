@@ -82,14 +82,14 @@ async def test_what_its_slots_hold_outlives_the_server(
 
 async def test_a_busy_slot_is_told_and_left_alone(single: ModelServer, opened: Opened) -> None:
     engine = opened("llama-server", single.url)
-    single.tell(token_s=0.05)
+    single.tell(token_s=0.2)
     talking = asyncio.create_task(asyncio.to_thread(chat, single.url, "a b", max_tokens=60, ignore_eos=True))
     busy = f"{single.url}/slots"
     await until(lambda: any(slot["is_processing"] for slot in get(busy)))
     saved = await engine.save_slots("lease-2", "", 20)
     assert (saved.claim.ok, "busy: 0" in saved.claim.text) == (False, True)
-    await talking
     single.tell(token_s=0)
+    await talking
 
 
 def get(url: str) -> Any:

@@ -113,13 +113,15 @@ async def test_an_unload_waits_for_the_request_under_way_and_is_answered_before(
     emptied: ModelServer, opened: Opened, used: Used
 ) -> None:
     engine = opened("ollama", emptied.url)
-    emptied.tell(token_s=0.05)
+    emptied.tell(token_s=0.2)
     options = {"num_predict": 40, "ignore_eos": True}
     request = asyncio.create_task(
         asyncio.to_thread(post, f"{emptied.url}/api/generate", model="tiny", prompt="a b c", options=options)
     )
     await until(lambda: used() == 512 * MIB)
     assert (await engine.unload("tiny", 20)).text == "tiny: unload"
+    assert used() == 512 * MIB
+    emptied.tell(token_s=0)
     lines = [json.loads(line) for line in (await request).splitlines()]
     assert [line["response"] for line in lines[:4]] == ["echo:", " a", " b", " c"]
     assert (len(lines), lines[-1]["done"], lines[-1]["eval_count"]) == (41, True, 40)

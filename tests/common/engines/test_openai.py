@@ -17,7 +17,7 @@ def server(shared: Callable[..., ModelServer]) -> ModelServer:
 
 
 async def test_it_lists_its_models_and_is_known_by_nothing_else(server: ModelServer, opened: Opened) -> None:
-    engine = opened("openai", server.url + "/v1/", "sesame")  # type: ignore[call-arg]
+    engine = opened("openai", server.url + "/v1/", "sesame")
     assert (engine.kind, engine.url, engine.powers) == ("openai", server.url, frozenset())
     assert "chat" in engine.capabilities
     assert (await engine.health(20)).state == "ready"

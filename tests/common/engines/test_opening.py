@@ -75,7 +75,7 @@ async def test_where_nobody_listens_every_engine_is_absent(opened: Opened, kind:
 async def test_a_health_path_of_ones_own_goes_by_its_status(
     opened: Opened, answering: Answering, kind: EngineKind, status: str, state: str
 ) -> None:
-    engine = opened(kind, await answering(http(b"", status)), "", "/healthz")  # type: ignore[call-arg]
+    engine = opened(kind, await answering(http(b"", status)), "", "/healthz")
     assert (await engine.health(20)).state == state
 
 

@@ -49,10 +49,10 @@ async def test_weights_that_were_thrown_out_are_read_again_however_it_is_woken(
     server: ModelServer, opened: Opened, used: Used
 ) -> None:
     engine = opened("vllm", server.url)
-    for back in (engine.wake, lambda: engine.load("", 20)):
+    for back in ("wake", "load"):
         assert (await engine.unload("", 20)).ok
         assert used() == RESIDUAL
-        assert (await back()).ok
+        assert (await (engine.wake(20) if back == "wake" else engine.load("", 20))).ok
         steps = ["sleep 2", "wake_up weights", "reload_weights", "wake_up kv_cache"]
         assert server.told()["acts"][-4:] == steps
         assert used() == 8 * GIB

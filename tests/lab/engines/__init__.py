@@ -17,6 +17,7 @@ where it is not set):
     STAND_IN_WAKE_S    seconds a wake takes
     STAND_IN_FREE_S    seconds between the answer to an unload or a sleep and the memory's going
     STAND_IN_TOKEN_S   seconds between two tokens; STAND_IN_JOB_S seconds a job of comfyui takes
+    STAND_IN_READS     a load reads its model's file to the end, so that disk and page cache count
     STAND_IN_LIES      the lies told from the start, separated by commas
     STAND_IN_TIED      ends when its stdin does
 

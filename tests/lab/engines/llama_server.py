@@ -45,8 +45,9 @@ class Slot:
 class Model:
     """One model that the server knows: `state` as a router tells it."""
 
-    def __init__(self, name: str, amount: int, slots: int) -> None:
+    def __init__(self, name: str, amount: int, slots: int, file: str) -> None:
         self.name = name
+        self.file = file
         self.amount = amount
         self.state = "unloaded"
         self.slots = [Slot(number) for number in range(slots)]
@@ -64,7 +65,11 @@ class LlamaServer(StandIn):
         self.slot_path = Path(asked.slot_save_path) if asked.slot_save_path else None
         self.idle_s: float = asked.sleep_idle_seconds
         self.idle: asyncio.TimerHandle | None = None
-        self.models = {name: Model(name, amount, asked.parallel) for name, amount in known(settings, asked).items()}
+        folder = Path(asked.models_dir)
+        self.models = {
+            name: Model(name, amount, asked.parallel, asked.model or str(folder / f"{name}.gguf"))
+            for name, amount in known(settings, asked).items()
+        }
         self.app.middlewares.append(self._wait_for_it)
         if asked.api_key:
             self.app.middlewares.append(key_check(asked.api_key))  # type: ignore[arg-type]
@@ -89,7 +94,7 @@ class LlamaServer(StandIn):
     async def _bring(self, model: Model) -> None:
         if model.state != "loaded":
             model.state = "loading"
-            await self.load(model.name, model.amount)
+            await self.load(model.name, model.amount, file=model.file)
             if not self.lies("never_ready"):
                 model.state = "loaded"
 

@@ -44,6 +44,7 @@ class Settings:
         self.models = {name: size(amount) for name, _, amount in known}
         self.lies = {lie for lie in environment.get("STAND_IN_LIES", "").split(",") if lie}
         self.tied = bool(environment.get("STAND_IN_TIED"))
+        self.reads = bool(environment.get("STAND_IN_READS"))
 
     def change(self, changes: Mapping[str, Any]) -> None:
         self.lies = set(changes.get("lies", self.lies))
@@ -97,6 +98,7 @@ class StandIn:
         self.settings = settings
         self.vram = Vram()
         self.loads: dict[str, asyncio.Task[None]] = {}
+        self.leaving: dict[str, asyncio.Task[None]] = {}
         self.requests = 0
         self.acts: list[str] = []
         self.app = web.Application(
@@ -112,19 +114,19 @@ class StandIn:
         """What a list says of it."""
         return amount // 2 if self.lies("misreports") else amount
 
-    async def load(self, part: str, amount: int, seconds: float | None = None) -> None:
-        """Holds it when done; a second load of the same part joins the first."""
+    async def load(self, part: str, amount: int, seconds: float | None = None, file: str = "") -> None:
+        """Holds it when done, and has read the file then; a second load of the same part joins the first."""
         if part not in self.loads:
-            self.loads[part] = asyncio.create_task(
-                self._load(part, amount, self.settings.load_s if seconds is None else seconds)
-            )
-        try:
-            await asyncio.shield(self.loads[part])
-        finally:
-            if part in self.loads and self.loads[part].done():
-                del self.loads[part]
+            took = self.settings.load_s if seconds is None else seconds
+            self.loads[part] = self.later(self._load(part, amount, took, file))
+            self.loads[part].add_done_callback(lambda _: self.loads.pop(part, None))
+        await asyncio.shield(self.loads[part])
 
-    async def _load(self, part: str, amount: int, seconds: float) -> None:
+    async def _load(self, part: str, amount: int, seconds: float, file: str) -> None:
+        if part in self.leaving:
+            await self.leaving[part]
+        if self.settings.reads and os.path.isfile(file):
+            await asyncio.to_thread(read_through, file)
         start = self.vram.parts.get(part, 0)
         for step in range(1, LOAD_STEPS + 1):
             if seconds:
@@ -142,16 +144,18 @@ class StandIn:
         if not self.settings.free_s:
             self.vram.hold(part, left)
             return
-        self.later(self._release(part, left))
+        self.leaving[part] = self.later(self._release(part, left))
+        self.leaving[part].add_done_callback(lambda _: self.leaving.pop(part, None))
 
     async def _release(self, part: str, left: int) -> None:
         await asyncio.sleep(self.settings.free_s)
         self.vram.hold(part, left)
 
-    def later(self, work: Any) -> None:
+    def later(self, work: Any) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def begin(self) -> None:
         """Before it listens."""
@@ -193,6 +197,13 @@ class StandIn:
         return await spoiled(request, lie) if lie else await handler(request)
 
 
+def read_through(file: str) -> None:
+    """As a load does: as fast as the disk is, or the page cache."""
+    with open(file, "rb", buffering=0) as weights:
+        while weights.read(2**20):
+            pass
+
+
 async def spoiled(request: web.Request, lie: str) -> web.StreamResponse:
     """An answer that no client can use."""
     transport = request.transport
@@ -215,8 +226,10 @@ async def spoiled(request: web.Request, lie: str) -> web.StreamResponse:
                 b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 500\r\n\r\n{"models": ['
             )
             transport.close()
-    transport.abort()
-    raise ConnectionResetError("as it was told")
+    if lie != "truncated":
+        transport.abort()
+    await asyncio.Event().wait()  # until the broken connection cancels this
+    raise AssertionError
 
 
 def run(stand_in: StandIn, host: str, port: int) -> None:

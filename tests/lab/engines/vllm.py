@@ -31,6 +31,7 @@ class Vllm(StandIn):
         super().__init__(settings)
         self.names: list[str] = asked.served_model_name or [asked.model]
         self.amount = settings.vram or int(self.vram.total() * asked.gpu_memory_utilization)
+        self.file: str = asked.model
         self.can_sleep = asked.enable_sleep_mode
         self.asleep: set[str] = set()
         self.weights_gone = False
@@ -48,7 +49,7 @@ class Vllm(StandIn):
     async def begin(self) -> None:
         if self.lies("never_ready"):
             await asyncio.Event().wait()
-        await self.load("model", self.amount)
+        await self.load("model", self.amount, file=self.file)
         self.awake.set()
 
     @asynccontextmanager
