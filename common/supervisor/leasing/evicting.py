@@ -17,9 +17,23 @@ from common.errors import Unavailable
 from common.gpu import process_identity
 from common.gpu.process_identity import ExitWatch
 from common.service.shell import Shell
-from common.supervisor.leasing.rung_acts import FindUnloader, Order, RungActs, describe
+from common.supervisor.leasing.rung_acts import FindUnloader, RungActs, describe
 from common.supervisor.leasing.sampling import Look as CardLook
-from common.vram.ladder import Act, Action, Answered, Event, Finish, Ladder, Look, Outcome, OwnerGone, Target, Tick
+from common.vram.ladder import (
+    Act,
+    Action,
+    Answered,
+    Event,
+    Finish,
+    Ladder,
+    Look,
+    Looked,
+    Outcome,
+    OwnerGone,
+    Target,
+    Tick,
+)
+from common.vram.lease_decision import EvictionOrder
 from common.vram.rungs import DEFAULT, LadderPolicy, rungs_for
 from common.vram.sight import Sight
 
@@ -27,13 +41,13 @@ EVERY_S: Final = 0.05
 """How often an eviction asks for a look, and sees whether its owner still lives."""
 CLOSE_S: Final = 2.0
 
-Done = Callable[[Order, Outcome, list[Rung]], None]
+Done = Callable[[EvictionOrder, Outcome, list[Rung]], None]
 
 
 class _Eviction:
     """One order under way."""
 
-    def __init__(self, order: Order, ladder: Ladder, sight: Sight, bound_s: float) -> None:
+    def __init__(self, order: EvictionOrder, ladder: Ladder, sight: Sight, bound_s: float) -> None:
         self.order = order
         self.ladder = ladder
         self.sight = sight
@@ -76,64 +90,59 @@ class Evictor:
         self._done = done
         self._policy = policy
         self._last: CardLook | None = None
-        self._evictions: dict[tuple[str, ...], _Eviction] = {}
+        self._evictions: list[_Eviction] = []
         self._ended: set[asyncio.Task[None]] = set()
         self._closed = False
 
     def __len__(self) -> int:
         return len(self._evictions)
 
-    def evict(self, order: Order, *, keep_bytes: int = 0, not_parked: str = "", spared: str = "") -> float:
-        """Begins, unless these leases' eviction on this card is under way; the seconds it takes at most, in all.
-
-        `keep_bytes` are the owner's other leases on the card, `spared` why its processes must not be ended (rungs.Means), and
-        `not_parked` why its weights may not stay in host RAM.
-        """
-        key = (order.card_uuid, *order.lease_ids)
-        if key in self._evictions:
-            return self._evictions[key].bound_s
-        means = self._acts.means(order, not_parked=not_parked, spared=spared)
-        eviction = self._eviction(order, rungs_for(means), keep_bytes)
-        self._evictions[key] = eviction
+    def evict(self, order: EvictionOrder) -> float:
+        """Begins, unless one of these leases' evictions is under way; the seconds it takes at most, in all."""
+        for other in self._evictions:
+            if not set(other.order.lease_ids).isdisjoint(order.lease_ids):
+                return other.bound_s
+        eviction = self._eviction(order, rungs_for(self._acts.means(order)))
+        self._evictions.append(eviction)
         self._watch(eviction)
         self._perform(eviction, eviction.ladder.begin())
-        if key in self._evictions:
+        if eviction in self._evictions:
             self._arm(eviction)
         return eviction.bound_s
 
     def looked(self, look: CardLook) -> None:
         """Takes in a look at the cards."""
         self._last = look
-        for eviction in list(self._evictions.values()):
+        for eviction in list(self._evictions):
             self._see_owner(eviction)
             self._feed(eviction, eviction.sight.look(look.samples, look.tree, look.began_at))
 
     async def close(self) -> None:
         """Leaves every eviction as it is; what was under way is not told of any more."""
         self._closed = True
-        acts = {act for eviction in self._evictions.values() for act in eviction.acts} | self._ended
-        for eviction in self._evictions.values():
+        acts = {act for eviction in self._evictions for act in eviction.acts} | self._ended
+        for eviction in self._evictions:
             eviction.end()
         self._evictions.clear()
         if acts:
             await asyncio.wait(acts, timeout=CLOSE_S)
 
-    def _eviction(self, order: Order, rungs: tuple[RungName, ...], keep_bytes: int) -> _Eviction:
-        sight, last, now = Sight(order.owner, [order.card_uuid]), self._last, self._now()
-        seen = None if last is None else sight.look(last.samples, last.tree, last.began_at)
-        policy, asked = self._policy, order.unload
+    def _eviction(self, order: EvictionOrder, rungs: tuple[RungName, ...]) -> _Eviction:
+        policy, asked, cards = self._policy, order.unload, _cards(order)
+        sight, last = Sight(order.owner, cards), self._last
+        seen = Looked(0.0, None, None) if last is None else sight.look(last.samples, last.tree, last.began_at)
         ask_s = policy.ask_s if asked is None else min(asked.timeout_s, policy.longest_ask_s)
         target = Target(
             owner=order.owner,
             rungs=rungs,
-            expected_bytes=order.expected_bytes,
-            held_bytes=None if seen is None else seen.owner_bytes,
-            free_bytes=None if seen is None else seen.free_bytes,
-            keep_bytes=keep_bytes,
-            residual_bytes=order.residual_bytes,
+            expected_bytes=order.expected_bytes * len(cards),
+            held_bytes=seen.owner_bytes,
+            free_bytes=seen.free_bytes,
+            keep_bytes=order.keep_bytes,
+            residual_bytes=order.residual_bytes * len(cards),
             ask_s=ask_s,
         )
-        return _Eviction(order, Ladder(target, policy, now), sight, policy.longest_s(rungs, ask_s))
+        return _Eviction(order, Ladder(target, policy, self._now()), sight, policy.longest_s(rungs, ask_s))
 
     def _watch(self, eviction: _Eviction) -> None:
         owner = eviction.order.owner
@@ -198,8 +207,7 @@ class Evictor:
             await self._acts.keep_killing(members)
 
     def _finish(self, eviction: _Eviction, outcome: Outcome) -> None:
-        order = eviction.order
-        del self._evictions[order.card_uuid, *order.lease_ids]
+        self._evictions.remove(eviction)
         self._ended |= eviction.acts
         for act in eviction.acts:
             act.add_done_callback(self._ended.discard)
@@ -210,3 +218,9 @@ class Evictor:
         eviction.end()
         if not self._closed:
             self._done(eviction.order, outcome, eviction.ladder.rungs())
+
+
+def _cards(order: EvictionOrder) -> tuple[str, ...]:
+    """The cards to look at: all of them where its owner is seen there and has nothing else, else the one that is needed."""
+    alone = order.held_bytes is not None and not order.keep_bytes and not order.spared
+    return order.card_uuids if alone else (order.card_uuid,)

@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from typing import Final, NamedTuple, Protocol
 
 import msgspec
 import zmq
 
+from common.api import catalog
 from common.api.leases import RungName, Unload
 from common.client.plain_link import PlainLink
 from common.client.verbs import verb_named
@@ -25,51 +26,14 @@ from common.gpu import process_identity
 from common.supervisor import watchdog
 from common.transport.sockets import Endpoint
 from common.vram.cards import ProcessId
+from common.vram.lease_decision import EvictionOrder
 from common.vram.rungs import Means
 
 LOOPBACK: Final = "127.0.0.1"
 SAID_CHARS: Final = 200
+FABRIC_VERBS: Final = frozenset(verb.name for service in catalog.SERVICES for verb in service.verbs)
 AGAIN_S: Final = 0.1
 """KILL is repeated after this time for whoever was born meanwhile."""
-
-
-class Order(Protocol):
-    """An eviction as decided: whose memory on which card is to come back, how its owner is asked, and for whom it is done."""
-
-    @property
-    def lease_ids(self) -> Sequence[str]:
-        """The leases that go, all of one owner and one model."""
-        ...
-
-    @property
-    def owner(self) -> ProcessId | None:
-        """The process they hang on; None where none of this host is known."""
-        ...
-
-    @property
-    def card_uuid(self) -> str:
-        """The card."""
-        ...
-
-    @property
-    def expected_bytes(self) -> int:
-        """What they are to give back."""
-        ...
-
-    @property
-    def residual_bytes(self) -> int:
-        """What their owner may keep asleep."""
-        ...
-
-    @property
-    def unload(self) -> Unload | None:
-        """How their owner said to ask it."""
-        ...
-
-    @property
-    def model(self) -> str:
-        """What they are for."""
-        ...
 
 
 class Said(Protocol):
@@ -121,7 +85,7 @@ class Claimed(NamedTuple):
     text: str
 
 
-FindUnloader = Callable[[Order], "Unloader | None"]
+FindUnloader = Callable[[EvictionOrder], "Unloader | None"]
 
 
 class RungActs:
@@ -132,7 +96,7 @@ class RungActs:
         self._clock = clock
         self._unloader = unloader
 
-    def means(self, order: Order, *, not_parked: str = "", spared: str = "") -> Means:
+    def means(self, order: EvictionOrder) -> Means:
         """What can be done about the order's owner."""
         known, asked = self._unloader(order), order.unload or Unload()
         there = frozenset() if known is None else frozenset(known.rungs)
@@ -142,11 +106,11 @@ class RungActs:
             unload="unload" in there or bool(asked.port and asked.unload),
             checkpoint="checkpoint" in there,
             stop="stop" in there,
-            not_parked=not_parked,
-            spared=spared or _own(order.owner),
+            not_parked=order.not_parked,
+            spared=order.spared or _own(order.owner),
         )
 
-    async def perform(self, rung: RungName, order: Order, members: set[ProcessId]) -> Said:
+    async def perform(self, rung: RungName, order: EvictionOrder, members: set[ProcessId]) -> Said:
         """Does what the rung says; `members` are the owner's processes so far, and learns of more. Raises TandemError."""
         if rung in ("term", "kill"):
             return await self._signal(rung, members)
@@ -162,16 +126,21 @@ class RungActs:
             await asyncio.sleep(AGAIN_S)
             await self._signal("kill", members)
 
-    async def _ask(self, rung: RungName, order: Order, how: Unload) -> Claimed:
+    async def _ask(self, rung: RungName, order: EvictionOrder, how: Unload) -> Claimed:
+        """Asks for each lease by itself; the fabric's own verbs are no owner's to be asked for."""
         name = how.sleep if rung == "sleep" else how.unload
+        if name in FABRIC_VERBS:
+            return Claimed(False, f"{name} is a verb of the fabric, and gives no memory back")
         link = PlainLink(self._context, Endpoint.tcp(LOOPBACK, how.port), self._clock)
-        fields = {"model": order.model, "lease_id": order.lease_ids[0] if order.lease_ids else ""}
+        until, said = self._clock.monotonic() + how.timeout_s, ""
         try:
-            answer = await link.call(verb_named(name, ""), fields, self._clock.monotonic() + how.timeout_s)
+            for lease_id, model in zip(order.lease_ids, order.models, strict=True):
+                answer = await link.call(verb_named(name, ""), {"model": model, "lease_id": lease_id}, until)
+                words = {key: value for key, value in answer.items() if key != "status"}
+                said = msgspec.json.encode(words).decode()[:SAID_CHARS] if words else "done"
         finally:
             link.close()
-        words = {key: value for key, value in answer.items() if key != "status"}
-        return Claimed(True, f"{name}: {msgspec.json.encode(words).decode()[:SAID_CHARS] if words else 'done'}")
+        return Claimed(True, f"{name}: {said}")
 
     async def _signal(self, rung: RungName, members: set[ProcessId]) -> Claimed:
         members |= await asyncio.to_thread(_families, frozenset(members))

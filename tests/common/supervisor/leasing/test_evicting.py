@@ -23,10 +23,11 @@ from common.gpu.simulated import GIB, SimulatedCards, card_uuid, use_bytes
 from common.service.call import Call
 from common.service.shell import Shell, ShellSettings
 from common.supervisor.leasing.evicting import Evictor
-from common.supervisor.leasing.rung_acts import Claimed, Order
+from common.supervisor.leasing.rung_acts import Claimed
 from common.supervisor.leasing.sampling import Look, families
 from common.vram.cards import ProcessId
 from common.vram.ladder import Outcome
+from common.vram.lease_decision import EvictionOrder
 from common.vram.rungs import LadderPolicy
 from tests.common.service.lab import until
 from tests.common.supervisor.leasing.lab import card_folder, program, two_cards
@@ -40,14 +41,31 @@ PARENT = (
 )
 
 
-class Evict(msgspec.Struct, frozen=True, kw_only=True):
-    lease_ids: tuple[str, ...] = ("lease-1",)
-    owner: ProcessId | None = None
-    card_uuid: str = card_uuid("mainpc", 0)
-    expected_bytes: int = 10 * GIB
-    residual_bytes: int = 0
-    unload: Unload | None = None
-    model: str = "whisper"
+CARD, OTHER_CARD = card_uuid("mainpc", 0), card_uuid("mainpc", 1)
+
+
+def order(owner: ProcessId | None = None, *lease_ids: str, card: str = CARD, **fields: Any) -> EvictionOrder:
+    ids = lease_ids or ("lease-1",)
+    made: dict[str, Any] = {
+        "lease_ids": ids,
+        "models": ("whisper",) * len(ids),
+        "identity": "local@mainpc",
+        "owner": owner,
+        "card_uuid": card,
+        "card_uuids": (card,),
+        "expected_bytes": 10 * GIB,
+        "held_bytes": 10 * GIB if owner else None,
+        "free_bytes": 14 * GIB,
+        "keep_bytes": 0,
+        "residual_bytes": 0,
+        "unload": None,
+        "not_parked": "",
+        "spared": "",
+        "for_lease": "lease-9",
+        "reason": "makes room",
+        "lost_s": 1.0,
+    }
+    return EvictionOrder(**(made | fields))
 
 
 class Engine:
@@ -88,11 +106,11 @@ class Bench:
         self.hides = False
         self.blind = False
         self._soon = False
-        self.evictor = Evictor(shell, self.look_soon, self.done, lambda order: self.engine, policy)
+        self.evictor = Evictor(shell, self.look_soon, self.done, lambda _: self.engine, policy)
 
-    def done(self, order: Order, outcome: Outcome, rungs: list[Rung]) -> None:
-        assert tuple(order.lease_ids) not in self.told
-        self.told[tuple(order.lease_ids)] = outcome, rungs
+    def done(self, ordered: EvictionOrder, outcome: Outcome, rungs: list[Rung]) -> None:
+        assert ordered.lease_ids not in self.told
+        self.told[ordered.lease_ids] = outcome, rungs
 
     def look_soon(self) -> None:
         if not self._soon:
@@ -107,13 +125,13 @@ class Bench:
             samples = [msgspec.structs.replace(sample, processes=None) for sample in samples]
         self.evictor.looked(Look(samples, families(samples, self.owners), now))
 
-    async def evict(self, order: Evict, **how: Any) -> tuple[Outcome, list[Rung]]:
-        if order.owner is not None:
-            self.owners |= {order.owner}
+    async def evict(self, ordered: EvictionOrder) -> tuple[Outcome, list[Rung]]:
+        if ordered.owner is not None:
+            self.owners |= {ordered.owner}
         self.look()
-        assert self.evictor.evict(order, **how) > 0
-        await until(lambda: order.lease_ids in self.told)
-        return self.told[order.lease_ids]
+        assert self.evictor.evict(ordered) > 0
+        await until(lambda: ordered.lease_ids in self.told)
+        return self.told[ordered.lease_ids]
 
 
 @asynccontextmanager
@@ -148,7 +166,7 @@ def rung(rungs: list[Rung], name: RungName) -> Rung:
 async def test_an_owner_without_a_verb_is_terminated_and_its_bytes_seen_to_go(tmp_path: Path) -> None:
     async with bench(tmp_path, LONG) as at:
         with holder(tmp_path) as owner:
-            outcome, rungs = await at.evict(Evict(owner=owner))
+            outcome, rungs = await at.evict(order(owner))
         assert (outcome.kind, outcome.returned_bytes, outcome.verified) == ("evicted", 10 * GIB, True)
         assert [(one.rung, one.outcome, one.claimed) for one in rungs] == [
             ("term", "freed", "TERM to 1 of its processes")
@@ -168,7 +186,7 @@ async def test_an_owner_is_asked_in_its_own_words_and_lives_on(tmp_path: Path) -
 
             at.shell.handle(Verb("forget", AskedUnload, Empty, Access.USE), unload)
             how = Unload(port=at.shell.port, unload="forget", timeout_s=60)
-            outcome, rungs = await at.evict(Evict(owner=owner, unload=how))
+            outcome, rungs = await at.evict(order(owner, unload=how))
             assert is_alive(*owner)
         assert asked == [AskedUnload(model="whisper", lease_id="lease-1")]
         assert (outcome.kind, outcome.rung) == ("evicted", "unload")
@@ -180,7 +198,7 @@ async def test_an_owner_that_says_done_and_keeps_its_bytes_is_ended_rung_by_rung
         at.shell.handle(Verb("forget", AskedUnload, Empty, Access.USE), lambda request, call: Empty())
         with holder(tmp_path, STUBBORN) as owner:
             how = Unload(port=at.shell.port, unload="forget", timeout_s=60)
-            outcome, rungs = await at.evict(Evict(owner=owner, unload=how))
+            outcome, rungs = await at.evict(order(owner, unload=how))
         assert outcome.kind == "evicted"
         assert rung(rungs, "unload").outcome == "nothing"
         assert rung(rungs, "unload").bytes_after == 10 * GIB
@@ -196,10 +214,10 @@ async def test_an_owner_that_refuses_or_is_not_there_is_recorded_in_its_words(tm
         at.shell.handle(Verb("forget", AskedUnload, Empty, Access.USE), refuse)
         with holder(tmp_path) as first, holder(tmp_path, card=1) as second:
             how = Unload(port=at.shell.port, unload="forget", timeout_s=60)
-            _, rungs = await at.evict(Evict(owner=first, unload=how))
+            _, rungs = await at.evict(order(first, unload=how))
             assert (rungs[0].outcome, rungs[0].claimed) == ("failed", "a job is running")
             nobody = Unload(port=1, sleep="sleep", timeout_s=60)
-            there = Evict(lease_ids=("lease-2",), owner=second, unload=nobody, card_uuid=card_uuid("mainpc", 1))
+            there = order(second, "lease-2", unload=nobody, card=OTHER_CARD)
             _, rungs = await at.evict(there)
             assert (rungs[0].rung, rungs[0].outcome) == ("sleep", "failed")
 
@@ -210,7 +228,7 @@ async def test_an_adapter_is_preferred_and_its_sleeper_parked(tmp_path: Path) ->
         with holder(tmp_path) as owner:
             at.engine.act = lambda: use_bytes(card_folder(tmp_path), GIB // 4, owner)
             how = Unload(port=1, sleep="never asked")
-            outcome, rungs = await at.evict(Evict(owner=owner, unload=how, residual_bytes=GIB // 4))
+            outcome, rungs = await at.evict(order(owner, unload=how, residual_bytes=GIB // 4))
             assert is_alive(*owner)
         assert (outcome.kind, outcome.left_bytes) == ("parked", GIB // 4)
         assert [(one.rung, one.claimed) for one in rungs] == [("sleep", "sleep done")]
@@ -221,7 +239,7 @@ async def test_a_model_that_may_not_stay_in_ram_is_unloaded(tmp_path: Path) -> N
         at.engine = Engine("sleep", "unload", "checkpoint")
         with holder(tmp_path) as owner:
             at.engine.act = lambda: use_bytes(card_folder(tmp_path), 0, owner)
-            outcome, _ = await at.evict(Evict(owner=owner), not_parked="no RAM is free")
+            outcome, _ = await at.evict(order(owner, not_parked="no RAM is free"))
         assert (outcome.kind, at.engine.did) == ("evicted", ["unload"])
 
 
@@ -230,7 +248,7 @@ async def test_an_adapter_that_fails_is_climbed_over(tmp_path: Path) -> None:
         at.engine = Engine("checkpoint", "stop")
         with holder(tmp_path) as owner:
             at.engine.act = lambda: 1 / 0
-            outcome, rungs = await at.evict(Evict(owner=owner))
+            outcome, rungs = await at.evict(order(owner))
         assert outcome.kind == "evicted"
         assert [one.claimed for one in rungs[:2]] == ["ZeroDivisionError: division by zero"] * 2
         assert at.engine.did == ["checkpoint", "stop"]
@@ -246,7 +264,7 @@ async def test_an_act_that_hangs_is_left_behind_in_its_time(tmp_path: Path) -> N
 
         at.engine.stop = hang  # type: ignore[method-assign]
         with holder(tmp_path) as owner:
-            outcome, rungs = await at.evict(Evict(owner=owner))
+            outcome, rungs = await at.evict(order(owner))
         assert outcome.kind == "evicted"
         assert rungs[0].claimed.startswith("no answer within 0.2 s")
 
@@ -257,7 +275,7 @@ async def test_the_whole_family_is_ended(tmp_path: Path) -> None:
             await until(lambda: len(process_identity.family(owner)) == 2)
             (child,) = process_identity.family(owner) - {owner}
             use_bytes(card_folder(tmp_path), 10 * GIB, child)
-            outcome, rungs = await at.evict(Evict(owner=owner))
+            outcome, rungs = await at.evict(order(owner))
             assert not is_alive(*child)
         assert (outcome.kind, outcome.returned_bytes) == ("evicted", 10 * GIB)
         assert rungs[0].claimed == "TERM to 2 of its processes"
@@ -268,7 +286,7 @@ async def test_an_owner_that_dies_by_itself_ends_it(tmp_path: Path) -> None:
         at.engine = Engine("unload")
         with holder(tmp_path) as owner:
             at.engine.act = lambda: os.kill(owner.pid, signal.SIGKILL)
-            outcome, rungs = await at.evict(Evict(owner=owner))
+            outcome, rungs = await at.evict(order(owner))
         assert (outcome.kind, outcome.reason) == ("evicted", "its owner ended by itself")
         assert [one.rung for one in rungs] == ["unload"]
 
@@ -276,7 +294,7 @@ async def test_an_owner_that_dies_by_itself_ends_it(tmp_path: Path) -> None:
 async def test_another_process_with_the_owners_pid_is_never_signalled(tmp_path: Path) -> None:
     async with bench(tmp_path) as at:
         with holder(tmp_path) as innocent:
-            outcome, _ = await at.evict(Evict(owner=ProcessId(innocent.pid, innocent.start_time - 1)))
+            outcome, _ = await at.evict(order(ProcessId(innocent.pid, innocent.start_time - 1)))
             assert is_alive(*innocent)
         assert (outcome.kind, outcome.returned_bytes) == ("evicted", 0)
 
@@ -287,7 +305,7 @@ async def test_this_process_and_those_it_descends_from_are_never_ended(tmp_path:
     async with bench(tmp_path) as at:
         for number, owner in enumerate(filter(None, (me, parent))):
             use_bytes(card_folder(tmp_path), GIB, owner)
-            outcome, rungs = await at.evict(Evict(lease_ids=(f"lease-{number}",), owner=owner))
+            outcome, rungs = await at.evict(order(owner, f"lease-{number}"))
             assert (outcome.kind, outcome.left_bytes) == ("quarantined", GIB)
             assert [one.rung for one in rungs] == ["quarantine"]
             use_bytes(card_folder(tmp_path), 0, owner)
@@ -297,8 +315,8 @@ async def test_an_owner_of_other_leases_is_asked_and_never_ended(tmp_path: Path)
     async with bench(tmp_path) as at:
         at.engine = Engine("unload")
         with holder(tmp_path) as owner:
-            order = Evict(owner=owner, expected_bytes=6 * GIB)
-            outcome, rungs = await at.evict(order, keep_bytes=4 * GIB, spared="it holds lease-2 too")
+            ordered = order(owner, expected_bytes=6 * GIB, keep_bytes=4 * GIB, spared="it holds lease-2 too")
+            outcome, rungs = await at.evict(ordered)
             assert is_alive(*owner)
         assert (outcome.kind, outcome.left_bytes) == ("quarantined", 6 * GIB)
         assert [one.rung for one in rungs] == ["unload", "quarantine"]
@@ -308,7 +326,7 @@ async def test_where_processes_are_hidden_the_card_tells(tmp_path: Path) -> None
     async with bench(tmp_path, LONG) as at:
         at.hides = True
         with holder(tmp_path) as owner:
-            outcome, _ = await at.evict(Evict(owner=owner))
+            outcome, _ = await at.evict(order(owner))
         assert (outcome.kind, outcome.verified, outcome.returned_bytes) == ("evicted", False, 10 * GIB)
 
 
@@ -317,7 +335,7 @@ async def test_what_no_look_can_show_is_quarantined(tmp_path: Path) -> None:
     async with bench(tmp_path, policy) as at:
         with holder(tmp_path) as owner:
             at.blind = True
-            outcome, rungs = await at.evict(Evict(owner=owner))
+            outcome, rungs = await at.evict(order(owner))
         assert (outcome.kind, outcome.left_bytes) == ("quarantined", 10 * GIB)
         assert "no look at the card followed" in rungs[0].claimed
 
@@ -325,7 +343,7 @@ async def test_what_no_look_can_show_is_quarantined(tmp_path: Path) -> None:
 async def test_an_owner_that_is_not_known_can_only_be_asked(tmp_path: Path) -> None:
     async with bench(tmp_path) as at:
         at.engine = Engine("unload", "stop")
-        outcome, rungs = await at.evict(Evict())
+        outcome, rungs = await at.evict(order())
         assert [one.rung for one in rungs] == ["unload", "quarantine"]
         assert not outcome.verified
 
@@ -335,12 +353,12 @@ async def test_evictions_run_side_by_side_and_each_is_told_once(tmp_path: Path) 
         with holder(tmp_path, gib=5) as one, holder(tmp_path, gib=6) as two, holder(tmp_path, gib=7, card=1) as three:
             at.owners = frozenset((one, two, three))
             orders = [
-                Evict(lease_ids=("a",), owner=one, expected_bytes=5 * GIB),
-                Evict(lease_ids=("b",), owner=two, expected_bytes=6 * GIB),
-                Evict(lease_ids=("c",), owner=three, expected_bytes=7 * GIB, card_uuid=card_uuid("mainpc", 1)),
+                order(one, "a", expected_bytes=5 * GIB),
+                order(two, "b", expected_bytes=6 * GIB),
+                order(three, "c", expected_bytes=7 * GIB, card=OTHER_CARD),
             ]
             at.look()
-            bounds = [at.evictor.evict(order) for order in orders]
+            bounds = [at.evictor.evict(each) for each in orders]
             assert at.evictor.evict(orders[0]) == bounds[0]
             assert len(at.evictor) == 3
             await until(lambda: len(at.told) == 3)
@@ -351,7 +369,7 @@ async def test_closing_leaves_what_is_under_way_and_tells_nobody(tmp_path: Path)
     async with bench(tmp_path, LONG) as at:
         at.engine = Engine("unload")
         with holder(tmp_path) as owner:
-            at.evictor.evict(Evict(owner=owner))
+            at.evictor.evict(order(owner))
             await until(lambda: at.engine is not None and at.engine.did == ["unload"])
             await at.evictor.close()
             assert is_alive(*owner)
@@ -368,7 +386,7 @@ async def test_an_owner_that_cannot_be_watched_is_looked_at(tmp_path: Path, monk
         with holder(tmp_path) as owner:
             at.engine.act = lambda: os.kill(owner.pid, signal.SIGKILL)
             monkeypatch.setattr(os, "pidfd_open", no_pidfd)
-            outcome, _ = await at.evict(Evict(owner=owner))
+            outcome, _ = await at.evict(order(owner))
         assert outcome.reason == "its owner ended by itself"
 
 
@@ -380,6 +398,30 @@ async def test_what_may_not_be_signalled_is_said(tmp_path: Path, monkeypatch: py
     async with bench(tmp_path, policy) as at:
         with holder(tmp_path) as owner:
             monkeypatch.setattr(signal, "pidfd_send_signal", refused)
-            outcome, rungs = await at.evict(Evict(owner=owner))
+            outcome, rungs = await at.evict(order(owner))
         assert outcome.kind == "quarantined"
         assert rungs[0].claimed == f"TERM to 0 of its processes; {owner.pid} may not be signalled from here"
+
+
+async def test_a_lease_on_two_cards_is_gone_when_both_show_it(tmp_path: Path) -> None:
+    async with bench(tmp_path, LONG) as at:
+        with holder(tmp_path) as owner:
+            use_bytes(card_folder(tmp_path, 1), 10 * GIB, owner)
+            outcome, _ = await at.evict(order(owner, card_uuids=(CARD, OTHER_CARD)))
+        assert (outcome.kind, outcome.returned_bytes) == ("evicted", 20 * GIB)
+
+
+async def test_each_lease_is_asked_for_and_none_by_a_verb_of_the_fabric(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def unload(request: AskedUnload, call: Call) -> Empty:
+        asked.append(request.lease_id)
+        return Empty()
+
+    async with bench(tmp_path) as at:
+        at.shell.handle(Verb("forget", AskedUnload, Empty, Access.USE), unload)
+        with holder(tmp_path) as owner:
+            how = Unload(port=at.shell.port, sleep="stop_agent", unload="forget", timeout_s=60)
+            _, rungs = await at.evict(order(owner, "a", "b", unload=how))
+        assert asked == ["a", "b"]
+        assert rung(rungs, "sleep").claimed == "stop_agent is a verb of the fabric, and gives no memory back"
