@@ -125,7 +125,7 @@ class StandIn:
     async def _load(self, part: str, amount: int, seconds: float, file: str) -> None:
         if part in self.leaving:
             await self.leaving[part]
-        if self.settings.reads and os.path.isfile(file):
+        if self.settings.reads:
             await asyncio.to_thread(read_through, file)
         start = self.vram.parts.get(part, 0)
         for step in range(1, LOAD_STEPS + 1):
@@ -198,7 +198,9 @@ class StandIn:
 
 
 def read_through(file: str) -> None:
-    """As a load does: as fast as the disk is, or the page cache."""
+    """As a load does: as fast as the disk is, or the page cache; a name without a file is no file to read."""
+    if not os.path.isfile(file):
+        return
     with open(file, "rb", buffering=0) as weights:
         while weights.read(2**20):
             pass

@@ -209,4 +209,5 @@ def retried(url: str, **body: Any) -> bytes:
         try:
             return post(url, **body)
         except urllib.error.HTTPError as error:
-            assert error.code == 503
+            if error.code != 503:
+                raise
