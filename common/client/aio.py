@@ -416,4 +416,4 @@ class AsyncClient:
         self._links.clear()
         self._lines.clear()
         if self._own_context:
-            await self._loop.run_in_executor(None, self._context.term)
+            await sockets.end(self._context)

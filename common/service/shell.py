@@ -331,6 +331,13 @@ class Shell:
         for journal in self._journals:
             await journal.settle()
             journal.close()
+        self._close_ports()
+        if not await sockets.end(self.context):
+            self.log.warning("some socket of %s is still open; it ends with the process", self.settings.service)
+        for store in self._stores:
+            store.close()
+
+    def _close_ports(self) -> None:
         for port in self._ports:
             port.close()
         if self._events is not None:
@@ -340,6 +347,3 @@ class Shell:
         self.phase = "stopped"
         if self._health is not None:
             self._health.close()
-        await self.loop.run_in_executor(None, self.context.term)
-        for store in self._stores:
-            store.close()

@@ -7,6 +7,8 @@ plain peers in other languages may not answer ZMTP pings.
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -23,6 +25,7 @@ MAX_MESSAGE_BYTES: Final = 64 * 1024 * 1024
 REQUEST_HWM: Final = 10_000
 EVENT_HWM: Final = 10_000
 DRAIN_LINGER_MS: Final = 2_000
+END_S: Final = 2.5 * DRAIN_LINGER_MS / 1000
 CONNECT_TIMEOUT_MS: Final = 1_000
 RECONNECT_MS: Final = 100
 RECONNECT_MAX_MS: Final = 1_000
@@ -213,6 +216,27 @@ def connect_again(socket: zmq.Socket[bytes], endpoint: Endpoint) -> None:
         socket.disconnect(endpoint.address)
     _curve(socket, endpoint)
     connect(socket, endpoint)
+
+
+async def end(context: zmq.Context[zmq.Socket[bytes]], within_s: float = END_S) -> bool:
+    """Free a context whose sockets are closed, once what they sent has left or its time is over.
+
+    False where it is not free within `within_s`, since a socket of it is open: it is left to the end of the process.
+    """
+    loop, ended = asyncio.get_running_loop(), asyncio.Event()
+
+    def term() -> None:
+        context.term()
+        with suppress(RuntimeError):  # the loop has closed: nobody waits
+            loop.call_soon_threadsafe(ended.set)
+
+    threading.Thread(target=term, name="ending sockets", daemon=True).start()
+    try:
+        async with asyncio.timeout(within_s):
+            await ended.wait()
+    except TimeoutError:
+        return False
+    return True
 
 
 def raw_send(socket: zmq.Socket[bytes]) -> Send:

@@ -21,9 +21,8 @@ FAILING: Final = 0.5
 FAILING_LEAST: Final = 10
 """Fewer errors than this in a stretch are no trend."""
 STRETCH_S: Final = 30.0
-OWN_FAULTS: Final = frozenset(
-    {Code.INTERNAL, Code.STORAGE_UNAVAILABLE, Code.UNAVAILABLE, Code.INTERRUPTED, Code.DEADLINE_EXCEEDED}
-)
+OWN_FAULTS: Final = frozenset({Code.INTERNAL, Code.STORAGE_UNAVAILABLE, Code.INTERRUPTED, Code.DEADLINE_EXCEEDED})
+"""`unavailable` is none: a peer or a link is down, which whoever looks an agent up behind it is told, as often as it asks."""
 
 
 @dataclass(slots=True)

@@ -65,8 +65,8 @@ class PeerLink:
 
     @property
     def up(self) -> bool:
-        """Whether its supervisor answers."""
-        return self._pulse.up
+        """Whether its supervisor is trusted and answers."""
+        return self._pulse.up and self._keeper.knows(self.host)
 
     def told(self) -> links.Link:
         """The link as list_links shows it."""
@@ -78,11 +78,11 @@ class PeerLink:
             address=self._peer.address,
             joined=self._keeper.knows(self.host),
             neighbour=self._neighbour,
-            up=pulse.up,
+            up=self.up,
             since=timestamp(self._clock.wall() - since_s),
             since_s=since_s,
             heard_s=max(now - pulse.heard_at, 0.0) if pulse.heard_at is not None else None,
-            round_trip_ms=round(trip_s * 1000, 3) if trip_s is not None else None,
+            round_trip_ms=round(trip_s * 1000, 3) if trip_s is not None and self.up else None,
             lost=pulse.lost,
             why=self.unjoined() or pulse.why or self._refused,
         )
@@ -91,7 +91,11 @@ class PeerLink:
         """Ping until cancelled."""
         while True:
             begun = self._clock.monotonic()
-            await self._ping_once(client, begun)
+            unjoined = self.unjoined()
+            if unjoined:  # a connection may still stand from before it was sent away
+                self._missed(unjoined)
+            else:
+                await self._ping_once(client, begun)
             pace_s = PING_S if self._pulse.up else PING_DOWN_S
             await asyncio.sleep(max(pace_s - (self._clock.monotonic() - begun), PING_DOWN_S / 2))
 
@@ -99,14 +103,17 @@ class PeerLink:
         try:
             await client.call(self._target, basic.PING, Empty(), timeout_s=PING_S, idempotent=False)
         except TandemError as error:
-            moved = self._pulse.missed(self._clock.monotonic(), error.message)
+            self._missed(error.message)
         except Exception as bug:
             logging.getLogger("tandem.supervisor").exception("pinging %s failed", self.host)
-            moved = self._pulse.missed(self._clock.monotonic(), f"the ping failed here: {type(bug).__name__}")
+            self._missed(f"the ping failed here: {type(bug).__name__}")
         else:
             now = self._clock.monotonic()
-            moved = self._pulse.heard(now, now - begun)
-        if moved:
+            if self._pulse.heard(now, now - begun):
+                self._changed(self)
+
+    def _missed(self, why: str) -> None:
+        if self._pulse.missed(self._clock.monotonic(), why):
             self._changed(self)
 
     async def follow(self, client: AsyncClient) -> NoReturn:

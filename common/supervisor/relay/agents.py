@@ -64,6 +64,11 @@ class Agents:
         found = [relay for _, _, relay in self._offered.values()]
         return api.Relays(host=self._shell.settings.host, relays=found, as_of=as_of)
 
+    @property
+    def is_short(self) -> bool:
+        """Whether some agent could not be offered for want of a port."""
+        return any(lack.startswith(_LACK) for lack in self._shell.lacks)
+
     def update(self, agents: Iterable[Agent], *, joined: Callable[[str], bool]) -> None:
         """Offer these agents, as far as they are elsewhere, and no others."""
         agents = list(agents)

@@ -164,6 +164,8 @@ class Relay:
     def _retry(self) -> None:
         for what, bind in list(self._missing.items()):
             self._offer(what, bind)
+        if self._agents is not None and self._agents.is_short:
+            self.registered(self._registered)
 
     def _open_health(self, passage: Passage) -> None:
         assert self._client is not None

@@ -161,3 +161,11 @@ def test_no_repr_of_an_endpoint_or_address_shows_a_secret_key() -> None:
     for shown in (repr(Endpoint("tcp://127.0.0.1:1", b"server", keys)), repr(Address("127.0.0.1", 1, keys))):
         assert "public" in shown
         assert "s3cr3t" not in shown
+
+
+async def test_a_context_ends_when_its_sockets_are_closed_and_is_left_behind_in_time_while_one_is_open() -> None:
+    context = sockets.new_context()
+    open_one = context.socket(zmq.DEALER)
+    assert not await sockets.end(context, within_s=0.05)
+    open_one.close(linger=0)
+    assert await sockets.end(sockets.new_context())

@@ -46,6 +46,11 @@ def test_a_verb_most_of_whose_calls_fail_by_its_own_fault_is_told() -> None:
     assert told == "do fails: 12 of 20 calls in 5 s, the last with internal: a bug"
 
 
+def test_what_is_behind_a_link_that_is_down_is_not_the_fault_of_who_says_so() -> None:
+    away = verb(40, errors=40, last_error="unavailable: reader is on pc2, which this host has no way to")
+    assert problem_after((0, verb()), (5, away)) == ""
+
+
 def test_callers_mistakes_few_errors_and_old_ones_are_no_trend() -> None:
     assert problem_after((0, verb()), (5, verb(20, errors=20, last_error="bad_request: no"))) == ""
     assert problem_after((0, verb()), (5, verb(200, errors=20, last_error="internal: no"))) == ""

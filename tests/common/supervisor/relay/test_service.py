@@ -428,8 +428,25 @@ async def test_what_an_agent_lacks_goes_with_the_agent(tmp_path: Path, monkeypat
         with monkeypatch.context() as patched:
             patched.setattr(Requests, "open", full)
             made.register(made.far("a", 1))
-        assert list(made.near.lacks.values()) == ["a on far is not offered here: this process can open no more sockets"]
-        made.register()
+            assert list(made.near.lacks.values()) == [
+                "a on far is not offered here: this process can open no more sockets"
+            ]
+            made.register()
+            assert made.near.lacks == {}
+
+
+async def test_an_agent_that_could_not_be_offered_is_once_that_can_be_though_nothing_else_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise Unavailable("this process can open no more sockets")
+
+    async with linked(tmp_path) as made:
+        with monkeypatch.context() as patched:
+            patched.setattr(Requests, "open", full)
+            made.register(made.far("a", 1))
+            assert made.near.lacks
+        await until(lambda: "a" in made.relay.relayed())
         assert made.near.lacks == {}
 
 
