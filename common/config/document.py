@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 Place = tuple[str | int, ...]
@@ -65,3 +65,8 @@ def spell(place: Place) -> str:
     """A place as people write it: `agents[0].port`."""
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place)
     return text.removeprefix(".")
+
+
+def render(problems: Sequence[Problem]) -> str:
+    """One line for each problem."""
+    return "\n".join(str(problem) for problem in problems)

@@ -53,11 +53,6 @@ def load_together(paths: Sequence[Path], *, machine: Machine | None = None) -> t
     return ([] if problems else [candidate.startup for candidate in candidates]), problems
 
 
-def render(problems: Sequence[Problem]) -> str:
-    """One line for each problem."""
-    return "\n".join(str(problem) for problem in problems)
-
-
 def this_machine() -> Machine:
     """What this machine has for the entries of a startup file."""
     return Machine(runnable, os.path.isdir, frozenset(os.sched_getaffinity(0)))

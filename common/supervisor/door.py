@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from common.config.loader import load
 from common.config.schema import Startup
 from common.config.settings import Settings
 from common.config.units import format_seconds
@@ -28,9 +27,10 @@ from common.service.loop import allow_many_files, on_stop_signal, run
 from common.supervisor.board import Board, open_board
 from common.supervisor.home import HostHome
 from common.supervisor.launching import lacking, missing_wrappers
-from common.supervisor.listing import refused, told
+from common.supervisor.listing import told
 from common.supervisor.logs import LogWriter
 from common.supervisor.service import OWN_LOG, Supervisor
+from common.supervisor.startup_file import read_startup
 from common.telemetry.logs import configure
 from common.telemetry.system_clock import SystemClock
 
@@ -44,11 +44,11 @@ def main(default_config: Path, arguments: Sequence[str]) -> int:
     allow_many_files()
     try:
         settings = Settings.read()
+        startup = read_startup(options.config)
     except TandemError as error:
         return _refuse(error.message)
-    startup = load(options.config)
-    if isinstance(startup, list):
-        return _refuse(refused(startup))
+    if isinstance(startup, str):
+        return _refuse(startup)
     if missing := missing_wrappers(startup):
         return _refuse(f"nothing was started: {lacking(missing)}")
     home = HostHome(settings.home, startup.host)

@@ -6,8 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from common.api.supervisor import Process
 from common.clock import timestamp
-from common.config.document import Problem
-from common.config.loader import render
+from common.config.document import Problem, render
 from common.config.units import format_seconds
 from common.supervisor.desk import Standing
 from common.supervisor.vitals import Use

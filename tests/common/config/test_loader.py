@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.config import loader
-from common.config.document import Document, Problem
-from common.config.loader import load, load_together, read, render, runnable
+from common.config.document import Document, Problem, render
+from common.config.loader import load, load_together, read, runnable
 from common.config.schema import Agent, Ports, Startup
 
 HEAD = "version: 1\nhost: h\nsupervisor: {port: 0}\n"

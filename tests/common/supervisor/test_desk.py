@@ -289,7 +289,7 @@ def fabrics(draw: st.DrawFn) -> list[Agent]:
 ACTIONS = st.lists(st.sampled_from(["start", "stop", "restart", "step", "step", "step", "idle"]), max_size=60)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(fabrics(), ACTIONS, st.integers(0, 2**32), st.sampled_from([0.0, 0.1, 0.5]))
 def test_whatever_happens_gates_hold_operations_end_and_nothing_is_orphaned(
     agents: list[Agent], actions: list[str], seed: int, mood: float
@@ -321,7 +321,7 @@ def test_whatever_happens_gates_hold_operations_end_and_nothing_is_orphaned(
     assert {standing.phase for standing in world.desk.standings(world.now)} <= {"stopped", "crash-looping"}
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(fabrics(), st.integers(0, 2**32))
 def test_where_nothing_fails_everything_becomes_ready(agents: list[Agent], seed: int) -> None:
     world = World(agents, seed, pace_s=0.01)
