@@ -31,6 +31,7 @@ COMMANDS: Final = {
     "logs": "A process's log; -f follows it.",
     "call": "Call any verb, JSON in and out.",
     "heal": "What each host did alone, and whether anything is in conflict.",
+    "adopt": "Engines that run, and other tools' configurations, as managed models.",
     "check": "Every problem of startup files, with its line.",
     "agent": "Start, stop or restart a process.",
     "start": "Run both hosts on this machine.",

@@ -120,6 +120,10 @@ class ModelStopped(Message, frozen=True):
     returned_bytes: Bytes
 
 
+class ReloadModels(Message, frozen=True):
+    """Has the supervisor read the models of its startup file anew: new ones are taken in, and nothing that runs is touched."""
+
+
 class AskModel(Message, frozen=True):
     """One HTTP request to an engine on this host's loopback, under a live share of its lease; the answer is streamed."""
 
@@ -157,6 +161,9 @@ USE_MODEL = Verb(
 )
 LIST_MODELS = Verb("list_models", ListModels, Models, Access.READ, summary="managed models and where they are")
 STOP_MODEL = Verb("stop_model", StopModel, ModelStopped, Access.CONTROL, summary="stop a model's engine")
+RELOAD_MODELS = Verb(
+    "reload_models", ReloadModels, Models, Access.CONTROL, summary="take in the startup file's new models"
+)
 ASK_MODEL = Verb(
     "ask_model",
     AskModel,

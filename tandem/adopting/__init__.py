@@ -1,0 +1,1 @@
+"""Engines and configurations of other tools into managed models: what can be translated, and what cannot."""
