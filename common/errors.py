@@ -66,6 +66,11 @@ class TandemError(Exception):
         self.retry_after_ms = retry_after_ms
         self.details: dict[str, Any] = details
 
+    @property
+    def can_help_later(self) -> bool:
+        """Whether the same may succeed later, as the wire tells it: by its code, or because it says when."""
+        return self.retryable or self.retry_after_ms is not None
+
 
 class BadRequest(TandemError):
     """The request's shape, a type or a bound is wrong; sending it again cannot help."""

@@ -124,7 +124,7 @@ def error_document(error: TandemError) -> dict[str, Any]:
     told = {
         "code": error.code.value,
         "message": error.message,
-        "retryable": error.retryable,
+        "retryable": error.can_help_later,
         "retry_after_ms": error.retry_after_ms,
         "details": error.details,
     }

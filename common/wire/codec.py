@@ -40,7 +40,7 @@ def error_body(error: TandemError) -> ErrorBody:
         code=error.code.value,
         error=error.message,
         message=error.message,
-        retryable=error.retryable,
+        retryable=error.can_help_later,
         retry_after_ms=error.retry_after_ms,
         details=error.details,
     )

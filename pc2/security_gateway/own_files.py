@@ -5,6 +5,8 @@ Both are private to their user. Under a supervisor the key file is the superviso
 
 from __future__ import annotations
 
+import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -16,6 +18,7 @@ from common.security import keyfiles
 from common.security.keyfiles import KeyfileMissing, KeyfileRefused, ProcessKeys
 
 PROCESS: Final = "security_gateway"
+RENEWAL: Final = "new-operator"
 
 
 class OperatorSecret(msgspec.Struct, frozen=True):
@@ -69,7 +72,28 @@ class OwnFiles:
         keyfiles.write(self.keys, keys)
         return keys
 
+    @property
+    def renewal(self) -> Path:
+        """Who makes this file, beside what the operator shows, asks for a new API key of the operator."""
+        return self.operator.with_name(RENEWAL)
+
+    @property
+    def asks_for_operator(self) -> bool:
+        """Whether the user of this process, or root, asks for it."""
+        try:
+            found = self.renewal.lstat()
+        except OSError:
+            return False
+        return stat.S_ISREG(found.st_mode) and found.st_uid in (os.geteuid(), 0)
+
+    def operator_was_renewed(self) -> None:
+        """It is asked for no more; KeyfileRefused when the file cannot be removed."""
+        try:
+            self.renewal.unlink(missing_ok=True)
+        except OSError as error:
+            raise KeyfileRefused(f"{self.renewal} cannot be removed: {error.strerror}") from None
+
     def leave_operator(self, name: str, api_key: str) -> None:
-        """Writes the operator's API key down, once; KeyfileRefused when that cannot be."""
+        """Writes the operator's API key down, in the place of an earlier one; KeyfileRefused when that cannot be."""
         keyfiles.make_folder(self.operator.parent)
         keyfiles.write(self.operator, OperatorSecret(name, api_key))

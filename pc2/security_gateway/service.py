@@ -39,6 +39,7 @@ FOLLOW_S: Final = 0.25
 TRIM_S: Final = 5.0
 
 OPERATOR: Final = "operator"
+HOME_OWNER: Final = "the owner of TANDEM_HOME"
 MAY_GIVE: Final = ["control"]
 """What the gateway's tokens may allow at most: everything; each identity has bounds of its own."""
 
@@ -78,6 +79,7 @@ class SecurityGateway:
         try:
             self.shell.journal.rebuild()
             await self._first_start()
+            await self._renew_operator()
             await self.shell.open()
         except TandemError:
             self._passwords.close()
@@ -122,19 +124,37 @@ class SecurityGateway:
         self._revoked.restore([*tokens, *names], self.shell.clock.monotonic())
 
     async def _first_start(self) -> None:
-        """The operator's API key is on the disk before the operator is known by it."""
         if identities.was_started(self.shell.store):
             return
+        await self._make_operator(GATEWAY)
+        self.shell.log.warning("first start: what the operator gets tokens with lies in %s", self._files.operator)
+
+    async def _renew_operator(self) -> None:
+        """Whoever may write beside the operator's API key may have another one; what got tokens by the old one is over."""
+        if not self._files.asks_for_operator:
+            return
+        ended = self._revoked.revoke_identity(OPERATOR, self.shell.clock.wall())
+        self.shell.journal.write(revocations.rows(ended))
+        self._revoked.apply(ended, self.shell.clock.monotonic())
+        await self._make_operator(HOME_OWNER)
+        self._files.operator_was_renewed()
+        self.shell.log.warning(
+            "the operator has a new API key, as %s asked for: it lies in %s; the old one and its tokens are void",
+            self._files.renewal,
+            self._files.operator,
+        )
+
+    async def _make_operator(self, by: str) -> None:
+        """The operator's API key is on the disk before the operator is known by it."""
         api_key = credentials.new_api_key(self.shell.rng)
         asked = api.CreateIdentity(name=OPERATOR, kind=OPERATOR, scopes=MAY_GIVE)
         fact = self._book.create(
-            asked, Kept(api_key=credentials.digest(api_key)), by=GATEWAY, at=self.shell.clock.timestamp()
+            asked, Kept(api_key=credentials.digest(api_key)), by=by, at=self.shell.clock.timestamp()
         )
         self._files.leave_operator(OPERATOR, api_key)
         self.shell.journal.write([*identities.rows(fact), identities.STARTED.put(OPERATOR, fact.identity)])
         self._book.apply(fact)
         await self.shell.journal.committed()
-        self.shell.log.warning("first start: what the operator gets tokens with lies in %s", self._files.operator)
 
     def _follow(self) -> None:
         if self._keyring_file.refresh():

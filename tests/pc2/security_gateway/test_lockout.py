@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from common.errors import Overloaded, Unauthenticated
+from common.wire.codec import error_body
 from pc2.security_gateway.lockout import Limits, Lockout, Pace
 
 PACE = Pace(free=5, first_s=1.0, cap_s=900.0, quiet_s=1_800.0)
@@ -37,7 +38,9 @@ def test_a_wait_is_told_and_ends() -> None:
         fail(lockout)
     with pytest.raises(Unauthenticated, match=r"too many wrong secrets from pc2: try again in 1 s") as caught:
         lockout.begin("bob", "pc2", 0.5)
-    assert caught.value.retry_after_ms == 500
+    assert (caught.value.retry_after_ms, caught.value.can_help_later) == (500, True)
+    assert error_body(caught.value).retryable
+    assert not error_body(Unauthenticated("the name or the secret is wrong")).retryable
     fail(lockout, now=1.0)
     assert lockout.wait_s("bob", "pc2", 1.0) == 2.0
 

@@ -223,6 +223,43 @@ async def test_started_by_hand_it_signs_with_a_key_of_its_own_that_it_keeps(tmp_
         assert await again.verdict(token) == "valid"
 
 
+async def test_whoever_owns_the_home_gets_a_new_api_key_of_the_operator_and_the_old_one_is_void(tmp_path: Path) -> None:
+    tables: Tables = {}
+    async with gateway(tmp_path, MemoryStore(tables)) as running:
+        first = running.operator
+        token = await running.token(first.name, first.secret)
+        others = await running.token("bob", await running.create("bob"))
+        files = running.files
+    files.operator.unlink()
+    async with gateway(tmp_path, MemoryStore(tables)):
+        assert not files.operator.exists(), "nobody asked for another"
+    files.renewal.touch()
+    async with gateway(tmp_path, MemoryStore(tables)) as again:
+        assert again.operator.secret != first.secret
+        assert not files.renewal.exists()
+        assert await again.verdict(token) == "revoked"
+        assert await again.verdict(others) == "valid"
+        with pytest.raises(Unauthenticated):
+            await again.token(first.name, first.secret)
+        assert await again.verdict(await again.token(again.operator.name, again.operator.secret)) == "valid"
+        listed = (await again.call("list_identities"))["identities"]
+        told = next(one for one in listed if one["name"] == "operator")
+        assert (told["created_by"], told["scopes"]) == ("the owner of TANDEM_HOME", ["control"])
+        key = again.operator.secret
+    async with gateway(tmp_path, MemoryStore(tables)) as later:
+        assert later.operator.secret == key
+        assert await later.token("operator", key)
+
+
+async def test_a_folder_or_a_link_asks_for_no_new_operator(tmp_path: Path) -> None:
+    tables: Tables = {}
+    async with gateway(tmp_path, MemoryStore(tables)) as running:
+        key, files = running.operator.secret, running.files
+    files.renewal.symlink_to(files.operator)
+    async with gateway(tmp_path, MemoryStore(tables)) as again:
+        assert again.operator.secret == key
+
+
 async def test_with_a_key_file_that_is_damaged_missing_or_signs_nothing_it_does_not_start(tmp_path: Path) -> None:
     path = supervised(tmp_path)
     whole = keyfiles.read(path, ProcessKeys)
