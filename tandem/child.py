@@ -25,7 +25,11 @@ FORWARDED: Final = (
     signal.SIGWINCH,
 )
 _DEFAULTED: Final = [*FORWARDED, signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU]
-_GUARD: Final = 'trap "" HUP INT QUIT TERM; read -r _ || kill -s KILL -- "-$0"'
+_GUARD: Final = """trap "" HUP INT QUIT TERM
+read -r _ && exit
+kill -s KILL -- "-$0"
+[ $# -gt 0 ] && file=$1 && shift && [ -s "$file" ] && "$@" "$(cat "$file")"
+"""
 POLL_S: Final = 0.05
 
 
@@ -83,8 +87,11 @@ class Terminal:
 class Child:
     """A command under way; made on the running loop of the main thread. `ended` holds its exit code, as shells give it."""
 
-    def __init__(self, command: Sequence[str], environ: Mapping[str, str]) -> None:
-        """Start it. Raises OSError where the system cannot."""
+    def __init__(self, command: Sequence[str], environ: Mapping[str, str], last_words: Sequence[str] = ()) -> None:
+        """Start it. Raises OSError where the system cannot.
+
+        `last_words` are a file and a command: when we are killed, the command is run with what is in the file, if anything is.
+        """
         self._loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[int] = self._loop.create_future()
         self._terminal = Terminal()
@@ -96,7 +103,7 @@ class Child:
         except OSError:
             self._turn_away()
             raise
-        self._guard = _Guard(self.pid)
+        self._guard = _Guard(self.pid, last_words, environ)
         self._look()
 
     def _listen(self) -> None:
@@ -188,13 +195,13 @@ class Child:
 class _Guard:
     """A shell that waits for a word from us, and kills the group when we end without one."""
 
-    def __init__(self, group: int) -> None:
+    def __init__(self, group: int, last_words: Sequence[str], environ: Mapping[str, str]) -> None:
         ear, self._mouth = os.pipe2(os.O_CLOEXEC)
         quiet = [(os.POSIX_SPAWN_OPEN, fd, os.devnull, os.O_WRONLY, 0) for fd in (1, 2)]
         self._pid = os.posix_spawn(
             "/bin/sh",
-            ["sh", "-c", _GUARD, str(group)],
-            {},
+            ["sh", "-c", _GUARD, str(group), *last_words],
+            dict(environ) if last_words else {},
             file_actions=[(os.POSIX_SPAWN_DUP2, ear, 0), *quiet],
             setpgroup=0,
         )

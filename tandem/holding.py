@@ -31,7 +31,9 @@ FIRST_WORD_S: Final = 0.7
 PAUSE_S: Final = 0.2
 RENEWALS_PER_TTL: Final = 3
 MEASURE_S: Final = 2.0
-FIRST_MEASURE_S: Final = 0.5
+FIRST_MEASURE_S: Final = 0.15
+LAST_MEASURE_S: Final = 1.0
+"""How long the end of a command waits for the last measurement."""
 
 
 class Asking:
@@ -73,9 +75,7 @@ class Asking:
 
     async def _best_host(self) -> str:
         asked = self._request
-        wish = leases.PlanLease(
-            model=asked.model, bytes=asked.bytes, priority=asked.priority, host=asked.host, card_uuid=asked.card_uuid
-        )
+        wish = msgspec.convert(asked, leases.PlanLease, from_attributes=True)
         plans: dict[str, leases.LeasePlan] = {}
         for host in self._hosts if len(self._hosts) > 1 else ():
             try:
@@ -151,6 +151,7 @@ class Holding:
         self._warned = False
         self.granted = granted
         self.peak_bytes: int | None = None
+        self.taken_back = ""
         self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     async def renew(self) -> None:
@@ -169,29 +170,46 @@ class Holding:
     async def measure(self) -> None:
         """Follow what the command's processes really hold; warn once when it is over the lease by more than a twentieth.
 
-        Until something is held it asks sooner, since a short command ends before the next, and one that starts holds nothing yet.
+        At first it asks often, since a short command ends before the next time, and one that starts holds nothing yet.
         """
         pause_s = FIRST_MEASURE_S
         while True:
             await asyncio.sleep(pause_s)
-            held = await self._measured()
-            if held is not None:
-                self.peak_bytes = max(self.peak_bytes or 0, held)
-                self._compare(held)
-            pause_s = MEASURE_S if held else min(MEASURE_S, pause_s * 1.5)
+            await self._measure_once(MEASURE_S)
+            pause_s = min(MEASURE_S, pause_s * 1.5)
 
-    async def _measured(self) -> int | None:
+    async def measure_last(self) -> None:
+        """Take in what the card's last look at the command saw, now that it has ended."""
+        await self._measure_once(LAST_MEASURE_S)
+
+    async def mark_cgroup(self, cgroup: str) -> bool:
+        """Say in which cgroup the command's container runs; False where that should be said again."""
+        granted = self.granted
+        asked = leases.MarkLease(lease_id=granted.lease_id, fencing_token=granted.fencing_token, cgroup=cgroup)
+        try:
+            await self._client.call(self._keeper, leases.MARK_LEASE, asked, timeout_s=MEASURE_S)
+        except (NotFound, StaleFence):
+            return True  # the lease has ended, and renewing it tells so
+        except TandemError:
+            return False
+        return True
+
+    async def _measure_once(self, timeout_s: float) -> None:
         asked = leases.ListLeases(host=self.granted.host)
         try:
-            found = await self._client.call(self._keeper, leases.LIST_LEASES, asked, timeout_s=MEASURE_S)
+            found = await self._client.call(self._keeper, leases.LIST_LEASES, asked, timeout_s=timeout_s)
         except TandemError:
-            return None
+            return
         own = next((each for each in found.leases if each.lease_id == self.granted.lease_id), None)
-        return own.measured_bytes if own is not None and own.verified else None
+        if own is None or own.state == "expiring":
+            self.taken_back = (own.reason if own is not None else "") or "it has ended"
+        if own is not None and own.verified:
+            self.peak_bytes = max(self.peak_bytes or 0, own.measured_bytes)
+            self._compare(own.measured_bytes)
 
     def _compare(self, held: int) -> None:
-        leased = self.granted.bytes
-        if held * 20 > leased * 21 and not self._warned:
+        leased = self.granted.bytes * max(1, len(self.granted.card_uuids))
+        if leased and held * 20 > leased * 21 and not self._warned:
             self._warned = True
             more = f"{size(held)} held, {size(leased)} leased on {self.granted.host}:{self.granted.card}"
             self._warn(f"the command holds more VRAM than its lease: {more}; ask for more with --vram")

@@ -14,6 +14,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 Q = TypeVar("Q", Size, Duration)
 
 PRIORITY: Final = click.IntRange(0, 100)
+CARDS: Final = click.IntRange(1, 16)
 
 
 def size(text: str) -> Size:

@@ -9,7 +9,8 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -26,6 +27,8 @@ from common.ids import new_id
 from common.telemetry.system_clock import system_rng
 from tandem.asking import TIMEOUT_S, hosts, keeper_of, settings
 from tandem.child import Child
+from tandem.container import Container
+from tandem.container_words import container_run
 from tandem.exits import Exit, exit_for
 from tandem.here import hosts_here
 from tandem.holding import Asking, Holding
@@ -38,6 +41,8 @@ GRACE_S: Final = 10.0
 """From TERM to KILL where the lease was lost."""
 LEFTOVER_S: Final = 5.0
 """From TERM to KILL for what the command left running in its group."""
+SEEN_S: Final = 1.5
+"""A command that ran shorter may have held its card between two looks at it: none seen is not none held."""
 WITHDRAWAL_S: Final = 0.05
 """What withdraws a request gets so long to leave this process."""
 _STOPS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -54,6 +59,13 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     priority: int
     host: str
     card_uuid: str
+    config: str = ""
+    cards: int = 1
+    exclusive: bool = False
+    share: bool = False
+    pinned: bool = False
+    preemptible: bool = False
+    ram_bytes: int = 0
 
 
 class Report(msgspec.Struct, kw_only=True):
@@ -136,6 +148,13 @@ class _Run:
             owner=leases.Owner(agent_name="tandem-run", host=host, pid=own.pid, start_time=own.start_time),
             idempotency_key=new_id("key", system_rng()),
             wait_s=order.wait_s,
+            config=order.config,
+            cards=order.cards,
+            exclusive=order.exclusive,
+            share=order.share,
+            pinned=order.pinned,
+            in_use=not order.preemptible,
+            ram_bytes=order.ram_bytes,
         )
         return await Asking(self._client, asked, here, self._teller.waiting, self._teller.warn).granted()
 
@@ -150,7 +169,7 @@ class _Run:
 
     async def _environ(self, granted: leases.LeaseGranted) -> tuple[dict[str, str], bool]:
         environ = os.environ | {
-            "CUDA_VISIBLE_DEVICES": granted.card_uuid,
+            "CUDA_VISIBLE_DEVICES": ",".join(_cards(granted)),
             "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
             "TANDEM_LEASE_ID": granted.lease_id,
             "TANDEM_FENCING_TOKEN": str(granted.fencing_token),
@@ -174,32 +193,61 @@ class _Run:
         except TandemError as error:
             self._teller.warn(f"{granted.host} does not say whether the card is simulated: {error.message}")
             return False
-        return any(card.simulated for card in found.cards if card.card_uuid == granted.card_uuid)
+        return any(card.simulated for card in found.cards if card.card_uuid in _cards(granted))
 
     async def _under(self, holding: Holding, environ: dict[str, str]) -> None:
+        found = container_run(self._order.command)
+        if found is None:
+            await self._run(holding, Child, self._order.command, environ)
+            return
+        container = Container(found, self._teller.warn)
+        try:
+            words = container.words(holding.granted)
+            await self._run(holding, partial(Child, last_words=container.last_words), words, environ, container)
+        finally:
+            container.close()
+
+    async def _run(
+        self,
+        holding: Holding,
+        start: Callable[[list[str], dict[str, str]], Child],
+        words: list[str],
+        environ: dict[str, str],
+        container: Container | None = None,
+    ) -> None:
         began = time.monotonic()
         try:
-            child = Child(self._order.command, environ)
+            child = start(words, environ)
         except OSError as error:
-            raise NotStarted(f"{self._order.command[0]} cannot be started: {error.strerror}") from None
+            raise NotStarted(f"{words[0]} cannot be started: {error.strerror}") from None
         beside = [asyncio.create_task(holding.renew()), asyncio.create_task(holding.measure())]
+        if container is not None:
+            beside.append(asyncio.create_task(container.follow(holding.mark_cgroup)))
         try:
-            ends: list[asyncio.Future[Any]] = [child.ended, holding.lost]
-            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            if not child.ended.done():
-                await self._lost(holding.lost.result(), child)
-            self._report.exit_code = child.ended.result()
-            await self._end_leftovers(child)
+            await self._to_its_end(holding, child)
         finally:
             self._report.ran_s, self._report.peak_bytes = time.monotonic() - began, holding.peak_bytes
             for task in beside:
                 task.cancel()
+            if container is not None:
+                await container.end()
             child.close()
 
-    async def _lost(self, reason: str, child: Child) -> None:
-        self._teller.warn(f"the lease was lost ({reason}); the command is being ended")
-        await child.end(GRACE_S)
-        raise StaleFence(f"the lease was lost while the command ran: {reason}", mend="run it again")
+    async def _to_its_end(self, holding: Holding, child: Child) -> None:
+        ends: list[asyncio.Future[Any]] = [child.ended, holding.lost]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        if not child.ended.done():
+            reason = holding.lost.result()
+            self._teller.warn(f"the lease was lost ({reason}); the command is being ended")
+            await child.end(GRACE_S)
+            raise StaleFence(f"the lease was lost while the command ran: {reason}", mend="run it again")
+        self._report.exit_code = child.ended.result()
+        await holding.measure_last()
+        await self._end_leftovers(child)
+        if self._report.exit_code and holding.taken_back:
+            raise StaleFence(
+                f"the lease was taken back while the command ran: {holding.taken_back}", mend="run it again"
+            )
 
     async def _end_leftovers(self, child: Child) -> None:
         if child.lives:
@@ -208,10 +256,16 @@ class _Run:
 
     def _tell_end(self, holding: Holding) -> None:
         report, granted = self._report, holding.granted
+        if not report.peak_bytes and report.ran_s < SEEN_S:
+            report.peak_bytes = None
         peak = "not measured" if report.peak_bytes is None else size(report.peak_bytes)
         where = f"{granted.host}:{granted.card}"
         text = f"returned {size(granted.bytes)} on {where} after {age(report.ran_s)}; most held: {peak}"
         self._teller.ended(text, report)
+
+
+def _cards(granted: leases.LeaseGranted) -> list[str]:
+    return granted.card_uuids or [granted.card_uuid]
 
 
 async def _unless_stopped(work: Coroutine[Any, Any, T]) -> T:

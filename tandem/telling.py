@@ -40,7 +40,10 @@ class Teller:
     def granted(self, granted: LeaseGranted, simulated: bool) -> None:
         """The lease is there."""
         kind = " (simulated)" if simulated else ""
-        text = f"{output.size(granted.bytes)} on {granted.host}:{granted.card}{kind}, lease {granted.lease_id}"
+        many = f" and on {len(granted.card_uuids) - 1} more of its cards" if len(granted.card_uuids) > 1 else ""
+        shared = f", shared with {granted.shares}" if granted.shares else ""
+        where = f"{granted.host}:{granted.card}{many}{kind}"
+        text = f"{output.size(granted.bytes)} on {where}, lease {granted.lease_id}{shared}"
         self._tell("granted", text, granted)
 
     def ended(self, text: str, report: Any) -> None:

@@ -11,8 +11,9 @@ import click
 
 from common.config.units import Duration, Size
 from tandem import asking, output
+from tandem.container_words import container_run
 from tandem.exits import Exit
-from tandem.options import PRIORITY, card, duration, size, some_time
+from tandem.options import CARDS, PRIORITY, card, duration, size, some_time
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
@@ -23,6 +24,13 @@ from tandem.options import PRIORITY, card, duration, size, some_time
 @click.option("--host", default="", metavar="HOST", help="Which host this is; default: TANDEM_HOST, or found out.")
 @click.option("--card", "card_uuid", type=card, default="", metavar="UUID", help="Only this card.")
 @click.option("--ttl", "ttl_s", type=some_time, default="60s", show_default=True, metavar="TIME", help="Of the lease.")
+@click.option("--config", default="", metavar="TEXT", help="What makes loads of one model differ in size.")
+@click.option("--cards", type=CARDS, default=1, show_default=True, help="So many cards of one host, each with --vram.")
+@click.option("--ram", type=size, default=None, metavar="SIZE", help="Host RAM to lease with it.")
+@click.option("--exclusive", is_flag=True, help="Nobody else on the card.")
+@click.option("--share", is_flag=True, help="Join a lease of the same model and config, if there is one.")
+@click.option("--pinned", is_flag=True, help="Never to be evicted.")
+@click.option("--preemptible", is_flag=True, help="May be evicted whenever somebody needs the room.")
 @click.option("--report", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write a JSON report.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing on stderr but warnings and errors.")
 @click.option("--json", "as_json", is_flag=True, help="Tell the progress as JSON lines on stderr.")
@@ -35,6 +43,13 @@ def command(
     host: str,
     card_uuid: str,
     ttl_s: Duration,
+    config: str,
+    cards: int,
+    ram: Size | None,
+    exclusive: bool,
+    share: bool,
+    pinned: bool,
+    preemptible: bool,
     report: Path | None,
     quiet: bool,
     as_json: bool,
@@ -45,6 +60,11 @@ def command(
     The command sees the card by CUDA_VISIBLE_DEVICES and its lease by TANDEM_LEASE_ID and TANDEM_FENCING_TOKEN. The lease hangs
     on this process: when it ends, however that comes, the command ends and the bytes come back. What the command leaves
     running in its process group is ended before the lease is given back.
+
+    `docker run`, `podman run` and `nerdctl run` are told the card (--gpus device=UUID, or its CDI name) unless the command says
+    itself which cards the container sees; what the container holds is counted as the lease's, and it ends with the command.
+
+    A --preemptible command is ended with TERM, then KILL, when its lease is evicted; run it again when it exits with 75.
 
     Exits as the command does (128+N if by signal N); 75 when there was no room in time or the lease was lost, 126 and 127
     when the command cannot be executed or found. Stdout is the command's; with --json stderr has one JSON object a line
@@ -58,6 +78,15 @@ def command(
         return unfit
     if host and host not in asking.hosts():
         raise click.BadParameter(f"no host {host!r}; known: {', '.join(asking.hosts())}", param_hint="--host")
+    check(
+        words,
+        pinned=pinned,
+        preemptible=preemptible,
+        share=share,
+        exclusive=exclusive,
+        cards=cards,
+        card_uuid=card_uuid,
+    )
     if report is not None:
         prepare(report)
     from tandem.running import Order, run
@@ -72,11 +101,44 @@ def command(
         priority=priority,
         host=host,
         card_uuid=card_uuid,
+        config=config,
+        cards=cards,
+        exclusive=exclusive,
+        share=share,
+        pinned=pinned,
+        preemptible=preemptible,
+        ram_bytes=int(ram or 0),
     )
     ended = asyncio.run(run(order, Teller(quiet, as_json)))
     if report is not None:
         report.write_text(output.json_document(ended, indented=True) + "\n")
     return ended.exit_code
+
+
+def check(
+    words: tuple[str, ...],
+    *,
+    pinned: bool,
+    preemptible: bool,
+    share: bool,
+    exclusive: bool,
+    cards: int,
+    card_uuid: str,
+) -> None:
+    """Refuse options that contradict each other, and a container that would outlive its lease."""
+    pairs = (
+        (pinned and preemptible, "--pinned and --preemptible contradict each other"),
+        (share and exclusive, "--share and --exclusive contradict each other"),
+        (cards > 1 and bool(card_uuid), "--card names one card; leave it out for several"),
+    )
+    told = next((text for wrong, text in pairs if wrong), "")
+    if told:
+        raise click.UsageError(told)
+    container = container_run(words)
+    if container is not None and container.detached:
+        raise click.UsageError(
+            "a detached container would outlive its lease; leave -d out, the command ends with the container"
+        )
 
 
 def unfit_command(program: str) -> Exit | None:

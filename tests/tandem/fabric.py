@@ -107,6 +107,7 @@ class Fabric:
     operations: list[tuple[str, str, str]] = field(default_factory=list)
     withdrawn: int = 0
     renewals: int = 0
+    marks: list[leases.MarkLease] = field(default_factory=list)
     refusal: TandemError | None = None
     freed: asyncio.Event = field(default_factory=asyncio.Event)
     simulated: bool = True
@@ -239,6 +240,11 @@ class Fabric:
         self.renewals += 1
         return leases.LeaseRenewed(expires_in_s=self.held(asked.lease_id, asked.fencing_token).ttl_s)
 
+    def mark(self, asked: leases.MarkLease, call: Call) -> leases.LeaseMarked:
+        self.marks.append(asked)
+        self.held(asked.lease_id, asked.fencing_token)
+        return leases.LeaseMarked(state="held", in_use=True, loaded=False)
+
     def release(self, asked: leases.ReleaseLease, call: Call) -> Empty:
         self.held(asked.lease_id, asked.fencing_token)
         self.end(asked.lease_id)
@@ -340,6 +346,7 @@ def _serve_leases(shell: Shell, fabric: Fabric, own: str = "") -> None:
 
     shell.handle(leases.ACQUIRE_LEASE, acquire)
     shell.handle(leases.RENEW_LEASE, fabric.renew)
+    shell.handle(leases.MARK_LEASE, fabric.mark)
     shell.handle(leases.RELEASE_LEASE, fabric.release)
     shell.handle(leases.LIST_LEASES, lambda asked, call: fabric.list(leases.ListLeases(host=own or asked.host), call))
     shell.handle(leases.GET_GPUS, lambda asked, _call: fabric.gpus(asked, own))

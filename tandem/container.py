@@ -1,0 +1,117 @@
+"""The container that a command runs, while it runs: told which card it has, followed to its cgroup, and never left behind.
+
+The command is only the engine's client; what holds the card descends from a daemon. Its cgroup is told to the card's supervisor,
+so that what it holds is seen to be the lease's. Where the client ends and the container does not, the engine is told to end it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import tempfile
+from asyncio.subprocess import DEVNULL
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Final
+
+from common.api.leases import LeaseGranted
+from common.gpu import cgroups
+from tandem.child import POLL_S
+from tandem.container_words import ContainerRun
+
+FIRST_LOOK_S: Final = 0.1
+LAST_LOOK_S: Final = 2.0
+UNSEEN_S: Final = 30.0
+"""A container that runs and has no process here after this long is on another machine, or hidden from us."""
+STOP_S: Final = 5.0
+"""From the engine's TERM to its KILL."""
+END_S: Final = 15.0
+"""How long the engine has for one command."""
+
+
+class Container:
+    """One container; `warn` tells the user."""
+
+    def __init__(self, run: ContainerRun, warn: Callable[[str], None]) -> None:
+        self._run = run
+        self._warn = warn
+        self._folder = "" if run.cidfile else tempfile.mkdtemp(prefix="tandem-run-")
+        self._cidfile = Path(run.cidfile or f"{self._folder}/cid")
+
+    def words(self, granted: LeaseGranted) -> list[str]:
+        """The command with the lease's cards in it; what the user said of cards stands, and is told where it is another's."""
+        uuids = granted.card_uuids or [granted.card_uuid]
+        if self._run.cards and not all(uuid in " ".join(self._run.cards) for uuid in uuids):
+            self._warn(
+                f"the container is shown {', '.join(self._run.cards)}, as the command says; leased is {', '.join(uuids)}"
+            )
+        return self._run.with_cards(uuids, granted.lease_id, str(self._cidfile))
+
+    @property
+    def last_words(self) -> list[str]:
+        """For whoever outlives us: the file with the container's id, and the command that ends it."""
+        return [str(self._cidfile), *self._run.program, "kill"]
+
+    async def follow(self, tell: Callable[[str], Awaitable[bool]]) -> None:
+        """Wait until the container has a cgroup on this machine, and tell it until it is taken down."""
+        pause_s, waited_s = FIRST_LOOK_S, 0.0
+        while True:
+            await asyncio.sleep(pause_s)
+            cgroup = await asyncio.to_thread(self._cgroup)
+            if cgroup and await tell(cgroup):
+                return
+            if not cgroup and self._id() and waited_s < UNSEEN_S <= waited_s + pause_s:
+                self._warn(
+                    "the container's processes are not seen on this machine: what it holds is not counted as the lease's"
+                )
+            waited_s += pause_s
+            pause_s = min(LAST_LOOK_S, pause_s * 1.5)
+
+    async def end(self) -> None:
+        """Stop the container if it goes on; returns when no process of it is left, or the engine would not end it."""
+        if not await self._lives():
+            return
+        self._warn("the container goes on without its command; it is stopped before the lease is given back")
+        for words in (["stop", "-t", f"{STOP_S:.0f}"], ["kill"]):
+            await self._engine(words)
+            if await self._gone():
+                return
+        self._warn(f"the container {self._id()[:12]} could not be stopped; its memory is nobody's lease from now on")
+
+    def close(self) -> None:
+        """Forget the file with the container's id, where it was ours."""
+        if self._folder:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _id(self) -> str:
+        try:
+            return self._cidfile.read_text().strip()
+        except OSError:
+            return ""
+
+    def _cgroup(self) -> str:
+        return cgroups.container_cgroup(self._id())
+
+    async def _lives(self) -> bool:
+        return bool(await asyncio.to_thread(cgroups.members, self._id()))
+
+    async def _gone(self) -> bool:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STOP_S):
+                while await self._lives():
+                    await asyncio.sleep(POLL_S)
+                return True
+        return False
+
+    async def _engine(self, words: Sequence[str]) -> None:
+        command = [*self._run.program, *words, self._id()]
+        try:
+            process = await asyncio.create_subprocess_exec(*command, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL)
+        except OSError:
+            return
+        try:
+            await asyncio.wait_for(process.wait(), END_S)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
