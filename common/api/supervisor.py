@@ -188,6 +188,8 @@ VERBS: tuple[AnyVerb, ...] = (
     GET_VITALS,
     READ_LOG,
     ADMIT_LEASE,
+    MAKE_ROOM,
+    leases.MARK_LEASE,
     *leases.VERBS,
     *links.VERBS,
     *separations.VERBS,

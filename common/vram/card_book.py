@@ -201,8 +201,9 @@ class CardBook:
         return self._account(self._entries[uuid]).base_bytes
 
     def free_bytes(self, uuid: str) -> int:
-        """What the last look showed free on the card."""
-        return self._account(self._entries[uuid]).free_bytes
+        """What the last look showed free on the card; 0 for one that was never seen."""
+        entry = self._entries.get(uuid)
+        return 0 if entry is None else self._account(entry).free_bytes
 
     def spare_bytes(self, uuid: str, lease_id: str) -> int:
         """What this lease id could have on the card; below zero by what others hold or were promised beyond it."""

@@ -25,14 +25,18 @@ from common.ids import new_id
 from common.service.call import Call
 from common.service.shell import Shell
 from common.supervisor.leasing.card_watch import CardWatch
+from common.supervisor.leasing.evictions import Evictions
 from common.supervisor.leasing.owners import pinned, process_of
+from common.supervisor.leasing.rung_acts import FindUnloader, nobody
+from common.supervisor.leasing.sampling import Look
 from common.supervisor.leasing.waiting import Line, Seat, wish_of
 from common.supervisor.leasing.writer import LeaseWriter
 from common.vram import lease_view, placement
 from common.vram.cards import ProcessId
-from common.vram.lease_decision import Decision
+from common.vram.lease_decision import Decision, EvictionOrder
 from common.vram.lease_facts import Ended, GivenBack
 from common.vram.placement import Choice
+from common.vram.rungs import DEFAULT, LadderPolicy
 
 TICK_S: Final = 0.25
 SETTLE_S: Final = 0.5
@@ -42,7 +46,8 @@ SETTLE_S: Final = 0.5
 class CardLeases:
     """One host's leases; `cards` None with the `problem` that says why there are none. Takes the cards over and closes them.
 
-    `neighbours` are the hosts on this same machine, whose processes can be watched from here.
+    `neighbours` are the hosts on this same machine, whose processes can be watched from here. `unloader` finds whoever knows how
+    the owner of a lease that has to go gives its memory back, beyond what the lease says.
     """
 
     def __init__(
@@ -52,14 +57,17 @@ class CardLeases:
         cards: CardSource | None,
         problem: str = "",
         neighbours: Collection[str] = (),
+        unloader: FindUnloader = nobody,
+        policy: LadderPolicy = DEFAULT,
     ) -> None:
         self._shell = shell
         self._host = host
         self._neighbours = frozenset(neighbours)
         self._now = shell.clock.monotonic
         self._line = Line()
-        self._writer = LeaseWriter(shell, host, self._owner_died)
-        self._cards = CardWatch(shell, host, cards, problem, self._writer, self._line, self._serve)
+        self._writer = LeaseWriter(shell, host, self._owner_died, self._evict)
+        self._cards = CardWatch(shell, host, cards, problem, self._writer, self._line, self._seen)
+        self._evictions = Evictions(shell, self._writer, self._record, self._cards.look_soon, unloader, policy)
         self._serving_soon = False
         self._closed = False
 
@@ -73,6 +81,7 @@ class CardLeases:
         self._shell.handle(leases.GET_GPUS, self._gpus)
         self._shell.handle(leases.PLAN, self._plan)
         self._shell.handle(leases.EXPLAIN, self._explain)
+        self._evictions.add_routes()
 
     async def open(self) -> None:
         """Restores the leases, watches their owners, opens a fence epoch and takes a first look.
@@ -88,8 +97,16 @@ class CardLeases:
         self._closed = True
         for seat in self._line:
             seat.end(self._closing())
+        await self._evictions.close()
         self._writer.close()
         await self._cards.close()
+
+    def _evict(self, order: EvictionOrder) -> None:
+        self._evictions.begin(order)
+
+    def _seen(self, look: Look) -> None:
+        self._evictions.looked(look)
+        self._serve()
 
     def _closing(self) -> Unavailable:
         return Unavailable(f"{self._host}'s supervisor is shutting down", retry_after_ms=500)
@@ -161,7 +178,7 @@ class CardLeases:
         now = self._now()
         kept = self._line.kept_from(asked.priority, asked_at)
         if self._writer.settling:
-            kept |= self._writer.settling.unsure(self._writer.table.candidates(now), asked.bytes)
+            kept |= self._writer.settling.unsure(self._writer.table.candidates(now, asked.lease_id), asked.bytes)
         return self._writer.table.admit(asked, now, self._shell.clock.timestamp(), kept)
 
     def _record(self, decision: Decision) -> object:
@@ -179,7 +196,8 @@ class CardLeases:
     def _needs_settling(self, asked: AdmitLease) -> bool:
         if not self._writer.settling:
             return False
-        cards, wish, settling = self._writer.table.candidates(self._now()), wish_of(asked), self._writer.settling
+        cards, wish = self._writer.table.candidates(self._now(), asked.lease_id), wish_of(asked)
+        settling = self._writer.settling
         sure = placement.pick(wish, settling.sure(cards))
         return sure is None and placement.pick(wish, settling.hoped(cards)) is not None
 
@@ -285,10 +303,12 @@ class CardLeases:
         self._line.tell(table.candidates(now), table.missing(), now)
 
     def _owner_died(self, owner: ProcessId) -> None:
-        """Ends what hangs on the process; what could not be committed is tried again at the next tick."""
+        """Ends what hangs on the process; what could not be committed, or is being evicted, is tried again at the next tick."""
         for seat in self._line:
             if process_of(seat.asked, self._host) == owner:
                 seat.end(Cancelled(f"process {owner.pid}, for which this lease was asked, has ended"))
+        if self._evictions.concerns(owner):
+            return
         try:
             self._writer.make_sound()
         except StorageUnavailable:
@@ -306,6 +326,7 @@ class CardLeases:
             pass  # the health answer says so; leases that are late end when it has passed
         else:
             self._record(self._writer.table.expire(self._now(), self._shell.clock.timestamp()))
+            self._evictions.resume()
         self._serve()
         self._cards.tick()
 

@@ -35,7 +35,7 @@ PUBLISH_S: Final = 2.0
 
 
 class CardWatch:
-    """Looks at the cards and shows them; `seen` is called after each look. None as `cards`: `problem` says why there are none."""
+    """Looks at the cards and shows them; `seen` is told of each look. None as `cards`: `problem` says why there are none."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class CardWatch:
         problem: str,
         writer: LeaseWriter,
         line: Line,
-        seen: Callable[[], None],
+        seen: Callable[[Look], None],
     ) -> None:
         self._shell = shell
         self._host = host
@@ -121,7 +121,7 @@ class CardWatch:
         self._looked = self._shell.loop.create_future()
         if self._wanted and self._sampler is not None:
             self._look_in_turn(self._sampler)
-        self._on_seen()
+        self._on_seen(look)
         self._show()
 
     def _show(self) -> None:

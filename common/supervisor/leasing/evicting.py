@@ -17,8 +17,9 @@ from common.errors import Unavailable
 from common.gpu import process_identity
 from common.gpu.process_identity import ExitWatch
 from common.service.shell import Shell
-from common.supervisor.leasing.rung_acts import FindUnloader, RungActs, describe
+from common.supervisor.leasing.rung_acts import FindUnloader, RungActs, describe, nobody
 from common.supervisor.leasing.sampling import Look as CardLook
+from common.vram.cards import ProcessId
 from common.vram.ladder import (
     Act,
     Action,
@@ -79,7 +80,7 @@ class Evictor:
         shell: Shell,
         look_soon: Callable[[], None],
         done: Done,
-        unloader: FindUnloader = lambda _: None,
+        unloader: FindUnloader = nobody,
         policy: LadderPolicy = DEFAULT,
     ) -> None:
         self._loop = shell.loop
@@ -96,6 +97,10 @@ class Evictor:
 
     def __len__(self) -> int:
         return len(self._evictions)
+
+    def concerns(self, owner: ProcessId) -> bool:
+        """Whether an eviction from this owner is under way: what its end means is then seen on the card."""
+        return any(eviction.order.owner == owner for eviction in self._evictions)
 
     def evict(self, order: EvictionOrder) -> float:
         """Begins, unless one of these leases' evictions is under way; the seconds it takes at most, in all."""

@@ -51,30 +51,15 @@ class Said(Protocol):
 
 
 class Unloader(Protocol):
-    """Whoever knows an owner better than its lease does, such as a model server's adapter; `rungs` are those it has.
-
-    `stop` ends when the owner's processes have ended, or says why they will not. Raises TandemError.
-    """
+    """Whoever knows an owner better than its lease does, such as a model server's adapter."""
 
     @property
     def rungs(self) -> Collection[RungName]:
-        """Which of the four it has."""
+        """Which of sleep, unload, checkpoint and stop it has."""
         ...
 
-    async def sleep(self) -> Said:
-        """Weights to host RAM, the process warm."""
-        ...
-
-    async def unload(self) -> Said:
-        """Weights let go of, the process warm."""
-        ...
-
-    async def checkpoint(self) -> Said:
-        """The process frozen, with all its VRAM in host RAM."""
-        ...
-
-    async def stop(self) -> Said:
-        """The process ended in order."""
+    async def perform(self, rung: RungName) -> Said:
+        """Does one of them: weights to host RAM, weights let go of, the process frozen, or its processes ended. TandemError."""
         ...
 
 
@@ -86,6 +71,10 @@ class Claimed(NamedTuple):
 
 
 FindUnloader = Callable[[EvictionOrder], "Unloader | None"]
+
+
+def nobody(_: EvictionOrder) -> None:
+    """Finds nobody who knows an owner better than its lease does."""
 
 
 class RungActs:
@@ -116,8 +105,7 @@ class RungActs:
             return await self._signal(rung, members)
         known = self._unloader(order)
         if known is not None and rung in known.rungs:
-            acts = {"sleep": known.sleep, "unload": known.unload, "checkpoint": known.checkpoint, "stop": known.stop}
-            return await acts[rung]()
+            return await known.perform(rung)
         return await self._ask(rung, order, order.unload or Unload())
 
     async def keep_killing(self, members: set[ProcessId]) -> None:

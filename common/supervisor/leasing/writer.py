@@ -23,7 +23,7 @@ from common.supervisor.leasing.sampling import Look
 from common.supervisor.leasing.settling import Settling
 from common.vram import lease_facts
 from common.vram.cards import ProcessId
-from common.vram.lease_decision import Announce, Decision, Instruction, Note, Reply, Unwatch, Watch
+from common.vram.lease_decision import Announce, Decision, EvictionOrder, Instruction, Note, Reply, Unwatch, Watch
 from common.vram.lease_facts import EpochOpened, Fact
 from common.vram.lease_table import LeaseTable
 from common.vram.receipts import Receipts
@@ -33,9 +33,18 @@ RETRY_S: Final = 0.25
 
 
 class LeaseWriter:
-    """The table, and all that must agree with it; `owner_died` hears of every process on which something hangs."""
+    """The table, and all that must agree with it.
 
-    def __init__(self, shell: Shell, host: str, owner_died: Callable[[ProcessId], None]) -> None:
+    `owner_died` hears of every process on which something hangs, `evict` of every order to take memory back.
+    """
+
+    def __init__(
+        self,
+        shell: Shell,
+        host: str,
+        owner_died: Callable[[ProcessId], None],
+        evict: Callable[[EvictionOrder], None],
+    ) -> None:
         self.table = LeaseTable(host)
         self.receipts = Receipts()
         self.owners = OwnerWatch(shell.loop, owner_died)
@@ -44,6 +53,7 @@ class LeaseWriter:
         self._shell = shell
         self._host = host
         self._now = shell.clock.monotonic
+        self._evict = evict
         self._look: Look | None = None
         self._epoch_open = False
         self._refused: StorageUnavailable | None = None
@@ -131,6 +141,8 @@ class LeaseWriter:
                 self.owners.hold(instruction.owner, LEASES)
             elif isinstance(instruction, Unwatch):
                 self.owners.drop(instruction.owner, LEASES)
+            else:
+                self._evict(instruction.order)
 
     def _rebuild(self) -> None:
         if self._closed:

@@ -76,22 +76,10 @@ class Engine:
         self.did: list[str] = []
         self.act: Any = lambda: None
 
-    async def _do(self, what: str) -> Claimed:
-        self.did.append(what)
+    async def perform(self, rung: RungName) -> Claimed:
+        self.did.append(rung)
         self.act()
-        return Claimed(True, f"{what} done")
-
-    async def sleep(self) -> Claimed:
-        return await self._do("sleep")
-
-    async def unload(self) -> Claimed:
-        return await self._do("unload")
-
-    async def checkpoint(self) -> Claimed:
-        return await self._do("checkpoint")
-
-    async def stop(self) -> Claimed:
-        return await self._do("stop")
+        return Claimed(True, f"{rung} done")
 
 
 class Bench:
@@ -258,11 +246,11 @@ async def test_an_act_that_hangs_is_left_behind_in_its_time(tmp_path: Path) -> N
     async with bench(tmp_path) as at:
         at.engine = Engine("stop")
 
-        async def hang() -> Claimed:
+        async def hang(_: RungName) -> Claimed:
             await asyncio.Event().wait()
             raise AssertionError
 
-        at.engine.stop = hang  # type: ignore[method-assign]
+        at.engine.perform = hang  # type: ignore[method-assign]
         with holder(tmp_path) as owner:
             outcome, rungs = await at.evict(order(owner))
         assert outcome.kind == "evicted"

@@ -1,0 +1,110 @@
+"""The evictions of one host: decided by its lease table, carried out by the evictor, and written down when they have ended.
+
+ResourceManager asks for room here, holders say here whether their leases are in use. What a restart or a failed commit left
+unfinished is begun again, for an expiring lease is never revived. It decides nothing of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from common.api import leases, supervisor
+from common.api.leases import LeaseMarked, MarkLease, Rung
+from common.api.supervisor import MakeRoom, RoomPromised
+from common.errors import StorageUnavailable
+from common.service.call import Call
+from common.service.shell import Shell
+from common.supervisor.leasing.evicting import Evictor
+from common.supervisor.leasing.rung_acts import FindUnloader
+from common.supervisor.leasing.sampling import Look
+from common.supervisor.leasing.writer import LeaseWriter
+from common.vram.cards import ProcessId
+from common.vram.ladder import Outcome
+from common.vram.lease_decision import Decision, EvictionOrder
+from common.vram.rungs import LadderPolicy
+
+
+class Evictions:
+    """What the table wants evicted; `record` writes a decision down, `look_soon` has the cards looked at."""
+
+    def __init__(
+        self,
+        shell: Shell,
+        writer: LeaseWriter,
+        record: Callable[[Decision], object],
+        look_soon: Callable[[], None],
+        unloader: FindUnloader,
+        policy: LadderPolicy,
+    ) -> None:
+        self._shell = shell
+        self._writer = writer
+        self._record = record
+        self._now = shell.clock.monotonic
+        self._evictor = Evictor(shell, look_soon, self._ended, unloader, policy)
+
+    def __len__(self) -> int:
+        return len(self._evictor)
+
+    def add_routes(self) -> None:
+        """Serves make_room and mark_lease."""
+        self._shell.handle(supervisor.MAKE_ROOM, self._make_room)
+        self._shell.handle(leases.MARK_LEASE, self._mark)
+
+    def begin(self, order: EvictionOrder) -> None:
+        """Has these leases' memory taken back."""
+        self._evictor.evict(order)
+
+    def concerns(self, owner: ProcessId) -> bool:
+        """Whether an eviction from this owner is under way, which tells of its end as well."""
+        return self._evictor.concerns(owner)
+
+    def resume(self) -> None:
+        """Begins what has to go and is not under way: left by an earlier life, or by a commit that failed."""
+        for pending in self._writer.table.pending_evictions():
+            self._evictor.evict(pending.order)
+
+    def looked(self, look: Look) -> None:
+        """Takes in a look at the cards."""
+        self._evictor.looked(look)
+
+    async def close(self) -> None:
+        """Leaves what is under way to the next life."""
+        await self._evictor.close()
+
+    def _make_room(self, asked: MakeRoom, _call: Call) -> RoomPromised:
+        self._writer.make_sound()
+        reply = self._record(self._writer.table.make_room(asked, self._now(), self._shell.clock.timestamp()))
+        assert isinstance(reply, RoomPromised)
+        return reply
+
+    def _mark(self, asked: MarkLease, _call: Call) -> LeaseMarked:
+        self._writer.make_sound()
+        reply = self._record(self._writer.table.mark(asked, self._now(), self._shell.clock.timestamp()))
+        assert isinstance(reply, LeaseMarked)
+        return reply
+
+    def _ended(self, order: EvictionOrder, outcome: Outcome, rungs: list[Rung]) -> None:
+        """Writes down what came of it; where that cannot be committed now, `resume` has it done and seen again."""
+        try:
+            self._writer.make_sound()
+        except StorageUnavailable:
+            return
+        self._shell.log.info("eviction of %s: %s, %s", ", ".join(order.lease_ids), outcome.kind, outcome.reason)
+        if outcome.kind == "parked":
+            for lease_id in order.lease_ids:
+                self._record(self._parked(order, lease_id, outcome, rungs))
+        else:
+            self._record(self._over(order, outcome, rungs))
+
+    def _parked(self, order: EvictionOrder, lease_id: str, outcome: Outcome, rungs: list[Rung]) -> Decision:
+        """Of several leases each keeps its part."""
+        parts = len(order.lease_ids)
+        left, moved = outcome.left_bytes // parts, outcome.returned_bytes // parts
+        at = self._shell.clock.timestamp()
+        return self._writer.table.parked(lease_id, left, moved, rungs, self._now(), at)
+
+    def _over(self, order: EvictionOrder, outcome: Outcome, rungs: list[Rung]) -> Decision:
+        table, now, at = self._writer.table, self._now(), self._shell.clock.timestamp()
+        if outcome.kind == "evicted":
+            return table.evicted(order.lease_ids, rungs, outcome.returned_bytes, now, at)
+        return table.quarantined(order.lease_ids, outcome.left_bytes, rungs, now, at)
