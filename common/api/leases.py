@@ -48,6 +48,7 @@ Cards = Annotated[int, Meta(ge=1, le=16, description="cards of one host")]
 Cores = Annotated[float, Meta(ge=0, le=65_536, description="CPU cores")]
 Files = Annotated[list[Annotated[str, Meta(min_length=1, max_length=4_096)]], Meta(max_length=64)]
 LeaseStateName = Literal["held", "parked", "expiring"]
+LeaseEnd = Literal["released", "expired", "owner-died", "evicted", "card-lost"]
 RungName = Literal["sleep", "unload", "checkpoint", "stop", "term", "kill", "quarantine"]
 
 
@@ -454,18 +455,7 @@ class Explanation(Message, frozen=True):
 class LeaseChanged(Message, frozen=True):
     """A lease came into being, was renewed or ended; the entity in the header is its id."""
 
-    change: Literal[
-        "granted",
-        "marked",
-        "expiring",
-        "parked",
-        "corrected",
-        "released",
-        "expired",
-        "owner-died",
-        "evicted",
-        "card-lost",
-    ]
+    change: Literal["granted", "marked", "expiring", "parked", "corrected", LeaseEnd]
     lease: Lease
     reason: str = ""
 
