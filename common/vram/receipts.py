@@ -26,11 +26,14 @@ class Receipts:
         self._ring.append((receipt, idempotency_key))
 
     def explain(self, asked: Explain) -> Explanation:
-        """The receipts whose lease id, model or idempotency key is the subject, newest first, at most `limit`."""
+        """The receipts about the subject, newest first, at most `limit`.
+
+        It is a lease id, a model, an idempotency key, or the request for which a lease had to go.
+        """
         found: list[Receipt] = []
         for receipt, key in reversed(self._ring):
             if len(found) >= asked.limit:
                 break
-            if asked.subject in (receipt.lease_id, receipt.model, key):
+            if asked.subject in (receipt.lease_id, receipt.model, key, receipt.details.get("for")):
                 found.append(receipt)
         return Explanation(receipts=found)

@@ -9,7 +9,9 @@ No head-of-line blocking. `startable` walks the whole queue and starts whatever 
 No starvation. A request is the head of a card when it is the first in the queue that the card could ever hold. A head
 that has waited `reserve_after_s` seconds keeps one card to itself: the one of its cards with the most grantable bytes,
 and that one for as long as it is its head. Nothing behind it starts there, so each byte that comes free there is its own; the
-other cards go on serving everyone.
+other cards go on serving everyone. A head that wants several cards keeps as many of one host.
+
+Room made for a request is its own: it starts on the cards as it sees them, whoever keeps them for longer waiting.
 
 Every request has a deadline; `overdue` names those past theirs. The queue grants nothing and tells nobody.
 """
@@ -23,7 +25,7 @@ from typing import Final
 import msgspec
 
 from common.api.leases import LeaseProgress
-from common.vram.placement import Candidate, Choice, Wish, choose, pick
+from common.vram.placement import Candidate, Choice, Wish, choose, picks
 
 
 class QueuePolicy(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,6 +36,7 @@ class QueuePolicy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 DEFAULT: Final = QueuePolicy()
+NO_ROOMS: Final[Mapping[str, Sequence[Candidate]]] = {}
 
 
 class Waiter(msgspec.Struct, frozen=True):
@@ -92,18 +95,25 @@ class LeaseQueue:
         """The place in the line; 1 is next. Raises KeyError for a ticket that does not wait."""
         return self._order.index(self._rank(self._waiters[ticket])) + 1
 
-    def startable(self, cards: Sequence[Candidate], now: float) -> list[tuple[Waiter, Candidate]]:
-        """What may start now, on which card, in the order of the line; each start lowers what those behind it find."""
+    def startable(
+        self, cards: Sequence[Candidate], now: float, rooms: Mapping[str, Sequence[Candidate]] = NO_ROOMS
+    ) -> list[tuple[Waiter, Candidate]]:
+        """What may start now, on which card (the first of several), in the order of the line.
+
+        Each start lowers what those behind it find. `rooms` are, by ticket, the cards that room was made on, as only that
+        ticket's request sees them.
+        """
         self._keep(cards, now)
-        open_cards = {(card.host, card.index): card for card in cards}
+        found = _Found(cards)
         kept_ahead: set[str] = set()
         starts = []
         for waiter in self._line():
-            card = pick(waiter.wish, open_cards.values(), kept_ahead)
-            if card is not None:
-                starts.append((waiter, card))
-                left = card.grantable_bytes - waiter.wish.need_bytes
-                open_cards[card.host, card.index] = msgspec.structs.replace(card, grantable_bytes=left)
+            room = rooms.get(waiter.ticket)
+            seen = found.cards() if room is None else [found.lowered(card) for card in room]
+            chosen = picks(waiter.wish, seen, kept_ahead if room is None else ())
+            if chosen:
+                starts.append((waiter, chosen[0]))
+                found.take(waiter.wish, chosen)
             kept_ahead.update(uuid for uuid, ticket in self._kept.items() if ticket == waiter.ticket)
         return starts
 
@@ -128,19 +138,23 @@ class LeaseQueue:
         kept: dict[str, str] = {}
         headless = {card.uuid: card for card in cards if not card.problem}
         for waiter in self._line():
-            heads = [card for card in headless.values() if _could_hold(card, waiter.wish)]
+            heads = [card for card in headless.values() if waiter.wish.could_hold(card)]
             if heads and now - waiter.asked_at >= self._policy.reserve_after_s:
-                kept[self._nearest(waiter, heads)] = waiter.ticket
+                kept |= dict.fromkeys(self._nearest(waiter, heads), waiter.ticket)
             for card in heads:
                 del headless[card.uuid]
             if not headless:
                 break
         self._kept = kept
 
-    def _nearest(self, waiter: Waiter, heads: Iterable[Candidate]) -> str:
-        ticket = waiter.ticket
-        best = min(heads, key=lambda card: (self._kept.get(card.uuid) != ticket, -card.grantable_bytes, card.label))
-        return best.uuid
+    def _nearest(self, waiter: Waiter, heads: Iterable[Candidate]) -> list[str]:
+        """The cards to keep: those it keeps already, then those with the most to grant; all of one host, or none."""
+        ticket, wanted = waiter.ticket, waiter.wish.cards
+        order = sorted(heads, key=lambda card: (self._kept.get(card.uuid) != ticket, -card.grantable_bytes, card.label))
+        by_host: dict[str, list[str]] = {}
+        for card in order:
+            by_host.setdefault(card.host, []).append(card.uuid)
+        return next((uuids[:wanted] for uuids in by_host.values() if len(uuids) >= wanted), [])
 
     def _line(self) -> list[Waiter]:
         return [self._waiters[ticket] for _, ticket in self._order]
@@ -149,8 +163,34 @@ class LeaseQueue:
         return waiter.asked_at - waiter.priority / self._policy.points_per_s, waiter.ticket
 
 
-def _could_hold(card: Candidate, wish: Wish) -> bool:
-    return wish.names(card) and card.capacity_bytes >= wish.need_bytes
+class _Found:
+    """The cards as the next in line finds them, after those ahead have started."""
+
+    def __init__(self, cards: Iterable[Candidate]) -> None:
+        self._cards = {(card.host, card.index): card for card in cards}
+        self._taken: dict[str, int] = {}
+
+    def cards(self) -> Iterable[Candidate]:
+        return self._cards.values()
+
+    def lowered(self, card: Candidate) -> Candidate:
+        """A card as one request alone sees it, less what has started there."""
+        left = max(0, card.grantable_bytes - self._taken.get(card.uuid, 0))
+        return msgspec.structs.replace(card, grantable_bytes=left)
+
+    def take(self, wish: Wish, chosen: Iterable[Candidate]) -> None:
+        """Somebody starts there; nobody finds more left than that one leaves."""
+        for card in chosen:
+            self._taken[card.uuid] = self._taken.get(card.uuid, 0) + wish.need_bytes
+            found = self._cards.get((card.host, card.index), card)
+            left = max(0, min(found.grantable_bytes, card.grantable_bytes - wish.need_bytes))
+            self._cards[card.host, card.index] = msgspec.structs.replace(
+                found,
+                grantable_bytes=left,
+                leases=found.leases + 1,
+                exclusive=found.exclusive or wish.exclusive,
+                pinned_bytes=found.pinned_bytes + wish.need_bytes * wish.pinned,
+            )
 
 
 def _progress(waiter: Waiter, place: int, choice: Choice, now: float) -> LeaseProgress:
