@@ -49,6 +49,7 @@ from common.supervisor.instructions import (
     Tick,
 )
 from common.supervisor.leasing.card_leases import CardLeases
+from common.supervisor.leasing.restarting import FileOwners
 from common.supervisor.links.keeper import Keeper
 from common.supervisor.links.links import Links
 from common.supervisor.listing import process_of
@@ -215,7 +216,9 @@ class Supervisor:
         if cards.folder is not None:
             self._environ[SIMULATED_CARDS_VARIABLE] = str(cards.folder)
         self._no_cards = cards.problem
-        self._leases = CardLeases(self.shell, startup.host, cards.source, cards.problem, neighbours(startup))
+        owners = FileOwners(lambda: self._desk.standings(self._now()), lambda name: self.ask(name, "restart"))
+        known = neighbours(startup)
+        self._leases = CardLeases(self.shell, startup.host, cards.source, cards.problem, known, owners.find)
         self._leases.add_routes()
         await self._leases.open()
 
