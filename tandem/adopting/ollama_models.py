@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
@@ -109,9 +109,3 @@ def _add(found: Findings, name: str, size: int, url: str, embeds: bool, place: s
         capabilities=list(_SERVED["embedding"]) if embeds or "embed" in posixpath.basename(name) else [],
     )
     found.propose(Proposal(model, found.file, 0), since)
-
-
-def read_tags(raw: bytes) -> list[Tag]:
-    """The models of an answer of `/api/tags`; ValueError where it is none."""
-    told: Any = msgspec.json.decode(raw, type=Tags)
-    return list(told.models or [])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -19,6 +20,8 @@ from tandem.adopting.shaping import written_bytes
 
 KEY: Final = "models"
 WIDTH: Final = 112
+_UNPRINTABLE: Final = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
+"""What JSON takes in a text and YAML does not, or would take for the end of a line."""
 
 
 def with_models(text: str, proposals: Sequence[Proposal]) -> str:
@@ -121,7 +124,8 @@ def _into_flow_root(text: str, root: MappingNode, found: Any, proposals: Sequenc
 
 
 def _json(proposal: Proposal) -> str:
-    return json.dumps(plain(proposal.model), ensure_ascii=False)
+    told = json.dumps(plain(proposal.model), ensure_ascii=False)
+    return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", told)
 
 
 def _block(proposals: Sequence[Proposal], indent: int) -> str:
@@ -131,7 +135,7 @@ def _block(proposals: Sequence[Proposal], indent: int) -> str:
 def _item(proposal: Proposal, indent: int) -> str:
     origin = "".join(letter if letter.isprintable() else "?" for letter in proposal.origin)
     body = yaml.dump([plain(proposal.model)], Dumper=_Plain, sort_keys=False, width=WIDTH, allow_unicode=True)
-    lines = [f"# adopted from {origin}", *body.splitlines()]
+    lines = [f"# adopted from {origin}", *body.rstrip("\n").split("\n")]
     return "".join(" " * indent + line + "\n" for line in lines)
 
 
@@ -173,10 +177,15 @@ def _sequence(dumper: _Plain, value: list[Any]) -> SequenceNode:
 
 
 def _mapping(dumper: _Plain, value: dict[str, Any]) -> MappingNode:
-    flow = KEY_OF_AN_ENTRY not in value
+    flow = _OF_AN_ENTRY not in value
     return dumper.represent_mapping("tag:yaml.org,2002:map", value.items(), flow_style=flow)
 
 
-KEY_OF_AN_ENTRY: Final = "engine"
+def _text(dumper: _Plain, value: str) -> ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style='"' if _UNPRINTABLE.search(value) else None)
+
+
+_OF_AN_ENTRY: Final = "engine"
+_Plain.add_representer(str, _text)
 _Plain.add_representer(list, _sequence)
 _Plain.add_representer(dict, _mapping)

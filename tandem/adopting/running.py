@@ -126,7 +126,7 @@ def _looked_after(seen: Seen, owned: Mapping[int, str], processes: Mapping[int, 
 
 
 def _add(found: Findings, seen: Seen, host: str) -> None:
-    models = seen.models or (("comfyui",) if seen.engine == "comfyui" else ())
+    models = ("comfyui",) if seen.engine == "comfyui" else seen.models  # its workflows choose among its checkpoints
     if not models:
         found.note("skipped", 0, f"127.0.0.1:{seen.port}", f"{NAMES[seen.engine]} lists no model")
     for name in models:

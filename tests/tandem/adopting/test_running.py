@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+from typing import Any
+
+from common.config.models import Engine
+from tandem.adopting.ollama_models import Tag
+from tandem.adopting.running import Broker, Process, Seen, held_by, outermost, ports_to_ask, proposed
+
+GIB = 2**30
+
+
+def process(pid: int, *ancestors: int, **fields: Any) -> tuple[int, Process]:
+    return pid, Process(pid, ancestors=ancestors, **fields)
+
+
+def seen(engine: Engine = "llama-server", port: int = 8080, *models: str, **fields: Any) -> Seen:
+    return Seen(engine, port, models, **fields)
+
+
+def notes(*engines: Seen, brokers: tuple[Broker, ...] = (), processes: dict[int, Process] | None = None) -> list[str]:
+    found = proposed(engines, brokers, processes or {}, "h")
+    return [f"{note.kind}: {note.place}: {note.message}" for note in found.notes]
+
+
+def test_the_ports_asked_are_the_usual_ones_and_those_of_whoever_holds_vram() -> None:
+    processes = dict([process(7, 6, 1), process(6, 1)])
+    listening = {8080: 3, 5001: 6, 5002: 7, 22: 9, 9999: 0}
+    assert ports_to_ask(listening, {7: GIB, 8: GIB}, processes, (8080, 1234)) == [5001, 5002, 8080]
+    assert held_by(6, {7: GIB, 6: 1, 8: GIB}, processes) == GIB + 1
+    assert held_by(0, {0: 5}, {}) == 0
+
+
+def test_an_engine_that_another_one_started_is_that_ones_affair() -> None:
+    processes = dict([process(20, 10, 1), process(10, 1)])
+    ollama, runner = seen("ollama", 11434, pid=10, tags=(Tag("a:1", GIB),)), seen("llama-server", 41234, "x", pid=20)
+    assert outermost([ollama, runner, seen("vllm", 8000)], processes) == [ollama, seen("vllm", 8000)]
+    found = proposed([ollama, runner], [], processes, "h")
+    assert [proposal.model.url for proposal in found.proposals] == ["http://127.0.0.1:11434"]
+
+
+def test_a_measured_size_is_no_guess() -> None:
+    found = proposed([seen("llama-server", 8080, "/m/Qwen3-8B-Q4_K_M.gguf", vram_bytes=6 * GIB, slots=4)], [], {}, "h")
+    model = found.proposals[0].model
+    assert (model.name, model.upstream, model.slots) == ("Qwen3-8B-Q4_K_M", "/m/Qwen3-8B-Q4_K_M.gguf", 4)
+    assert model.vram == int(6.5 * GIB)
+    assert found.notes == []
+    assert found.proposals[0].origin == "h 127.0.0.1:8080"
+
+
+def test_a_size_that_is_not_measured_is_told_as_a_guess() -> None:
+    engine = seen("openai", 1234, "qwen3-8b", "whisper", "(", vram_bytes=GIB)
+    found = proposed([engine], [], {}, "h")
+    assert [(proposal.model.name, proposal.model.upstream) for proposal in found.proposals] == [
+        ("qwen3-8b", ""),
+        ("whisper", ""),
+    ]
+    assert notes(engine) == [
+        "guessed: qwen3-8b: vram 6GiB is a guess: what 'qwen3-8b' says of itself",
+        "guessed: whisper: vram 8GiB is a guess: neither its memory nor its name tell",
+        "skipped: 127.0.0.1:1234: '(' can be no name",
+    ]
+    vllm = proposed([seen("vllm", 8000, "meta/Llama-8B")], [], {}, "h").proposals[0].model
+    assert (vllm.name, vllm.vram) == ("meta/Llama-8B", int(17.5 * GIB))
+
+
+def test_comfyui_is_one_model() -> None:
+    found = proposed([seen("comfyui", 8188, vram_bytes=GIB)], [], {}, "h")
+    assert [(proposal.model.name, proposal.model.upstream) for proposal in found.proposals] == [("comfyui", "")]
+
+
+def test_what_lists_no_model_is_told() -> None:
+    assert notes(seen("vllm", 8000), seen("ollama", 11434)) == [
+        "skipped: 127.0.0.1:8000: vLLM lists no model",
+        "skipped: 127.0.0.1:11434: Ollama has no model yet",
+    ]
+
+
+def test_what_somebody_looks_after_already_is_not_taken_over() -> None:
+    processes = dict(
+        [
+            process(1, supervised=True),
+            process(2, supervised=True, leased=True),
+            process(3, 9, 1),
+            process(9),
+            process(4),
+        ]
+    )
+    engines = [seen("llama-server", 8000 + pid, "m", pid=pid) for pid in (1, 2, 3, 4)]
+    brokers = (Broker("llama-swap", 8080, 9), Broker("llama-swap", 8081))
+    # Process 3 comes from 1 too, but 1 is an engine of its own here only for its port.
+    processes[3] = Process(3, ancestors=(9,))
+    assert notes(*engines, brokers=brokers, processes=processes)[:5] == [
+        "skipped: 127.0.0.1:8080: is llama-swap, which starts and stops engines itself",
+        "skipped: 127.0.0.1:8081: is llama-swap, which starts and stops engines itself",
+        "skipped: 127.0.0.1:8001: llama-server was started by a supervisor of Tandem",
+        "skipped: 127.0.0.1:8002: llama-server has a lease already (tandem run)",
+        "skipped: 127.0.0.1:8003: llama-server was started by llama-swap",
+    ]
+    found = proposed(engines, brokers, processes, "h")
+    assert [proposal.model.url for proposal in found.proposals] == ["http://127.0.0.1:8004"]
