@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
-from functools import partial
 from typing import Any, Final, NamedTuple, TypeVar, overload
 
 import zmq
@@ -16,20 +15,20 @@ from common.api.basic import BreakerStats
 from common.api.words import AnyVerb, Cursor, Message, Verb
 from common.client.credentials import NOBODY, Credentials
 from common.client.directory import Directory, Place
-from common.client.following import Event, Fill, Following, Lost, Notice, taken
+from common.client.following import Event, Lost
 from common.client.guard import Endangered, Guard
+from common.client.inboxes import Inboxes
 from common.client.link import Link
-from common.client.locating import Sources
 from common.client.names import NameCache
 from common.client.plain_link import PlainLink
 from common.client.pursuit import Find, Forget, Found, Pause, Pursuit, Rules, Send, pursue
+from common.client.registry import Registry
 from common.client.settings import ClientSettings
 from common.client.verbs import keyed, repeatable, request_for, verb_named
 from common.clock import Clock, Rng
-from common.errors import BadRequest, Interrupted, SnapshotRequired, TandemError, Unavailable
+from common.errors import Interrupted, TandemError, Unavailable
 from common.resilience.breaker import State
 from common.transport import sockets
-from common.transport.events import Subscription
 from common.transport.sockets import Endpoint
 
 Req = TypeVar("Req", bound=Message)
@@ -38,11 +37,6 @@ Rep = TypeVar("Rep", bound=Message)
 SWEEP_S: Final = 10.0
 IDLE_SWEEPS: Final = 6
 """A link without a call for this many sweeps is closed."""
-
-INBOX: Final = 10_000
-"""Events kept for a follower that is slow; what came beyond them is a gap, and filled when it has caught up."""
-
-_Inbox = asyncio.Queue[tuple[bytes, bytes, bytes] | None]
 
 
 class _Line(NamedTuple):
@@ -83,10 +77,9 @@ class AsyncClient:
         self._lines: dict[str, _Line] = {}
         self._unused: dict[tuple[Endpoint, str], int] = {}
         self._names = NameCache()
-        self._sources = Sources(directory.supervisors_here(), clock)
-        self._inboxes: dict[Subscription, _Inbox] = {}
+        self._registry = Registry(directory, credentials, self._names, clock, self._asked, self._changes)
+        self._inboxes = Inboxes(self._context, self._place, self._publisher, self._past)
         self._closed = False
-        self._watching: asyncio.Task[None] | None = None
         self._sweeping = self._loop.create_task(self._sweep())
         self._log = logging.getLogger("tandem.client")
 
@@ -209,10 +202,10 @@ class AsyncClient:
 
     async def locate(self, agent_name: str, *, timeout_s: float) -> Found:
         """Where the registry says now that an agent answers, for `call_at`; raises the TandemError that ended the asking."""
-        return await self._ask_registry(agent_name, self._now() + timeout_s)
+        return await self._registry.find(agent_name, self._now() + timeout_s)
 
     async def _find(self, target: str, deadline: float) -> Found:
-        return self._at_hand(target) or await self._ask_registry(target, deadline)
+        return self._at_hand(target) or await self._registry.find(target, deadline)
 
     def _at_hand(self, target: str) -> Found | None:
         place = self._directory.place(target)
@@ -228,40 +221,13 @@ class AsyncClient:
         assert isinstance(link, Link)
         return _Line(link, self._guard.of(endpoint.address, self._now()), endpoint)
 
-    async def _ask_registry(self, target: str, deadline: float) -> Found:
-        if self._watching is None:
-            self._watching = self._loop.create_task(self._watch_names())
-        asked = core_orchestrator.LocateAgent(agent_name=target, curve=self._credentials.has_keys)
-        changes = self._names.changes
-        found = self._credentials.found(await self._located(asked, deadline))
-        self._names.learn(target, found.endpoint, found.dress, changes, self._now())
-        return found
+    async def _asked(
+        self, source: str, asked: core_orchestrator.LocateAgent, timeout_s: float
+    ) -> core_orchestrator.Endpoint:
+        return await self.call(source, core_orchestrator.GET_AGENT_ENDPOINT, asked, timeout_s=timeout_s)
 
-    async def _located(self, asked: core_orchestrator.LocateAgent, deadline: float) -> core_orchestrator.Endpoint:
-        locating = self._sources.locate(deadline)
-        step = next(locating)
-        while True:
-            try:
-                at = await self.call(step.target, core_orchestrator.GET_AGENT_ENDPOINT, asked, timeout_s=step.timeout_s)
-            except TandemError as error:
-                step = locating.throw(error)
-            else:
-                return at
-
-    async def _watch_names(self) -> None:
-        names, now = self._names, self._clock.monotonic
-        place = self._directory.place(core_orchestrator.SERVICE)
-        if place is None or place.events is None:
-            return
-        topic = core_orchestrator.AGENTS_CHANGED.name
-        stream = self.events(
-            core_orchestrator.SERVICE, [topic], live=lambda: names.live(now()), heard=lambda: names.heard(now())
-        )
-        async for notice in stream:
-            if isinstance(notice, Event):
-                names.forget(notice.entity)
-            else:
-                names.forget_all()
+    def _changes(self, live: Callable[[], None], heard: Callable[[], None]) -> AsyncIterator[Event | Lost]:
+        return self.events(core_orchestrator.SERVICE, [core_orchestrator.AGENTS_CHANGED.name], live=live, heard=heard)
 
     async def _send(self, step: Send) -> Any:
         token = self._token(step.target, step.found.endpoint, step.verb)
@@ -317,7 +283,7 @@ class AsyncClient:
             self._names.forget(target)
             raise
 
-    async def events(
+    def events(
         self,
         target: str,
         topics: Sequence[str],
@@ -331,35 +297,7 @@ class AsyncClient:
         A Lost says that some could not be had again: list anew. `live` is called when the subscription stands, `heard` at
         every sign of the publisher.
         """
-        place = await self._place(target)
-        if place.events is None:
-            raise BadRequest(f"{target} publishes no events")
-        if self._closed:
-            raise Unavailable("the client was closed")
-        following = Following(topics, since)
-        inbox: _Inbox = asyncio.Queue()
-
-        def keep(topic: bytes, head: bytes, body: bytes) -> None:
-            if inbox.qsize() < INBOX:
-                inbox.put_nowait((topic, head, body))
-
-        current = partial(self._publisher, target, place.events)
-        subscription = Subscription(self._context, place.events, [*topics, basic.BEAT.name], keep, live, current)
-        self._inboxes[subscription] = inbox
-        try:
-            while (frames := await inbox.get()) is not None:
-                notices = taken(following, *frames)
-                heard()
-                while notices:
-                    notice = notices.pop(0)
-                    if isinstance(notice, Fill):
-                        notices += await self._fill(target, following, notice)
-                    else:
-                        yield notice
-            raise Interrupted(f"the client was closed; {target}'s events are not followed any more")
-        finally:
-            self._inboxes.pop(subscription, None)
-            subscription.close()
+        return self._inboxes.follow(target, topics, since, live, heard)
 
     def _publisher(self, target: str, known: Endpoint) -> Endpoint:
         """Where a well-known service publishes, by the keys of now; of an agent what was `known`. Unavailable."""
@@ -370,18 +308,11 @@ class AsyncClient:
         place = self._directory.place(target)
         if place is not None:
             return self._credentials.dressed(place)
-        asked = core_orchestrator.LocateAgent(agent_name=target, curve=self._credentials.has_keys)
-        at = await self._located(asked, self._now() + self._settings.timeout_s)
+        at = await self._registry.locate(target, self._now() + self._settings.timeout_s)
         return self._credentials.place(at)
 
-    async def _fill(self, target: str, following: Following, gap: Fill) -> list[Notice]:
-        asked = basic.EventsSince(topic=gap.topic, epoch=gap.since.epoch, seq=gap.since.seq)
-        try:
-            return following.filled(gap.topic, await self.call(target, basic.EVENTS_SINCE, asked, timeout_s=5.0))
-        except SnapshotRequired:
-            return following.not_filled(gap.topic, for_good=True)
-        except TandemError:
-            return following.not_filled(gap.topic, for_good=False)
+    async def _past(self, target: str, asked: basic.EventsSince) -> basic.Events:
+        return await self.call(target, basic.EVENTS_SINCE, asked, timeout_s=5.0)
 
     def breakers(self) -> list[BreakerStats]:
         """Every endpoint's breaker as it stands."""
@@ -404,13 +335,9 @@ class AsyncClient:
     async def close(self) -> None:
         """Disconnect everything; calls under way and events that are followed end as interrupted."""
         self._closed = True
-        for subscription, inbox in self._inboxes.items():
-            subscription.close()
-            inbox.put_nowait(None)
-        tasks = [task for task in (self._sweeping, self._watching) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        self._inboxes.close()
+        self._sweeping.cancel()
+        await asyncio.gather(self._sweeping, self._registry.close(), return_exceptions=True)
         for link in self._links.values():
             link.close()
         self._links.clear()

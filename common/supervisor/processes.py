@@ -176,11 +176,6 @@ class Processes:
         """Where the log of `name` lies."""
         return self._home.log_file(name)
 
-    @property
-    def watchdog_pid(self) -> int:
-        """The watchdog's pid; 0 while there is none."""
-        return self._guard.pid
-
     async def close(self) -> None:
         """Kills whatever still runs, waits for it, and lets the watchdog go."""
         while self._children:

@@ -1,4 +1,4 @@
-"""`tandem tasks`: durable work and its queues; `submit`, `show`, `cancel` and `replay` one task."""
+"""`tandem tasks`: durable work and its queues; `submit`, `show`, `cancel` and `replay` one task, `limit` a capability."""
 
 from __future__ import annotations
 
@@ -97,6 +97,12 @@ def _told(task: tasks.TaskStatus) -> dict[str, Any]:
 @click.option("--delay", type=duration, default="0s", metavar="TIME", help="Begin no sooner than after this.")
 @click.option("--deadline", type=some_time, default=None, metavar="TIME", help="Over after this, done or not.")
 @click.option("--attempts", type=click.IntRange(1, 1000), default=3, show_default=True, help="Tries at most.")
+@click.option(
+    "--timeout", type=some_time, default="1h", metavar="TIME", show_default=True, help="One try takes no longer."
+)
+@click.option(
+    "--retain", type=duration, default="24h", metavar="TIME", show_default=True, help="Kept so long when ended."
+)
 @click.option("--name", default="", metavar="TEXT", help="A name for people.")
 @click.option("--wait", is_flag=True, help="Wait for its end and print the task.")
 @with_json
@@ -107,6 +113,8 @@ def submit(
     delay: float,
     deadline: float | None,
     attempts: int,
+    timeout: float,
+    retain: float,
     name: str,
     wait: bool,
     as_json: bool,
@@ -124,6 +132,8 @@ def submit(
         delay_s=float(delay),
         deadline_s=None if deadline is None else float(deadline),
         max_attempts=attempts,
+        timeout_s=float(timeout),
+        retain_s=float(retain),
         name=name,
     )
     with asking.fabric(SLICE_S + GRACE_S) as client:
@@ -137,6 +147,29 @@ def submit(
         output.say_json(submitted)
     else:
         output.say(submitted.task_id)
+    return Exit.OK
+
+
+@command.command("limit")
+@click.argument("capability")
+@click.argument("running", type=click.IntRange(0, 1_000_000), required=False, metavar="[NUMBER]")
+@click.option("--none", "unbounded", is_flag=True, help="As many as there are agents for.")
+@with_json
+def limit(capability: str, running: int | None, unbounded: bool, as_json: bool) -> Exit:
+    """Bound how many tasks of a capability run at a time; 0 holds them back. What runs goes on.
+
+    JSON: {"capability", "running"}, null where there is no bound.
+    """
+    if (running is None) != unbounded:
+        raise click.UsageError("say a NUMBER, or --none")
+    with asking.fabric() as client:
+        asked = tasks.LimitTasks(capability=capability, running=running)
+        client.call(resource_manager.SERVICE, tasks.LIMIT_TASKS, asked)
+    if as_json:
+        output.say_json({"capability": capability, "running": running})
+    else:
+        bound = "as many as there are agents for" if running is None else f"at most {running}"
+        output.say(f"of {capability} {bound} run at a time from now on")
     return Exit.OK
 
 

@@ -115,6 +115,7 @@ class Fabric:
     log_is_away: bool = False
     tasks: dict[str, tasks.TaskStatus] = field(default_factory=dict)
     submitted: list[tasks.SubmitTask] = field(default_factory=list)
+    limited: list[tasks.LimitTasks] = field(default_factory=list)
     groups: dict[str, error_bus.ErrorGroupDetail] = field(default_factory=dict)
     health: hub.FabricHealth | None = None
     links: dict[str, list[links.Link]] = field(default_factory=dict)
@@ -432,12 +433,17 @@ def _serve_manager(shell: Shell, fabric: Fabric) -> None:
         waiting = {each.capability for each in fabric.tasks.values() if each.state == "queued"}
         return tasks.TaskQueues(queues=[task_queue(capability) for capability in sorted(waiting)])
 
+    def limit(asked: tasks.LimitTasks, _call: Call) -> Empty:
+        fabric.limited.append(asked)
+        return Empty()
+
     shell.handle(tasks.SUBMIT_TASK, submit)
     shell.handle(tasks.GET_TASK, found)
     shell.handle(tasks.CANCEL_TASK, cancel)
     shell.handle(tasks.REPLAY_TASK, found)
     shell.handle(tasks.LIST_TASKS, listed)
     shell.handle(tasks.LIST_TASK_QUEUES, queues)
+    shell.handle(tasks.LIMIT_TASKS, limit)
 
 
 def task_queue(capability: str) -> tasks.TaskQueue:

@@ -144,17 +144,33 @@ async def test_a_task_is_submitted_and_waited_for(fabric: Fabric, tandem: Tandem
         "1h",
         "--attempts",
         "7",
+        "--timeout",
+        "2m",
+        "--retain",
+        "0s",
     )
     code, out, _ = await tandem(*words)
     assert (code, out) == (Exit.OK, "task-1\n")
     asked = fabric.submitted[0]
     assert (asked.capability, asked.payload, asked.priority) == ("echo", {"data": 1}, 80)
     assert (asked.delay_s, asked.deadline_s, asked.max_attempts) == (5.0, 3600.0, 7)
+    assert (asked.timeout_s, asked.retain_s) == (120.0, 0.0)
     code, out, err = await tandem("tasks", "submit", "echo", "--wait")
     assert (code, err) == (Exit.OK, "tandem: task-1 is submitted; it goes on when this command is ended\n")
     assert msgspec.json.decode(out)["result"] == {"text": "hello"}
     code, out, _ = await tandem("tasks", "submit", "echo", "--json")
     assert msgspec.json.decode(out) == {"task_id": "task-1", "duplicate": False}
+    assert (fabric.submitted[-1].timeout_s, fabric.submitted[-1].retain_s) == (3_600.0, 86_400.0)
+
+
+async def test_the_tasks_that_run_at_a_time_are_bounded_and_set_free(fabric: Fabric, tandem: Tandem) -> None:
+    code, out, _ = await tandem("tasks", "limit", "echo", "3")
+    assert (code, out) == (Exit.OK, "of echo at most 3 run at a time from now on\n")
+    code, out, _ = await tandem("tasks", "limit", "echo", "--none", "--json")
+    assert (code, msgspec.json.decode(out)) == (Exit.OK, {"capability": "echo", "running": None})
+    assert [(each.capability, each.running) for each in fabric.limited] == [("echo", 3), ("echo", None)]
+    for words in (["echo"], ["echo", "3", "--none"], ["echo", "-1"]):
+        assert (await tandem("tasks", "limit", *words))[0] == Exit.USAGE
 
 
 @pytest.mark.parametrize("word", ["show", "replay"])

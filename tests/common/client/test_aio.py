@@ -10,7 +10,7 @@ import pytest
 
 from common.api import basic
 from common.api.words import Empty
-from common.client import aio, plain_link
+from common.client import aio, inboxes, plain_link
 from common.client.aio import AsyncClient
 from common.client.directory import Directory
 from common.client.pursuit import Found
@@ -236,7 +236,7 @@ async def test_a_client_may_live_in_its_services_context() -> None:
 async def test_a_slow_follower_keeps_so_many_events_and_has_the_rest_from_the_ring(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(aio, "INBOX", 5)
+    monkeypatch.setattr(inboxes, "INBOX", 5)
     async with service() as lab, made(Lab=place_of(lab.shell)) as client:
         live = asyncio.Event()
         since = {"noted": lab.shell.publisher.cursor("noted")}
@@ -247,7 +247,7 @@ async def test_a_slow_follower_keeps_so_many_events_and_has_the_rest_from_the_ri
             lab.shell.publisher.publish(NOTED, str(number), Noted(key=str(number)))
         told = [(await first).entity]
         await asyncio.sleep(0.05)
-        (inbox,) = client._inboxes.values()
+        (inbox,) = client._inboxes._open.values()
         assert inbox.qsize() <= 5
         while len(told) < 50:
             lab.shell.publisher.beat()

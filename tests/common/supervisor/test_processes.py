@@ -246,11 +246,11 @@ async def test_close_ends_everything(host: Callable[..., Host], tmp_path: Path) 
     launched = [one.launch("a"), one.launch("b")]
     await until((tmp_path / "pid").exists)
     grandchild = pid_in(tmp_path / "pid")
-    dog = pinned(one.processes.watchdog_pid)
+    dog = pinned(one.processes._guard.pid)
     await one.processes.close()
     assert gone(*launched, grandchild, dog)
     assert len(one.exits) == 2
-    assert one.processes.watchdog_pid == 0
+    assert one.processes._guard.pid == 0
 
 
 async def test_a_process_that_cannot_be_watched_is_not_left_running(
@@ -277,16 +277,16 @@ async def test_a_watchdog_that_dies_is_started_anew_and_knows_every_session(
     one = host(agent("a", "sleep", "60"), agent("b", "sleep", "60"))
     await one.processes.open()
     launched = one.launch("a")
-    first = one.processes.watchdog_pid
+    first = one.processes._guard.pid
     os.kill(first, signal.SIGKILL)
     one.launch("b")
     with monkeypatch.context() as patched:
         patched.setattr(
             subprocess, "Popen", lambda *args, **kwargs: (_ for _ in ()).throw(OSError("no more processes"))
         )
-        await until(lambda: one.processes.watchdog_pid == 0)
+        await until(lambda: one.processes._guard.pid == 0)
         await asyncio.sleep(0.05)
-    await until(lambda: one.processes.watchdog_pid not in (0, first))
+    await until(lambda: one.processes._guard.pid not in (0, first))
     await one.processes._guard.close()
     await one.exit(2)
     assert gone(launched)
@@ -355,7 +355,7 @@ async def main():
     await one.processes.open()
     for name in ("stubborn", "stray", "plain", "survivor"):
         print(one.launch(name).pid, flush=True)
-    print(one.processes.watchdog_pid, flush=True)
+    print(one.processes._guard.pid, flush=True)
     await asyncio.sleep(120)
 asyncio.run(main())
 """
