@@ -2,8 +2,9 @@
 
 The answers are those of `ranking.rank` on the same facts: the tightest fit among open cards with an idle loader, else the card
 where the dearest that has to go, with the loads before it, costs least. What makes them fast is kept between requests: open
-cards by the bytes free on them, each card's residents by price with their bytes summed up, and the cards by the price of
-their cheapest. A request looks only at cards that could still beat the best one found.
+cards by the bytes free on them, each card's residents by price with their bytes summed up, and for each size of request that
+was asked for, in whole GiB, the cards by what it would cost there at least. A request looks only at cards that could still
+beat the best one found.
 
 Prices fall as residents lie idle. They are drawn up anew for a card whenever something on it changes, and for all cards once
 they are REFRESH_S old; whoever has thousands of leases calls `reprice` at each look at the cards, so that no request pays
@@ -21,44 +22,17 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from common.vram.demand import Demand, Horizon, ModelKey, want
-from common.vram.eviction import Resident, stake
+from common.vram.amount import GIB
+from common.vram.demand import Demand, Horizon, ModelKey
+from common.vram.eviction import size, stake
 from common.vram.placement import Candidate, Wish
-from common.vram.ranking import Ranked, Site, cost_s, rank
+from common.vram.priced_cards import CardLine, Priced, PricedCard, Tenant
+from common.vram.ranking import Ranked, Site, rank
 
 REFRESH_S: Final = 1.0
 """Prices older than this many seconds are drawn up anew before they are used."""
-OVERDUE_S: Final = 1.0
-"""A load that should be over by now is expected to take so long yet."""
-
-
-class Tenant(msgspec.Struct, frozen=True):
-    """A lease on a card, as its owner tells of it; `bytes` on this card, `load_s` what loading it here again takes."""
-
-    lease_id: str
-    key: ModelKey
-    bytes: int
-    priority: int
-    load_s: float
-    pinned: bool = False
-    in_use: bool = False
-    expiring: bool = False
-
-    def resident(self, demand: Demand, now: float) -> Resident:
-        """The lease as an eviction weighs it at `now`."""
-        return Resident(
-            lease_id=self.lease_id,
-            model=self.key.model,
-            config=self.key.config,
-            bytes=self.bytes,
-            priority=self.priority,
-            pinned=self.pinned,
-            in_use=self.in_use,
-            expiring=self.expiring,
-            idle_s=demand.idle(self.key, now),
-            gap_s=demand.gap(self.key),
-            load_s=self.load_s,
-        )
+KEPT_LINES: Final = 32
+"""So many sizes of requests have their cards in order; the one unused for longest makes room."""
 
 
 class Room(NamedTuple):
@@ -74,57 +48,6 @@ class Room(NamedTuple):
     queued_load_s: float
 
 
-class _Priced(NamedTuple):
-    price: float
-    lease_id: str
-    bytes: int
-
-
-class _Card:
-    """One card: its tenants, and of those that may go the prices in order with the bytes up to each."""
-
-    __slots__ = ("card", "floor", "order", "prices", "sums", "tenants", "top", "until")
-
-    def __init__(self, card: Candidate) -> None:
-        self.card = card
-        self.tenants: dict[str, tuple[Tenant, float]] = {}
-        self.until = 0.0
-        self.order: list[_Priced] = []
-        self.prices: list[float] = []
-        self.sums: list[int] = []
-        self.top = 0
-        self.floor = inf
-
-    @property
-    def fit(self) -> tuple[int, str, int, str]:
-        return self.card.grantable_bytes, self.card.host, self.card.index, self.card.uuid
-
-    def reprice(self, demand: Demand, horizon_s: float, now: float) -> None:
-        self.order, self.top = [], 0
-        for tenant, whole in self.tenants.values():
-            if tenant.pinned or tenant.in_use or tenant.expiring or tenant.bytes <= 0:
-                continue
-            key = tenant.key
-            price = want(demand.gap(key), demand.idle(key, now), horizon_s) * whole
-            self.order.append(_Priced(price, tenant.lease_id, tenant.bytes))
-            self.top = max(self.top, tenant.priority)
-        self.order.sort()
-        self.prices = [each.price for each in self.order]
-        self.sums = _sums(self.order)
-        self.floor = self.prices[0] if self.prices else inf
-
-    def queued_s(self, now: float) -> float:
-        """The seconds for which its loader is taken yet: none, or OVERDUE_S at least."""
-        return max(OVERDUE_S, self.until - now) if self.until > 0 else 0.0
-
-    def eligible(self, priority: int) -> tuple[list[_Priced], list[int]]:
-        """Those that may go for a request of this priority, and their bytes summed up."""
-        if priority >= self.top:
-            return self.order, self.sums
-        order = [each for each in self.order if self.tenants[each.lease_id][0].priority <= priority]
-        return order, _sums(order)
-
-
 class Residency:
     """The residents of all cards that one owner decides about; times are seconds of its monotonic clock.
 
@@ -134,10 +57,10 @@ class Residency:
     def __init__(self, demand: Demand, horizon: Horizon) -> None:
         self.demand = demand
         self.horizon = horizon
-        self._cards: dict[str, _Card] = {}
+        self._cards: dict[str, PricedCard] = {}
         self._idle: list[tuple[int, str, int, str]] = []
-        self._loading: dict[str, _Card] = {}
-        self._floors: list[tuple[float, str]] = []
+        self._loading: dict[str, PricedCard] = {}
+        self._lines: dict[int, CardLine] = {}
         self._homes: dict[ModelKey, dict[str, str]] = {}
         self._stale: dict[str, None] = {}
         self._priced_at = -inf
@@ -146,12 +69,12 @@ class Residency:
         """Takes a card as it stands: what is free on it, and whether it is open."""
         entry = self._cards.get(card.uuid)
         if entry is None:
-            entry = self._cards[card.uuid] = _Card(card)
-            insort(self._floors, (entry.floor, card.uuid))
+            entry = self._cards[card.uuid] = PricedCard(card)
         else:
             self._leave_line(entry)
             entry.card = card
         self._join_line(entry)
+        self._moved(card.uuid)
 
     def lose(self, uuid: str) -> None:
         """Forgets a card and all on it."""
@@ -159,8 +82,8 @@ class Residency:
         for lease_id in tuple(entry.tenants):
             self.drop(uuid, lease_id)
         self._leave_line(entry)
-        self._floors.remove((entry.floor, uuid))
         self._stale.pop(uuid, None)
+        self._moved(uuid)
         del self._cards[uuid]
 
     def loading(self, uuid: str, until: float) -> None:
@@ -211,7 +134,7 @@ class Residency:
         """Draws up all prices anew."""
         for entry in self._cards.values():
             entry.reprice(self.demand, self.horizon.seconds, now)
-        self._floors = sorted((entry.floor, uuid) for uuid, entry in self._cards.items())
+        self._lines = {need: CardLine(need, self._cards) for need in self._lines}
         self._stale.clear()
         self._priced_at = now
 
@@ -221,14 +144,15 @@ class Residency:
         if fit is not None:
             return Room(fit, (), 0.0, 0.0, 0.0)
         self._freshen(now)
+        bulk = size(wish.need_bytes)
         best: _Bid | None = None
         for entry in self._loading.values():
-            best = _better(best, self._bid(entry, wish, priority, now, closed))
-        for floor, uuid in self._floors:
-            if floor == inf or (best is not None and cost_s(floor, wish.need_bytes, 0.0) > best.cost_s):
+            best = _better(best, self._bid(entry, wish, bulk, priority, now, closed))
+        for bound, uuid in self._line(wish.need_bytes).order:
+            if bound == inf or (best is not None and bound * bulk > best.cost_s):
                 break
             if uuid not in self._loading:
-                best = _better(best, self._bid(self._cards[uuid], wish, priority, now, closed))
+                best = _better(best, self._bid(self._cards[uuid], wish, bulk, priority, now, closed))
         return None if best is None else best.room
 
     def ranked(
@@ -242,7 +166,7 @@ class Residency:
         ]
         return rank(wish.need_bytes, sites, priority, self.horizon.seconds, draining=draining)
 
-    def _site(self, entry: _Card, now: float) -> Site:
+    def _site(self, entry: PricedCard, now: float) -> Site:
         residents = [tenant.resident(self.demand, now) for tenant, _ in entry.tenants.values()]
         return Site(entry.card, residents, entry.queued_s(now))
 
@@ -255,7 +179,9 @@ class Residency:
                 return card
         return None
 
-    def _bid(self, entry: _Card, wish: Wish, priority: int, now: float, closed: Collection[str]) -> _Bid | None:
+    def _bid(
+        self, entry: PricedCard, wish: Wish, bulk: float, priority: int, now: float, closed: Collection[str]
+    ) -> _Bid | None:
         card = entry.card
         if card.problem or card.uuid in closed or not wish.could_hold(card):
             return None
@@ -267,24 +193,38 @@ class Residency:
         last = bisect_left(sums, missing)
         if last == len(sums):
             return None
-        return _Bid(cost_s(order[last].price, wish.need_bytes, queued_s), entry, last, order, queued_s, missing)
+        return _Bid(order[last].price * bulk + queued_s, entry, last, order, queued_s, missing)
 
     def _freshen(self, now: float) -> None:
         if now - self._priced_at > REFRESH_S:
             self.reprice(now)
             return
         for uuid in self._stale:
-            entry = self._cards[uuid]
-            del self._floors[bisect_left(self._floors, (entry.floor, uuid))]
-            entry.reprice(self.demand, self.horizon.seconds, now)
-            insort(self._floors, (entry.floor, uuid))
+            self._cards[uuid].reprice(self.demand, self.horizon.seconds, now)
+            self._moved(uuid)
         self._stale.clear()
 
-    def _leave_line(self, entry: _Card) -> None:
+    def _line(self, need_bytes: int) -> CardLine:
+        floor = need_bytes // GIB * GIB
+        line = self._lines.pop(floor, None)
+        if line is None:
+            if len(self._lines) >= KEPT_LINES:
+                del self._lines[next(iter(self._lines))]
+            line = CardLine(floor, self._cards)
+        else:
+            line.freshen(self._cards)
+        self._lines[floor] = line
+        return line
+
+    def _moved(self, uuid: str) -> None:
+        for line in self._lines.values():
+            line.stale[uuid] = None
+
+    def _leave_line(self, entry: PricedCard) -> None:
         if self._loading.pop(entry.card.uuid, None) is None and not entry.card.problem:
             del self._idle[bisect_left(self._idle, entry.fit)]
 
-    def _join_line(self, entry: _Card) -> None:
+    def _join_line(self, entry: PricedCard) -> None:
         if entry.until > 0:
             self._loading[entry.card.uuid] = entry
         elif not entry.card.problem:
@@ -295,14 +235,14 @@ class _Bid(NamedTuple):
     """What one card asks: who goes is everyone in `order` up to `last`, less those who are not needed in the end."""
 
     cost_s: float
-    entry: _Card
+    entry: PricedCard
     last: int
-    order: list[_Priced]
+    order: list[Priced]
     queued_s: float
     missing: int
 
     @property
-    def chosen(self) -> list[_Priced]:
+    def chosen(self) -> list[Priced]:
         """Who goes, dearest first."""
         taken = self.order[: self.last + 1]
         surplus = sum(each.bytes for each in taken) - self.missing
@@ -333,8 +273,3 @@ def _better(one: _Bid | None, other: _Bid | None) -> _Bid | None:
     if one.cost_s != other.cost_s:
         return one if one.cost_s < other.cost_s else other
     return min(one, other, key=lambda bid: bid.place)
-
-
-def _sums(order: list[_Priced]) -> list[int]:
-    total = 0
-    return [total := total + each.bytes for each in order]

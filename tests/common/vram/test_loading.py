@@ -11,7 +11,8 @@ from common.vram.amount import GIB
 from common.vram.demand import Demand, Horizon, ModelKey
 from common.vram.loading import Load, LoadAsked, LoadQueue, Outlook
 from common.vram.placement import Candidate, Wish
-from common.vram.residency import Residency, Tenant
+from common.vram.priced_cards import Tenant
+from common.vram.residency import Residency
 
 SIZES = {"a": 4, "b": 6, "c": 10}
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from common.vram.amount import GIB
 from common.vram.demand import Demand, Horizon, ModelKey
 from common.vram.placement import Candidate, Wish
-from common.vram.residency import OVERDUE_S, REFRESH_S, Residency, Room, Tenant
+from common.vram.priced_cards import OVERDUE_S, Tenant
+from common.vram.residency import KEPT_LINES, REFRESH_S, Residency, Room
 
 NOW = 10_000.0
 
@@ -107,6 +108,13 @@ def test_a_card_that_is_kept_closed_or_too_small_is_not_in_question() -> None:
     assert [each.site.card.index for each in held.ranked(wish, 50, NOW, {"GPU-mainpc-0"})] == [3]
 
 
+def test_who_turns_out_not_to_be_needed_stays() -> None:
+    held = residency(card(0, 0))
+    held.put("GPU-mainpc-0", tenant("cheap", 1, load_s=0.1))
+    held.put("GPU-mainpc-0", tenant("dear", 8))
+    assert where(room(held, 8)) == ("mainpc:0", ("dear",))
+
+
 def test_a_use_makes_a_model_dearer_at_once() -> None:
     held = residency(card(0, 0))
     for name in ("a", "b"):
@@ -164,15 +172,33 @@ def test_a_model_may_live_on_several_cards() -> None:
     assert [uuid for uuid, _ in held.homes(ModelKey("a"))] == ["GPU-mainpc-1"]
 
 
+def test_however_many_sizes_are_asked_for_the_answer_is_the_same() -> None:
+    held = residency(card(0, 0), card(1, 0))
+    held.put("GPU-mainpc-0", tenant("small", 20, load_s=1))
+    held.put("GPU-mainpc-1", tenant("large", 20, load_s=9))
+    for _ in range(2):
+        for gib in range(1, KEPT_LINES + 8):
+            found = room(held, gib)
+            assert where(found) == ("mainpc:0", ("small",)) if gib <= 20 else found is None
+    held.see(card(0, 0, problem="too hot"))
+    assert where(room(held, 2)) == ("mainpc:1", ("large",))
+
+
 def test_a_lost_card_takes_its_leases_along() -> None:
     held = residency(card(0, 8), card(1, 0))
     held.put("GPU-mainpc-0", tenant("a"))
     held.put("GPU-mainpc-1", tenant("b"))
+    assert where(room(held)) == ("mainpc:0", ())
+    assert where(held.room(Wish("new", 4 * GIB), 50, NOW, {"GPU-mainpc-0"})) == ("mainpc:1", ("b",))
     held.lose("GPU-mainpc-0")
+    assert where(room(held)) == ("mainpc:1", ("b",))
     held.loading("GPU-mainpc-1", NOW)
     held.lose("GPU-mainpc-1")
     assert room(held) is None
     assert held.loaders(NOW) == []
+    held.see(card(2, 0))
+    held.lose("GPU-mainpc-2")
+    assert room(held) is None
     held.see(card(0, 8))
     assert where(room(held)) == ("mainpc:0", ())
 
