@@ -79,6 +79,11 @@ def host_vitals(host: str, home: Path, cpu_pct: float) -> Vitals:
     )
 
 
+def tree_rss_bytes(pid: int) -> int:
+    """Resident bytes of a process and its descendants together (shared pages counted in each); 0 when it is gone."""
+    return sum(found[1] for one in _tree(pid) if (found := _read(one)))
+
+
 def _tree(pid: int) -> Iterator[int]:
     """`pid` and its descendants, by the kernel's own lists of children (proc(5))."""
     found = [pid]

@@ -15,7 +15,7 @@ writer of one host's leases; it reads no clock, measures nothing and ends no lea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Final
 
@@ -23,6 +23,7 @@ import msgspec
 
 from common.api.leases import HostMemory
 from common.vram.amount import amount
+from common.vram.cards import ProcessId
 
 NONE_HELD: Final[Mapping[str, int]] = MappingProxyType({})
 MILLI: Final = 1_000
@@ -179,7 +180,7 @@ class HostAccount:
     ) -> None:
         self._ram = _Tier("host RAM", ram_total_bytes, policy, amount, bounded=True)
         self._disk = _Tier("disk", disk_total_bytes, policy, amount, bounded=True)
-        self._cpu = _Tier("CPU", round(cpu_cores * MILLI), policy, _cores, bounded=False)
+        self._cpu = _Tier("CPU", round(cpu_cores * MILLI), policy, _cores, bounded=not cpu_cores)
         self._ram_of: dict[str, int] = {}
 
     def measure(
@@ -189,11 +190,28 @@ class HostAccount:
         ram_available_bytes: int,
         disk_total_bytes: int,
         disk_available_bytes: int,
+        cpu_cores: float = 0.0,
         held_ram: Mapping[str, int] = NONE_HELD,
     ) -> None:
-        """Takes one look at the host. `held_ram` says, of the leases for which it is known, the RAM that they really hold."""
+        """Takes one look at the host; `cpu_cores` 0: as many as were known.
+
+        `held_ram` says, of the leases for which it is known, the RAM that they really hold (see `by_lease`).
+        """
         self._ram.measure(ram_total_bytes, ram_available_bytes, held_ram)
         self._disk.measure(disk_total_bytes, disk_available_bytes, NONE_HELD)
+        if cpu_cores:
+            self._cpu.resize(round(cpu_cores * MILLI))
+            self._cpu.problem = ""
+
+    def by_lease(self, held: Mapping[ProcessId, int], owned: Mapping[ProcessId, Iterable[str]]) -> dict[str, int]:
+        """What owners are seen to hold, spread over their leases of RAM in order; what exceeds them all is the last one's."""
+        spread: dict[str, int] = {}
+        for owner, left in held.items():
+            mine = [lease_id for lease_id in owned.get(owner, ()) if self._ram_of.get(lease_id)]
+            for lease_id in mine:
+                spread[lease_id] = left if lease_id == mine[-1] else min(left, self._ram_of[lease_id])
+                left -= spread[lease_id]
+        return spread
 
     def unmeasured(self, problem: str) -> None:
         """The host could not be looked at (`problem`: why): RAM and disk are granted to nobody until it can."""

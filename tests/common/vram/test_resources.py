@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from common.vram.amount import GIB
+from common.vram.cards import ProcessId
 from common.vram.resources import HostAccount, ResourcePolicy
 
 RAM, DISK = 64 * GIB, 1_000 * GIB
@@ -276,6 +277,27 @@ def test_when_all_is_measured_others_are_exactly_what_no_lease_holds(held: dict[
         held_ram=held,
     )
     assert host.view("h").ram_others_bytes == max(0, used - sum(held.values()))
+
+
+def test_cores_that_are_not_known_are_leased_to_nobody_until_they_are() -> None:
+    host = HostAccount()
+    assert host.fits(cpu=0.5) == "0.5 cores of CPU needed, which has not been measured yet"
+    host.measure(
+        ram_total_bytes=RAM, ram_available_bytes=RAM, disk_total_bytes=DISK, disk_available_bytes=DISK, cpu_cores=8.0
+    )
+    assert host.fits(cpu=6.4) == ""
+    assert host.view("h").cpu_total_cores == 8.0
+
+
+def test_what_an_owner_holds_is_spread_over_its_leases_of_ram() -> None:
+    host = account()
+    one, two, none = ProcessId(1, 1), ProcessId(2, 2), ProcessId(3, 3)
+    for name, ram in (("a", 10), ("b", 5), ("c", 7), ("vram-only", 0)):
+        host.put(name, ram=ram, cpu=1.0)
+    owned = {one: ["a", "vram-only", "b"], two: ["c"], none: ["vram-only"]}
+    assert host.by_lease({one: 12, two: 9, none: 4, ProcessId(4, 4): 1}, owned) == {"a": 10, "b": 2, "c": 9}
+    assert host.by_lease({one: 20}, owned) == {"a": 10, "b": 10}
+    assert host.by_lease({one: 3}, owned) == {"a": 3, "b": 0}
 
 
 def test_a_lease_of_nothing_beside_the_card_leaves_no_trace() -> None:
