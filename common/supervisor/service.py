@@ -218,7 +218,9 @@ class Supervisor:
         self._no_cards = cards.problem
         owners = FileOwners(lambda: self._desk.standings(self._now()), lambda name: self.ask(name, "restart"))
         known = neighbours(startup)
-        self._leases = CardLeases(self.shell, startup.host, cards.source, cards.problem, known, owners.find)
+        self._leases = CardLeases(
+            self.shell, startup.host, cards.source, cards.problem, known, owners.find, home=self._home.root
+        )
         self._leases.add_routes()
         await self._leases.open()
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -28,7 +29,7 @@ from common.supervisor.leasing.card_watch import CardWatch
 from common.supervisor.leasing.evictions import Evictions
 from common.supervisor.leasing.owners import pinned, process_of
 from common.supervisor.leasing.rung_acts import FindUnloader, nobody
-from common.supervisor.leasing.sampling import Look
+from common.supervisor.leasing.sampling import HERE, Look
 from common.supervisor.leasing.waiting import Line, Seat, wish_of
 from common.supervisor.leasing.writer import LeaseWriter
 from common.vram import lease_view, placement
@@ -41,6 +42,10 @@ from common.vram.rungs import DEFAULT, LadderPolicy
 TICK_S: Final = 0.25
 SETTLE_S: Final = 0.5
 """How long a request may wait for the look that shows a lease's bytes gone."""
+WAYS: Final = 8
+"""For so many of those who wait, first in line first, others are had go."""
+DRAIN_AFTER_S: Final = 60.0
+"""Who is first in line and has waited so long gets leases that are in use, when their use ends."""
 
 
 class CardLeases:
@@ -59,6 +64,7 @@ class CardLeases:
         neighbours: Collection[str] = (),
         unloader: FindUnloader = nobody,
         policy: LadderPolicy = DEFAULT,
+        home: Path = HERE,
     ) -> None:
         self._shell = shell
         self._host = host
@@ -66,7 +72,7 @@ class CardLeases:
         self._now = shell.clock.monotonic
         self._line = Line()
         self._writer = LeaseWriter(shell, host, self._owner_died, self._evict)
-        self._cards = CardWatch(shell, host, cards, problem, self._writer, self._line, self._seen)
+        self._cards = CardWatch(shell, host, cards, problem, self._writer, self._line, self._seen, home)
         self._evictions = Evictions(shell, self._writer, self._record, self._cards.look_soon, unloader, policy)
         self._serving_soon = False
         self._closed = False
@@ -106,7 +112,16 @@ class CardLeases:
 
     def _seen(self, look: Look) -> None:
         self._evictions.looked(look)
+        self._correct()
         self._serve()
+
+    def _correct(self) -> None:
+        """Has each lease count what the looks show its owner to hold beyond it."""
+        try:
+            self._writer.make_sound()
+        except StorageUnavailable:
+            return  # the health answer says so; the next look tries again
+        self._record(self._writer.table.corrections(self._now(), self._shell.clock.timestamp()))
 
     def _closing(self) -> Unavailable:
         return Unavailable(f"{self._host}'s supervisor is shutting down", retry_after_ms=500)
@@ -147,7 +162,8 @@ class CardLeases:
     def _gpus(self, asked: leases.GetGpus, _call: Call) -> leases.Gpus:
         if asked.host not in ("", self._host):
             return leases.Gpus(cards=[], missing=self._elsewhere(asked.host))
-        return leases.Gpus(cards=self._writer.table.cards(self._now()), missing=self._writer.table.missing())
+        table = self._writer.table
+        return leases.Gpus(cards=table.cards(self._now()), missing=table.missing(), hosts=[table.host_memory()])
 
     def _elsewhere(self, host: str) -> dict[str, str]:
         return {host: f"this is {self._host}'s supervisor; ask that host's own, or ResourceManager"}
@@ -209,6 +225,7 @@ class CardLeases:
         late = self._shell.loop.call_later(wait_s, self._give_up, seat)
         self._note(seat, "queued", self._choice(seat))
         try:
+            self._make_way(now)
             self._tell_line()
             return await seat.outcome
         except TandemError as error:
@@ -223,6 +240,14 @@ class CardLeases:
             late.cancel()
             if owner is not None:
                 self._writer.owners.drop(owner, asked.lease_id)
+            self._forget_way(seat)
+
+    def _forget_way(self, seat: Seat) -> None:
+        try:
+            self._writer.make_sound()
+        except StorageUnavailable:
+            return  # it is kept for a while, and then no more
+        self._evictions.forget_way(seat)
 
     def _choice(self, seat: Seat) -> Choice:
         now, table = self._now(), self._writer.table
@@ -279,9 +304,18 @@ class CardLeases:
         except StorageUnavailable:
             return  # the health answer says so; the next tick tries again
         now = self._now()
-        for seat in self._line.startable(self._writer.settling.sure(self._writer.table.candidates(now)), now):
+        sure = self._writer.settling.sure(self._writer.table.candidates(now))
+        for seat in self._line.startable(sure, now, self._evictions.rooms()):
             self._start(seat)
+        self._make_way(now)
         self._tell_line()
+
+    def _make_way(self, now: float) -> None:
+        """Has others go for those who are next; for the first, once it has waited long, also those whose use has to end."""
+        for place, seat in enumerate(self._line.first(WAYS)):
+            draining = place == 0 and now - seat.waiter.asked_at >= DRAIN_AFTER_S
+            kept = self._line.kept_from(seat.asked.priority, seat.waiter.asked_at)
+            self._evictions.make_way(seat, kept, draining=draining)
 
     def _start(self, seat: Seat) -> None:
         if seat.outcome.done():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -18,7 +19,7 @@ from common.api.leases import Card, CardsSampled
 from common.gpu.cards import CardSource
 from common.service.shell import Shell
 from common.supervisor.leasing.metrics import LeaseFigures
-from common.supervisor.leasing.sampling import Look, Sampler
+from common.supervisor.leasing.sampling import HERE, Look, Sampler
 from common.supervisor.leasing.waiting import Line
 from common.supervisor.leasing.writer import LeaseWriter
 from common.vram import ledger
@@ -46,6 +47,7 @@ class CardWatch:
         writer: LeaseWriter,
         line: Line,
         seen: Callable[[Look], None],
+        home: Path = HERE,
     ) -> None:
         self._shell = shell
         self._host = host
@@ -54,6 +56,7 @@ class CardWatch:
         self._writer = writer
         self._line = line
         self._on_seen = seen
+        self._home = home
         self._now = shell.clock.monotonic
         self._figures = LeaseFigures(writer.decided)
         self._figures.show(shell.metrics)
@@ -74,7 +77,7 @@ class CardWatch:
             self._writer.measure(Look([], {}, self._now(), self._no_cards))
             self._shell.lacks["cards"] = self._no_cards
         else:
-            self._sampler = Sampler(self._cards, self._shell.clock, self._shell.loop, self._seen)
+            self._sampler = Sampler(self._cards, self._shell.clock, self._shell.loop, self._seen, self._home)
             self._look()
             await self.next_look(FIRST_LOOK_S)
         self._show()

@@ -1,4 +1,4 @@
-"""Looks at the cards, aside: one thread, one look at a time, each handed back on the loop with whose processes it saw.
+"""Looks at the cards and the host, aside: one thread, one look at a time, each handed back on the loop with whose is what.
 
 A driver may answer late or never. Whoever asked goes on meanwhile, sees how old the last look is, and decides what that means.
 Samples come with what common/vram/card_health.py makes of them; beyond that nothing here judges a measurement.
@@ -12,6 +12,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
@@ -19,22 +20,27 @@ from common.clock import Clock
 from common.errors import TandemError
 from common.gpu import cgroups, process_identity
 from common.gpu.cards import CardSource
+from common.supervisor.leasing.host_look import HostLook, look_at_host
 from common.vram.card_health import HealthWatch
 from common.vram.cards import CardSample, ProcessId
 
+HERE: Final = Path()
 NO_CGROUPS: Final[Mapping[str, ProcessId]] = MappingProxyType({})
+HOST_LOOK_S: Final = 2.0
+"""The host is looked at with every look at its cards, but not sooner than this after the last time."""
 END_S: Final = 2.0
 """How long `close` waits for a look under way before it leaves the thread to itself."""
 
 
 class Look(NamedTuple):
     """One look at all cards, begun at `began_at`; `tree` maps to its pinned owner's pid that of each descendant (ledger), and of
-    each process in an owner's cgroup."""
+    each process in an owner's cgroup. `host` is what the host has beside its cards, where this look was one at that too."""
 
     samples: list[CardSample]
     tree: dict[int, int]
     began_at: float
     problem: str = ""
+    host: HostLook | None = None
 
 
 class _Order(NamedTuple):
@@ -46,13 +52,20 @@ class Sampler:
     """The thread; it owns the source and closes it. `seen` is called on the loop once for each look."""
 
     def __init__(
-        self, cards: CardSource, clock: Clock, loop: asyncio.AbstractEventLoop, seen: Callable[[Look], None]
+        self,
+        cards: CardSource,
+        clock: Clock,
+        loop: asyncio.AbstractEventLoop,
+        seen: Callable[[Look], None],
+        home: Path = HERE,
     ) -> None:
         self._cards = cards
         self._clock = clock
         self._loop = loop
         self._seen = seen
         self._health = HealthWatch()
+        self._home = home
+        self._host_looked_at = float("-inf")
         self._asked: queue.SimpleQueue[_Order | None] = queue.SimpleQueue()
         # A daemon: a driver that never answers must not keep the process from ending.
         self._thread = threading.Thread(target=self._run, name="cards", daemon=True)
@@ -82,6 +95,13 @@ class Sampler:
         self._cards.close()
 
     def _look(self, order: _Order) -> Look:
+        look = self._look_at_cards(order)
+        if look.began_at - self._host_looked_at < HOST_LOOK_S:
+            return look
+        self._host_looked_at = look.began_at
+        return look._replace(host=look_at_host(self._home, order.owners))
+
+    def _look_at_cards(self, order: _Order) -> Look:
         began_at = self._clock.monotonic()
         try:
             samples = self._health.judged(self._cards.sample(began_at))

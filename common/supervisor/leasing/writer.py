@@ -18,6 +18,7 @@ from common.api.leases import Receipt
 from common.errors import StorageUnavailable, TandemError
 from common.service.shell import Shell
 from common.store.protocol import Durability
+from common.supervisor.leasing.host_look import HostLook
 from common.supervisor.leasing.owners import LEASES, OwnerWatch
 from common.supervisor.leasing.sampling import Look
 from common.supervisor.leasing.settling import Settling
@@ -28,6 +29,7 @@ from common.vram.lease_facts import EpochOpened, Fact
 from common.vram.lease_table import LeaseTable
 from common.vram.receipts import Receipts
 
+UNSEEN_ENDS: Final = frozenset(lease_facts.ENDS) - {"evicted"}
 RETRY_S: Final = 0.25
 """After the store refused, it is asked again at most this often."""
 
@@ -55,6 +57,7 @@ class LeaseWriter:
         self._now = shell.clock.monotonic
         self._evict = evict
         self._look: Look | None = None
+        self._host_look: HostLook | None = None
         self._epoch_open = False
         self._refused: StorageUnavailable | None = None
         self._retry_at = 0.0
@@ -91,6 +94,26 @@ class LeaseWriter:
         self._look = look
         self.table.measure(look.samples, look.tree, look.problem)
         self.settling.looked(look.began_at)
+        if look.host is not None:
+            self._host_look = look.host
+            self._measure_host(look.host)
+
+    def _measure_host(self, look: HostLook) -> None:
+        resources = self.table.resources
+        if look.problem:
+            resources.unmeasured(look.problem)
+            return
+        owned: dict[ProcessId, list[str]] = {}
+        for lease in self.table.leases(self._now()):
+            owned.setdefault(ProcessId(lease.owner.pid, lease.owner.start_time), []).append(lease.lease_id)
+        resources.measure(
+            ram_total_bytes=look.ram_total_bytes,
+            ram_available_bytes=look.ram_available_bytes,
+            disk_total_bytes=look.disk_total_bytes,
+            disk_available_bytes=look.disk_available_bytes,
+            cpu_cores=look.cpu_cores,
+            held_ram=resources.by_lease(look.held_ram, owned),
+        )
 
     def make_sound(self) -> None:
         """To be called before a decision: after a failed commit the table is restored, and its epoch is open.
@@ -109,7 +132,8 @@ class LeaseWriter:
         now = self._now()
         self._fold(decision.facts, now)
         for instruction in decision.instructions:
-            if isinstance(instruction, Announce) and instruction.change.change in lease_facts.ENDS:
+            # What was evicted has been seen to go by the look that ended it.
+            if isinstance(instruction, Announce) and instruction.change.change in UNSEEN_ENDS:
                 lease = instruction.change.lease
                 for card_uuid in lease.card_uuids:
                     self.settling.ended(card_uuid, lease.bytes, now)
@@ -156,6 +180,8 @@ class LeaseWriter:
         self.table = LeaseTable.restored(self._host, self._shell.store, self._now())
         if self._look is not None:
             self.table.measure(self._look.samples, self._look.tree, self._look.problem)
+        if self._host_look is not None:
+            self._measure_host(self._host_look)
         self.owners.follow(self.table.owners())
 
     def _open_epoch(self) -> None:

@@ -196,3 +196,22 @@ async def test_a_host_without_cards_says_why_and_lets_nobody_wait() -> None:
         health = await mainpc.ask("ping")
         assert (health["status"], health["lacks"]) == ("ok", ["no NVIDIA driver library on mainpc"])
         assert (await mainpc.ask("get_gpus"))["missing"] == {"mainpc": "no NVIDIA driver library on mainpc"}
+
+
+async def test_what_the_host_has_beside_its_cards_is_measured_leased_and_refused(tmp_path: Path) -> None:
+    async with host(two_cards(tmp_path)) as mainpc:
+        (before,) = (await mainpc.ask("get_gpus"))["hosts"]
+        assert before["host"] == "mainpc"
+        assert before["ram_total_bytes"] > before["ram_grantable_bytes"] > 0
+        assert before["cpu_ceiling_cores"] > 0
+        assert before["reason"] == ""
+        wish = {"ram_bytes": 2**26, "disk_bytes": 2**20, "cpu_cores": 0.5}
+        granted = await mainpc.granted(1, **wish)
+        (after,) = (await mainpc.ask("get_gpus"))["hosts"]
+        assert (after["ram_leased_bytes"], after["disk_leased_bytes"], after["cpu_leased_cores"]) == (2**26, 2**20, 0.5)
+        refused = await mainpc.acquire(1, ram_bytes=before["ram_total_bytes"])
+        assert refused["status"] == "error"
+        assert "of host RAM needed" in refused["message"]
+        await mainpc.release(granted)
+        (end,) = (await mainpc.ask("get_gpus"))["hosts"]
+        assert end["ram_leased_bytes"] == 0
