@@ -8,5 +8,5 @@ from common.api.words import AnyVerb, Topic
 SERVICE = "ResourceManager"
 PORT, EVENTS_PORT, HEALTH_PORT = 7001, 7501, 8001
 
-VERBS: tuple[AnyVerb, ...] = (*leases.VERBS, *tasks.VERBS)
+VERBS: tuple[AnyVerb, ...] = (*leases.VERBS, leases.MARK_LEASE, *tasks.VERBS)
 TOPICS: tuple[Topic, ...] = (leases.LEASE_CHANGED, *tasks.TOPICS)

@@ -224,14 +224,16 @@ def refusal(wish: Wish, choice: Choice, retry_after_ms: int = 1_000, **details: 
     """The error for a request that was not granted.
 
     `no_capacity` where it may fit later, `too_large` where no card could ever hold it, `not_found` where no card is in
-    question at all, or none on a host that could take it. The details hold need, free and every card's verdict, and
-    `victims` where evictions were weighed.
+    question at all, or none on a host that could take it. The details hold need, free and every card's verdict, `victims`
+    where evictions were weighed, and `barred` where a host can never take it.
     """
     details |= {
         "need_bytes": wish.need_bytes,
         "free_bytes": choice.free_bytes,
         "cards": msgspec.to_builtins(choice.verdicts),
     }
+    if choice.barred:
+        details["barred"] = dict(choice.barred)
     if choice.victims:
         details["victims"] = msgspec.to_builtins(choice.victims)
     if choice.outcome != "never":

@@ -19,7 +19,7 @@ from common.errors import Internal, NotFound, TandemError
 from common.service.call import Call
 from common.service.shell import Shell
 from pc2.resource_manager.events import Admitted, Refused, Returned
-from pc2.resource_manager.instructions import AskSupervisor, ReturnLease
+from pc2.resource_manager.instructions import AskSupervisor, ReturnLease, WithdrawAsk
 from pc2.resource_manager.planner import MIDWAY
 from pc2.resource_manager.turns import Turns
 
@@ -34,7 +34,10 @@ Rep = TypeVar("Rep", bound=Message)
 
 
 class Calling:
-    """The supervisors of the directory; `turns` is set before the first ask. An answer to an ask is waited for `answer_s`."""
+    """The supervisors of the directory; `turns` is set before the first ask.
+
+    An answer to an ask is waited for `answer_s`, and for as long beyond it as the supervisor may have others go for it.
+    """
 
     turns: Turns
 
@@ -44,6 +47,7 @@ class Calling:
         self._hosts = tuple(name.removeprefix(SUPERVISOR) for name in directory.names() if name.startswith(SUPERVISOR))
         self._answer_s = answer_s
         self._open: set[asyncio.Task[None]] = set()
+        self._asks: dict[str, asyncio.Task[None]] = {}
 
     @property
     def hosts(self) -> tuple[str, ...]:
@@ -52,7 +56,15 @@ class Calling:
 
     def ask(self, asked: AskSupervisor) -> None:
         """Has a supervisor admit a lease; its answer is told later, never from within this call."""
-        self._begin(self._ask(asked), f"admit_lease at {asked.host}")
+        lease_id = asked.request.lease_id
+        task = self._asks[lease_id] = self._begin(self._ask(asked), f"admit_lease at {asked.host}")
+        task.add_done_callback(lambda _: self._asks.pop(lease_id, None))
+
+    def withdraw(self, withdrawn: WithdrawAsk) -> None:
+        """Leaves a supervisor's line: nobody waits for the lease any more. What became of the ask is not told."""
+        task = self._asks.pop(withdrawn.lease_id, None)
+        if task is not None:
+            task.cancel()
 
     def give_back(self, returned: ReturnLease) -> None:
         """Has a supervisor release a lease that nobody wants; its answer is told later."""
@@ -100,15 +112,17 @@ class Calling:
     async def _at(self, host: str, verb: Verb[Req, Rep], request: Req, timeout_s: float) -> Rep:
         return await self._client.call(f"{SUPERVISOR}{host}", verb, request, timeout_s=timeout_s, idempotent=False)
 
-    def _begin(self, work: Coroutine[Any, Any, None], name: str) -> None:
+    def _begin(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         task = self._shell.spawn(work, name)
         self._open.add(task)
         task.add_done_callback(self._open.discard)
+        return task
 
     async def _ask(self, asked: AskSupervisor) -> None:
         lease_id = asked.request.lease_id
         try:
-            granted = await self._once(asked.host, ADMIT_LEASE, asked.request)
+            patience_s = self._answer_s + asked.request.wait_s
+            granted = await self._once(asked.host, ADMIT_LEASE, asked.request, patience_s)
         except TandemError as error:
             self.turns.tell(Refused(lease_id, asked.attempt, error))
         else:
@@ -117,15 +131,15 @@ class Calling:
     async def _give_back(self, returned: ReturnLease) -> None:
         lease_id = returned.request.lease_id
         try:
-            await self._once(returned.host, RELEASE_LEASE, returned.request)
+            await self._once(returned.host, RELEASE_LEASE, returned.request, self._answer_s)
         except TandemError as error:
             self.turns.tell(Returned(lease_id, error))
         else:
             self.turns.tell(Returned(lease_id))
 
-    async def _once(self, host: str, verb: Verb[Req, Rep], request: Req) -> Rep:
+    async def _once(self, host: str, verb: Verb[Req, Rep], request: Req, patience_s: float) -> Rep:
         try:
-            reply = await self._at(host, verb, request, self._answer_s)
+            reply = await self._at(host, verb, request, patience_s)
         except (TandemError, asyncio.CancelledError):
             raise
         except Exception as bug:

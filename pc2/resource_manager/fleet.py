@@ -14,19 +14,24 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from common.api.leases import Card, CardsSampled, Lease, LeaseChanged, Leases
+from common.vram.eviction import Resident
+from common.vram.lease_facts import ENDS
 from common.vram.ledger import DEFAULT, LedgerPolicy, capacity
 from common.vram.placement import Candidate
+from common.vram.ranking import Site
+from pc2.resource_manager import residents
 
 UNHEARD = "has not been heard from yet"
 
 
 @dataclass(slots=True)
 class _Flight:
-    """One grant in flight: bytes asked for on a card."""
+    """One grant in flight: bytes asked for on a card; `makes_room` where others have to go for it first."""
 
     host: str
     card_uuid: str
     bytes: int
+    makes_room: bool = False
     shown: bool = False
     admitted_at: float | None = None
 
@@ -44,6 +49,7 @@ class _Host:
     paused_until: float = 0.0
     cards: dict[str, Card] = field(default_factory=dict)
     leases: dict[str, Lease] = field(default_factory=dict)
+    said_at: dict[str, float] = field(default_factory=dict)
     shown: set[str] = field(default_factory=set)
     freed: dict[str, int] = field(default_factory=dict)
     caps: dict[str, int] = field(default_factory=dict)
@@ -73,19 +79,22 @@ class Fleet:
         for lease_id in settled:
             del self._flights[lease_id]
 
-    def listed(self, host: str, listing: Leases) -> None:
+    def listed(self, host: str, listing: Leases, now: float) -> None:
         """Takes in the whole table of a host's leases."""
-        self._hosts[host].leases = {lease.lease_id: lease for lease in listing.leases}
-        for lease_id in self._hosts[host].leases:
+        view = self._hosts[host]
+        view.leases = {lease.lease_id: lease for lease in listing.leases}
+        view.said_at = dict.fromkeys(view.leases, now)
+        for lease_id in view.leases:
             self._show(lease_id, host)
 
-    def changed(self, host: str, event: LeaseChanged) -> None:
+    def changed(self, host: str, event: LeaseChanged, now: float) -> None:
         """Takes in one change of a lease."""
-        if event.change == "granted":
-            self._hosts[host].leases[event.lease.lease_id] = event.lease
-            self._show(event.lease.lease_id, host)
-        else:
+        if event.change in ENDS:
             self._ended(host, event.lease)
+            return
+        view = self._hosts[host]
+        view.leases[event.lease.lease_id], view.said_at[event.lease.lease_id] = event.lease, now
+        self._show(event.lease.lease_id, host)
 
     def lost(self, host: str, reason: str) -> None:
         """Closes the host's cards until it is back."""
@@ -95,9 +104,9 @@ class Fleet:
         """The host can be asked again; its cards stay closed until it has published them."""
         self._hosts[host].absent = ""
 
-    def claim(self, lease_id: str, card: Candidate, bytes: int) -> None:
-        """Counts a grant in flight on the card."""
-        self._flights[lease_id] = _Flight(card.host, card.uuid, bytes)
+    def claim(self, lease_id: str, card: Candidate, bytes: int, *, makes_room: bool = False) -> None:
+        """Counts a grant in flight on the card; on one where room is being made, no more is made meanwhile."""
+        self._flights[lease_id] = _Flight(card.host, card.uuid, bytes, makes_room)
 
     def admitted(self, lease_id: str, now: float) -> None:
         """The supervisor answered yes; its figures will show it."""
@@ -134,6 +143,30 @@ class Fleet:
             for card in view.cards.values()
         ]
 
+    def sites(self, now: float, need_bytes: int) -> list[Site]:
+        """The open cards where room may be made for so many bytes, with who is on them.
+
+        Not where room is being made already, and not where the host refused as much since it last published.
+        """
+        making = {(flight.host, flight.card_uuid) for flight in self._flights.values() if flight.makes_room}
+        return [
+            Site(card, *self._on(card, now))
+            for card in self.candidates(now)
+            if not card.problem
+            and (card.host, card.uuid) not in making
+            and self._hosts[card.host].caps.get(card.uuid, need_bytes + 1) > need_bytes
+        ]
+
+    def sharable(self, model: str, config: str, host: str, card_uuid: str, now: float) -> Lease | None:
+        """A lease of the model that a request for this host and card may share; None where none is known to live."""
+        for name, view in self._hosts.items():
+            if host in ("", name) and not self._closed(view, now):
+                for lease in view.leases.values():
+                    same = (lease.model, lease.config) == (model, config) and lease.state == "held"
+                    if same and not lease.shares and (not card_uuid or residents.is_on(lease, card_uuid)):
+                        return lease
+        return None
+
     def missing(self, now: float) -> dict[str, str]:
         """Per host that cannot be asked, or whose cards are not all known, the reason."""
         reasons = {host: self._closed(view, now) for host, view in self._hosts.items()}
@@ -161,7 +194,25 @@ class Fleet:
         free = card.grantable_bytes + view.freed.get(card.card_uuid, 0) - in_flight
         free = min(free, view.caps.get(card.card_uuid, free + 1) - 1, most)
         problem = closed or ("" if card.schedulable else card.reason or "not schedulable")
-        return Candidate(card.host, card.card, card.card_uuid, 0 if problem else max(0, free), most, problem)
+        there = [lease for lease in view.leases.values() if residents.is_on(lease, card.card_uuid)]
+        return Candidate(
+            card.host,
+            card.card,
+            card.card_uuid,
+            0 if problem else max(0, free),
+            most,
+            problem,
+            len(there),
+            any(lease.exclusive for lease in there),
+            card.pinned_bytes,
+        )
+
+    def _on(self, card: Candidate, now: float) -> tuple[tuple[Resident, ...], float]:
+        """Who is on the card, and the seconds of loading that are queued there."""
+        view = self._hosts[card.host]
+        there = [lease for lease in view.leases.values() if residents.is_on(lease, card.uuid)]
+        said = (residents.resident(lease, now - view.said_at.get(lease.lease_id, now)) for lease in there)
+        return tuple(said), residents.queued_load_s(there)
 
     def _closed(self, view: _Host, now: float) -> str:
         if view.absent or view.problem:
@@ -176,6 +227,7 @@ class Fleet:
     def _ended(self, host: str, lease: Lease) -> None:
         view = self._hosts[host]
         view.leases.pop(lease.lease_id, None)
+        view.said_at.pop(lease.lease_id, None)
         view.caps.pop(lease.card_uuid, None)
         flight = self._flights.get(lease.lease_id)
         if flight is not None and flight.host == host:

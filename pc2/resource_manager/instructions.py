@@ -21,6 +21,12 @@ class AskSupervisor(msgspec.Struct, frozen=True):
     request: AdmitLease
 
 
+class WithdrawAsk(msgspec.Struct, frozen=True):
+    """Call off an AskSupervisor that may take long, because others have to go first; nothing is told of it."""
+
+    lease_id: str
+
+
 class ReturnLease(msgspec.Struct, frozen=True):
     """Call `release_lease` on the host for a lease that nobody wants any more, and tell its answer as Returned."""
 
@@ -49,7 +55,7 @@ class Progress(msgspec.Struct, frozen=True):
     progress: LeaseProgress
 
 
-Instruction: TypeAlias = AskSupervisor | ReturnLease | Reply | ReplyError | Progress | Note
+Instruction: TypeAlias = AskSupervisor | WithdrawAsk | ReturnLease | Reply | ReplyError | Progress | Note
 
 
 class Decision(msgspec.Struct, frozen=True):

@@ -98,8 +98,8 @@ class Planner:
     def plan(self, asked: PlanLease, now: float) -> LeasePlan:
         """What would happen to the request now; nothing is changed."""
         self._steps.begin(now, "")
-        wish = Wish(asked.model, asked.bytes, asked.host, asked.card_uuid)
-        return lease_plan(wish, self._steps.choose(wish, asked.priority, now))
+        wish = Wish.of(asked)
+        return lease_plan(wish, self._steps.plan(asked, wish))
 
     def _asked(self, event: events.Asked) -> None:
         asked, now = event.request, self._steps.now
@@ -147,10 +147,14 @@ class Planner:
 
     def _withdrawn(self, event: events.Withdrawn) -> None:
         request = self._book.leave(event.call)
-        if request is not None and not request.callers and request.state is State.WAITING:
+        if request is None or request.callers:
+            return
+        if request.state is State.WAITING:
             self._steps.do(request.note("withdrawn", "its caller withdrew", self._steps.at))
             self._steps.end(request)
             self._steps.start_waiters()
+        elif request.state is State.ASKING and request.room_s:
+            self._steps.call_off(request)
 
     def _admitted(self, event: events.Admitted) -> None:
         request = self._book.get(event.lease_id)
@@ -205,7 +209,7 @@ class Planner:
 
     def _host_back(self, event: events.HostBack) -> None:
         self.fleet.back(event.host)
-        self.fleet.listed(event.host, event.leases)
+        self.fleet.listed(event.host, event.leases, self._steps.now)
         for request in self._book.at_host(event.host, State.UNSURE):
             self._steps.ask_again(request)
         for request in self._book.at_host(event.host, State.RETURNING):
@@ -217,7 +221,9 @@ class Planner:
         self._steps.start_waiters()
 
     def _lease_seen(self, event: events.LeaseSeen) -> None:
-        self.fleet.changed(event.host, event.event)
+        self.fleet.changed(event.host, event.event, self._steps.now)
+        if event.event.change == "expiring":
+            self._steps.horizon.evicted(event.event.lease.idle_s)
         if event.event.change != "granted":
             self._steps.start_waiters()
 

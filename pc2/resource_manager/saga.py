@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, Literal
 
+import msgspec
+
 from common.api.leases import AcquireLease, LeaseGranted, Receipt
 from common.api.supervisor import AdmitLease
 from common.api.words import Timestamp
@@ -49,7 +51,8 @@ class Request:
 
     `patience_until` ends its wait in the queue, `answer_by` its wait for a supervisor's answer; `retry_at` is when what
     was left open is tried again. `in_doubt` while an earlier ask may have been granted, `delivered` where a caller may hold
-    that lease by now. `granted` is set only while a lease that nobody wants is given back.
+    that lease by now. `granted` is set only while a lease that nobody wants is given back. `room_s` is how long its supervisor
+    may take to have others go for it (0: it fits or it does not), `barred` why hosts can never take it.
     """
 
     lease_id: str
@@ -67,6 +70,8 @@ class Request:
     in_doubt: bool = False
     delivered: bool = False
     granted: LeaseGranted | None = None
+    room_s: float = 0.0
+    barred: dict[str, str] = field(default_factory=dict)
     path: list[str] = field(default_factory=list)
 
     def move(self, step: Step) -> None:
@@ -81,7 +86,7 @@ class Request:
     @property
     def wish(self) -> Wish:
         """What is to be placed."""
-        return Wish(self.asked.model, self.asked.bytes, self.asked.host, self.asked.card_uuid)
+        return Wish.of(self.asked)
 
     @property
     def waiter(self) -> Waiter:
@@ -91,19 +96,9 @@ class Request:
     @property
     def admission(self) -> AdmitLease:
         """What its supervisor is asked."""
-        return AdmitLease(
-            lease_id=self.lease_id,
-            identity=self.identity,
-            model=self.asked.model,
-            bytes=self.asked.bytes,
-            priority=self.asked.priority,
-            ttl_s=self.asked.ttl_s,
-            host=self.host,
-            card_uuid=self.card_uuid,
-            owner=self.asked.owner,
-            idempotency_key=self.asked.idempotency_key,
-            anew=True,
-        )
+        fields = msgspec.structs.asdict(self.asked)
+        fields |= {"host": self.host, "card_uuid": self.card_uuid, "wait_s": self.room_s}
+        return AdmitLease(**fields, lease_id=self.lease_id, identity=self.identity, anew=True)
 
     def note(
         self,
@@ -124,5 +119,6 @@ class Request:
             card_uuid=self.card_uuid,
             reason=reason,
             cards=choice.verdicts if choice else [],
+            victims=list(choice.victims) if choice else [],
         )
         return Note(receipt, self.asked.idempotency_key)

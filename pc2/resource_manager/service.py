@@ -36,7 +36,15 @@ from common.vram.receipts import Receipts
 from pc2.resource_manager import intents
 from pc2.resource_manager.calling import Calling
 from pc2.resource_manager.events import LeaseSeen
-from pc2.resource_manager.instructions import AskSupervisor, Instruction, Progress, Reply, ReplyError, ReturnLease
+from pc2.resource_manager.instructions import (
+    AskSupervisor,
+    Instruction,
+    Progress,
+    Reply,
+    ReplyError,
+    ReturnLease,
+    WithdrawAsk,
+)
 from pc2.resource_manager.planner import Planner
 from pc2.resource_manager.staying import Staying
 from pc2.resource_manager.steps import PlannerPolicy
@@ -122,6 +130,7 @@ class ResourceManager:
         handle = self.shell.handle
         handle(api.ACQUIRE_LEASE, self._staying.acquire)
         handle(api.RENEW_LEASE, self._renew)
+        handle(api.MARK_LEASE, self._mark)
         handle(api.RELEASE_LEASE, self._release)
         handle(api.LIST_LEASES, self._list_leases)
         handle(api.GET_GPUS, self._get_gpus)
@@ -146,6 +155,8 @@ class ResourceManager:
         match instruction:
             case AskSupervisor():
                 self._calling.ask(instruction)
+            case WithdrawAsk():
+                self._calling.withdraw(instruction)
             case ReturnLease():
                 self._calling.give_back(instruction)
             case Reply():
@@ -167,6 +178,12 @@ class ResourceManager:
         host = self._planner.fleet.host_of(asked.lease_id)
         _, renewed = await self._calling.forward(host, api.RENEW_LEASE, asked, call)
         return renewed
+
+    async def _mark(self, asked: api.MarkLease, call: Call) -> api.LeaseMarked:
+        _, marked = await self._calling.forward(
+            self._planner.fleet.host_of(asked.lease_id), api.MARK_LEASE, asked, call
+        )
+        return marked
 
     async def _release(self, asked: api.ReleaseLease, call: Call) -> Empty:
         fleet = self._planner.fleet
@@ -193,6 +210,7 @@ class ResourceManager:
 
     async def _get_gpus(self, asked: api.GetGpus, _call: Call) -> api.Gpus:
         found: list[api.Card] = []
+        hosts: list[api.HostMemory] = []
         missing: dict[str, str] = {}
         answers = await self._calling.ask_all(asked.host, api.GET_GPUS, lambda host: api.GetGpus(host=host))
         for host, answer in answers.items():
@@ -203,8 +221,9 @@ class ResourceManager:
                 missing[host] = reason
             else:
                 found += answer.cards
+                hosts += answer.hosts
                 missing |= answer.missing
-        return api.Gpus(cards=found, missing=missing)
+        return api.Gpus(cards=found, missing=missing, hosts=hosts)
 
     def _plan(self, asked: api.PlanLease, _call: Call) -> api.LeasePlan:
         return self._planner.plan(asked, self._turns.now())

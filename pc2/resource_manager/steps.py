@@ -6,19 +6,35 @@ business.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Final
+
 import msgspec
 
-from common.api.leases import ReleaseLease
+from common.api.leases import PlanLease, ReleaseLease
 from common.api.words import Timestamp
 from common.errors import Conflict, NoCapacity, NotFound, TandemError, TooLarge, Unavailable
+from common.vram.demand import Horizon
 from common.vram.ledger import LedgerPolicy
-from common.vram.placement import Candidate, Choice, Wish, choose, pick, refusal
+from common.vram.placement import Candidate, Choice, Wish, choose, picks, refusal
+from common.vram.ranking import Ranked
 from common.vram.waiting import LeaseQueue, QueuePolicy
+from pc2.resource_manager import making_room
 from pc2.resource_manager.fleet import Fleet
-from pc2.resource_manager.instructions import AskSupervisor, Decision, Instruction, Progress, ReplyError, ReturnLease
+from pc2.resource_manager.instructions import (
+    AskSupervisor,
+    Decision,
+    Instruction,
+    Progress,
+    ReplyError,
+    ReturnLease,
+    WithdrawAsk,
+)
 from pc2.resource_manager.intents import Intent, IntentFact, IntentForgotten, IntentRecorded
 from pc2.resource_manager.request_book import RequestBook
-from pc2.resource_manager.saga import Request, Step
+from pc2.resource_manager.saga import Request, State, Step
+
+NONE_BARRED: Final[Mapping[str, str]] = {}
 
 
 class PlannerPolicy(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +55,10 @@ class PlannerPolicy(msgspec.Struct, frozen=True, kw_only=True):
     queue: QueuePolicy = QueuePolicy()
 
 
+TRIED: Final = 8
+"""So many of those first in line have room made for them in one turn; the others' turn comes when these have gone on."""
+
+
 class Steps:
     """The planner's state, and the steps by which it changes; `now` and `at` are those of the event in hand."""
 
@@ -46,6 +66,7 @@ class Steps:
         self.fleet, self.policy = fleet, policy
         self.queue = LeaseQueue(policy.queue)
         self.book = RequestBook()
+        self.horizon = Horizon()
         self.now, self.at = 0.0, ""
         self._facts: list[IntentFact] = []
         self._does: list[Instruction] = []
@@ -65,30 +86,77 @@ class Steps:
         """Adds instructions to the draft."""
         self._does.extend(instructions)
 
-    def choose(self, wish: Wish, priority: int, asked_at: float) -> Choice:
-        """What would happen now to a request of this priority that came at `asked_at`."""
-        kept = self.queue.kept_from(priority, asked_at)
-        return choose(wish, self.fleet.candidates(self.now), kept, missing=self.fleet.missing(self.now))
+    def choose(self, wish: Wish, priority: int, asked_at: float, barred: Mapping[str, str] = NONE_BARRED) -> Choice:
+        """What would happen now to a request of this priority that came at `asked_at`, with nobody going for it."""
+        kept, cards = self.queue.kept_from(priority, asked_at), self.fleet.candidates(self.now)
+        return choose(wish, cards, kept, missing=self.fleet.missing(self.now), barred=barred)
+
+    def plan(self, asked: PlanLease, wish: Wish) -> Choice:
+        """What would happen now to the request, evictions included."""
+        joined = making_room.shared(self.fleet, asked, self.now) if asked.share else None
+        if joined is not None:
+            return joined
+        choice = self.choose(wish, asked.priority, self.now)
+        if choice.outcome != "wait":
+            return choice
+        return making_room.weighed(choice, self._room(wish, asked.priority, self.now, NONE_BARRED))
 
     def place(self, request: Request) -> None:
-        """Asks a supervisor at once, or queues the request, or refuses it."""
-        kept = self.queue.kept_from(request.asked.priority, request.asked_at)
-        card = pick(request.wish, self.fleet.candidates(self.now), kept)
-        if card is not None:
-            self.ask_for(request, card)
-            return
-        choice = self.choose(request.wish, request.asked.priority, request.asked_at)
-        if choice.outcome == "never" or request.patience_until <= self.now:
-            self.refuse(request, choice, len(self.queue) + 1)
-            return
-        self.do(request.note("queued", choice.reason, self.at, choice))
-        self.queue.add(request.waiter)
+        """Asks a supervisor at once, has room made, queues the request, or refuses it."""
+        if not self._start(request):
+            choice = self.choose(request.wish, request.asked.priority, request.asked_at, request.barred)
+            if choice.outcome == "never" or request.patience_until <= self.now:
+                self.refuse(request, self._explained(request, choice), len(self.queue) + 1)
+                return
+            self.do(request.note("queued", choice.reason, self.at, choice))
+            self.queue.add(request.waiter)
 
-    def ask_for(self, request: Request, card: Candidate) -> None:
-        """Records the intent and asks the card's supervisor."""
+    def _start(self, request: Request) -> bool:
+        """Asks a supervisor where the request fits, or may share a lease, or others may go for it; whether it did."""
+        asked = request.asked
+        joined = making_room.shared(self.fleet, asked, self.now) if asked.share else None
+        if joined is not None and joined.card is not None and joined.card.host not in request.barred:
+            self.ask_for(request, joined.card, takes_bytes=False)
+            return True
+        kept = self.queue.kept_from(asked.priority, request.asked_at)
+        chosen = picks(request.wish, self.fleet.candidates(self.now), kept, request.barred)
+        if chosen:
+            self.ask_for(request, chosen[0])
+            return True
+        return self._make_room(request)
+
+    def _make_room(self, request: Request) -> bool:
+        """Asks the supervisor to have others go, where that is enough and the request waits for it; whether it did."""
+        left_s = request.patience_until - self.now
+        if left_s <= 0:
+            return False
+        best = self._room(request.wish, request.asked.priority, request.asked_at, request.barred)
+        if not (best and best[0].possible):
+            return False
+        self.ask_for(request, best[0].site.card, room_s=left_s)
+        told = making_room.progress(request.wish, best[0], max(0.0, self.now - request.asked_at))
+        self.do(*(Progress(call, told) for call in request.callers))
+        return True
+
+    def _room(self, wish: Wish, priority: int, asked_at: float, barred: Mapping[str, str]) -> list[Ranked]:
+        kept = self.queue.kept_from(priority, asked_at)
+        sites = self.fleet.sites(self.now, wish.need_bytes)
+        open_to = [site for site in sites if site.card.uuid not in kept and site.card.host not in barred]
+        return making_room.ranked(wish, open_to, priority, self.horizon.seconds)
+
+    def _explained(self, request: Request, choice: Choice) -> Choice:
+        """A refusal for now, with what was weighed; it says so where others would have gone for one that waits."""
+        if choice.outcome != "wait":
+            return choice
+        room = self._room(request.wish, request.asked.priority, request.asked_at, request.barred)
+        return making_room.refused(choice, room)
+
+    def ask_for(self, request: Request, card: Candidate, *, takes_bytes: bool = True, room_s: float = 0.0) -> None:
+        """Records the intent and asks the card's supervisor; which several cards of its host are to be had, that one says."""
         request.move(Step.PLACED)
-        request.host, request.card_uuid = card.host, card.uuid
-        self.fleet.claim(request.lease_id, card, request.asked.bytes)
+        request.host, request.room_s = card.host, room_s
+        request.card_uuid = card.uuid if request.asked.cards == 1 else request.asked.card_uuid
+        self.fleet.claim(request.lease_id, card, request.asked.bytes if takes_bytes else 0, makes_room=room_s > 0)
         intent = Intent(
             lease_id=request.lease_id,
             host=card.host,
@@ -112,6 +180,12 @@ class Steps:
         request.move(Step.LOST)
         request.in_doubt = True
         request.retry_at = self.now + self.policy.retry_s
+
+    def call_off(self, request: Request) -> None:
+        """Leaves the supervisor's line, for nobody waits any more; what became of the ask is then found out."""
+        self.do(request.note("withdrawn", "its caller withdrew", self.at), WithdrawAsk(request.lease_id))
+        self.lose(request)
+        request.room_s = 0.0
 
     def give_back(self, request: Request) -> None:
         """Has the lease released that nobody wants, if its supervisor can be asked."""
@@ -182,7 +256,19 @@ class Steps:
         for waiter, card in self.queue.startable(self.fleet.candidates(self.now), self.now):
             self.queue.remove(waiter.ticket)
             self.ask_for(self._open(waiter.ticket), card)
+        if len(self.queue):
+            self._start_by_eviction()
         self.tell()
+
+    def _start_by_eviction(self) -> None:
+        """Has room made for those first in line, who share a lease that lives by now or for whom others may go."""
+        waiting = [
+            request for request in self.book if request.state is State.WAITING and request.lease_id in self.queue
+        ]
+        waiting.sort(key=lambda request: self.queue.position(request.lease_id))
+        for request in waiting[:TRIED]:
+            if self._start(request):
+                self.queue.remove(request.lease_id)
 
     def tell(self) -> None:
         """Streams to those that wait what changed for them; what can never fit any more is refused."""
@@ -210,6 +296,8 @@ class Steps:
         """Lets a refusal correct the view; False where no other card could help, as when the owner's process is gone."""
         if isinstance(error, TooLarge):
             self.fleet.limit(request.host, request.card_uuid, request.asked.bytes)
+        elif isinstance(error, NotFound) and "barred" in error.details:
+            request.barred |= error.details["barred"]
         elif isinstance(error, NoCapacity) or (isinstance(error, NotFound) and "pid" not in error.details):
             self.fleet.cap(request.host, request.card_uuid, request.asked.bytes)
         elif error.retryable:

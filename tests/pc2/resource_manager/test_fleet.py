@@ -120,7 +120,7 @@ def test_a_grant_in_flight_counts_until_its_supervisor_showed_it_and_published_a
     assert free(fleet) == [12]
     fleet.sampled("mainpc", sampled(card(20)), 1.0)
     assert free(fleet, 1.0) == [12]
-    fleet.changed("mainpc", changed("lease-1"))
+    fleet.changed("mainpc", changed("lease-1"), 1.0)
     assert free(fleet, 1.0) == [12]
     fleet.sampled("mainpc", sampled(card(12)), 2.0)
     assert free(fleet, 2.0) == [12]
@@ -129,7 +129,7 @@ def test_a_grant_in_flight_counts_until_its_supervisor_showed_it_and_published_a
 def test_a_lease_in_a_listing_shows_its_grant() -> None:
     fleet = fleet_with(card(20))
     fleet.claim("lease-1", only(fleet), 8 * GIB)
-    fleet.listed("mainpc", listing("lease-1"))
+    fleet.listed("mainpc", listing("lease-1"), 1.0)
     fleet.sampled("mainpc", sampled(card(12)), 1.0)
     assert free(fleet, 1.0) == [12]
 
@@ -148,7 +148,7 @@ def test_a_grant_whose_event_was_lost_is_believed_shown_after_a_while() -> None:
 def test_other_hosts_words_show_nothing_of_this_hosts_grant() -> None:
     fleet = fleet_with(card(20))
     fleet.claim("lease-1", only(fleet), 8 * GIB)
-    fleet.changed("pc2", changed("lease-1"))
+    fleet.changed("pc2", changed("lease-1"), 1.0)
     fleet.sampled("pc2", CardsSampled(host="pc2", cards=[]), 1.0)
     fleet.sampled("mainpc", sampled(card(20)), 1.0)
     assert free(fleet, 1.0) == [12]
@@ -183,19 +183,19 @@ def test_what_a_host_says_its_card_can_never_hold_is_believed_for_good() -> None
 def test_a_lease_that_ended_before_its_card_was_published_again_is_in_flight_no_more() -> None:
     fleet = fleet_with(card(20))
     fleet.claim("lease-1", only(fleet), 8 * GIB)
-    fleet.changed("mainpc", changed("lease-1", gib=8))
-    fleet.changed("pc2", changed("lease-1", ended=True, gib=8))
+    fleet.changed("mainpc", changed("lease-1", gib=8), 1.0)
+    fleet.changed("pc2", changed("lease-1", ended=True, gib=8), 1.0)
     assert free(fleet) == [12]
-    fleet.changed("mainpc", changed("lease-1", ended=True, gib=8))
+    fleet.changed("mainpc", changed("lease-1", ended=True, gib=8), 1.0)
     assert free(fleet) == [20]
 
 
 def test_the_bytes_of_a_shown_lease_are_free_once_it_ended_until_the_figures_say_so_themselves() -> None:
     fleet = fleet_with(card(20))
-    fleet.changed("mainpc", changed("lease-1", gib=8))
+    fleet.changed("mainpc", changed("lease-1", gib=8), 1.0)
     fleet.sampled("mainpc", sampled(card(12)), 1.0)
     for _ in range(2):
-        fleet.changed("mainpc", changed("lease-1", ended=True, gib=8))
+        fleet.changed("mainpc", changed("lease-1", ended=True, gib=8), 1.0)
         assert free(fleet, 1.0) == [20]
     fleet.sampled("mainpc", sampled(problem="NVML is gone"), 1.5)
     fleet.sampled("mainpc", sampled(card(11)), 2.0)
@@ -205,16 +205,16 @@ def test_the_bytes_of_a_shown_lease_are_free_once_it_ended_until_the_figures_say
 def test_a_refusal_is_believed_no_more_when_a_lease_on_that_card_ended() -> None:
     fleet = fleet_with(card(20))
     fleet.cap("mainpc", "GPU-a", 10 * GIB)
-    fleet.changed("mainpc", changed("lease-1", ended=True))
+    fleet.changed("mainpc", changed("lease-1", ended=True), 1.0)
     assert free(fleet) == [20]
 
 
 def test_leases_and_cards_are_listed_by_host() -> None:
     fleet = fleet_with(card(20))
-    fleet.listed("mainpc", listing("lease-1", "lease-2"))
-    fleet.changed("mainpc", changed("lease-3"))
-    fleet.changed("mainpc", changed("lease-1", ended=True))
-    fleet.changed("mainpc", changed("lease-1", ended=True))
+    fleet.listed("mainpc", listing("lease-1", "lease-2"), 1.0)
+    fleet.changed("mainpc", changed("lease-3"), 1.0)
+    fleet.changed("mainpc", changed("lease-1", ended=True), 1.0)
+    fleet.changed("mainpc", changed("lease-1", ended=True), 1.0)
     assert [each.lease_id for each in fleet.leases()] == ["lease-2", "lease-3"]
     assert fleet.leases("pc2") == []
     assert [each.card_uuid for each in fleet.cards("mainpc")] == ["GPU-a"]

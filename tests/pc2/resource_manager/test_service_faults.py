@@ -155,7 +155,7 @@ async def test_a_supervisor_that_lost_its_memory_is_listed_anew(tmp_path: Path) 
         fleet = rm.service._planner.fleet
         await until(lambda: fleet.leases(PC2))
         rm.hosts[PC2].shell.publisher._epoch += 1
-        fleet.listed(PC2, Leases(leases=[], as_of=Cursor(epoch=1, seq=1)))
+        fleet.listed(PC2, Leases(leases=[], as_of=Cursor(epoch=1, seq=1)), 0.0)
         await until(lambda: fleet.leases(PC2))
 
 
