@@ -95,6 +95,10 @@ class LeaseQueue:
         """The place in the line; 1 is next. Raises KeyError for a ticket that does not wait."""
         return self._order.index(self._rank(self._waiters[ticket])) + 1
 
+    def first(self, count: int) -> list[str]:
+        """The tickets that are next, at most `count`."""
+        return [ticket for _, ticket in self._order[:count]]
+
     def startable(
         self, cards: Sequence[Candidate], now: float, rooms: Mapping[str, Sequence[Candidate]] = NO_ROOMS
     ) -> list[tuple[Waiter, Candidate]]:

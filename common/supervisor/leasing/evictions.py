@@ -6,7 +6,8 @@ unfinished is begun again, for an expiring lease is never revived. It decides no
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from typing import Final
 
 from common.api import leases, supervisor
 from common.api.leases import LeaseMarked, MarkLease, Rung
@@ -17,11 +18,18 @@ from common.service.shell import Shell
 from common.supervisor.leasing.evicting import Evictor
 from common.supervisor.leasing.rung_acts import FindUnloader
 from common.supervisor.leasing.sampling import Look
+from common.supervisor.leasing.waiting import Seat
 from common.supervisor.leasing.writer import LeaseWriter
 from common.vram.cards import ProcessId
 from common.vram.ladder import Outcome
 from common.vram.lease_decision import Decision, EvictionOrder
+from common.vram.placement import Candidate
 from common.vram.rungs import LadderPolicy
+
+AGAIN_S: Final = 1.0
+"""Way is made anew for a caller at most this often: leases that became idle meanwhile may help."""
+PATIENCE_S: Final = 30.0
+"""How long what was made free for a caller is kept, after the last time that way was made for it."""
 
 
 class Evictions:
@@ -62,6 +70,32 @@ class Evictions:
         """Begins what has to go and is not under way: left by an earlier life, or by a commit that failed."""
         for pending in self._writer.table.pending_evictions():
             self._evictor.evict(pending.order)
+
+    def make_way(self, seat: Seat, kept: Collection[str], *, draining: bool) -> None:
+        """Has leases go for a caller that waits, where that helps, and keeps for it what they give back.
+
+        `kept` are cards kept for others; with `draining` also leases in use go, when their use ends.
+        """
+        now = self._now()
+        if now - seat.way_at < AGAIN_S:
+            return
+        seat.way_at = now
+        at = self._shell.clock.timestamp()
+        decision = self._writer.table.evict_for(seat.asked, now, at, PATIENCE_S, kept, draining=draining)
+        if isinstance(decision.reply, RoomPromised):
+            self._record(decision)
+
+    def forget_way(self, seat: Seat) -> None:
+        """The caller waits no more, and nothing is kept for it; what goes for it goes all the same."""
+        self._record(self._writer.table.forget_room(seat.asked.lease_id))
+
+    def rooms(self) -> dict[str, list[Candidate]]:
+        """Per lease id for which room was made, those cards as it sees them."""
+        table, now = self._writer.table, self._now()
+        return {
+            lease_id: [card for card in table.candidates(now, lease_id) if card.uuid in uuids]
+            for lease_id, uuids in table.reserved().items()
+        }
 
     def looked(self, look: Look) -> None:
         """Takes in a look at the cards."""

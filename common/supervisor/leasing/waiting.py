@@ -30,15 +30,19 @@ def wish_of(asked: AdmitLease) -> Wish:
 
 
 class Seat:
-    """One caller in the line: what it asked, and what becomes of it. `granted` is set when decided, before it is committed."""
+    """One caller in the line: what it asked, and what becomes of it.
 
-    __slots__ = ("_call", "_progress", "_told_at", "asked", "granted", "outcome", "waiter")
+    `granted` is set when decided, before it is committed; `way_at` is when others were last asked to make way for it.
+    """
+
+    __slots__ = ("_call", "_progress", "_told_at", "asked", "granted", "outcome", "waiter", "way_at")
 
     def __init__(self, asked: AdmitLease, call: Call, waiter: Waiter) -> None:
         self.asked = asked
         self.waiter = waiter
         self.outcome: asyncio.Future[LeaseGranted] = asyncio.get_running_loop().create_future()
         self.granted: LeaseGranted | None = None
+        self.way_at = float("-inf")
         self._call = call
         self._progress: LeaseProgress | None = None
         self._told_at = 0.0
@@ -117,9 +121,13 @@ class Line:
         """The cards kept from such a request by those ahead of it."""
         return self._queue.kept_from(priority, asked_at) if self._seats else frozenset()
 
-    def startable(self, cards: Sequence[Candidate], now: float) -> list[Seat]:
-        """Who may start now, in the order of the line."""
-        return [self._seats[waiter.ticket] for waiter, _ in self._queue.startable(cards, now)]
+    def first(self, count: int) -> list[Seat]:
+        """Who is next, at most `count`."""
+        return [self._seats[ticket] for ticket in self._queue.first(count)]
+
+    def startable(self, cards: Sequence[Candidate], now: float, rooms: Mapping[str, Sequence[Candidate]]) -> list[Seat]:
+        """Who may start now, in the order of the line; `rooms` are the cards where room was made, by lease id, as that one sees them."""
+        return [self._seats[waiter.ticket] for waiter, _ in self._queue.startable(cards, now, rooms)]
 
     def tell(self, cards: Sequence[Candidate], missing: Mapping[str, str], now: float) -> None:
         """Streams everyone what changed for them; whoever turns out to be gone is told so, and leaves by that."""

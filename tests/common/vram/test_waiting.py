@@ -36,6 +36,12 @@ def test_the_line_is_by_priority_and_then_by_time() -> None:
     assert "a" in line
 
 
+def test_those_who_are_next_are_known() -> None:
+    line = queue(waiter("b", at=1.0), waiter("a", at=0.0), waiter("urgent", priority=90, at=1.0))
+    assert line.first(2) == ["urgent", "a"]
+    assert line.first(9) == ["urgent", "a", "b"]
+
+
 def test_waiting_lifts_a_request_above_newcomers_of_higher_priority() -> None:
     line = queue(waiter("old", priority=0, at=0.0), waiter("new", priority=50, at=99.0))
     assert line.position("new") == 1
