@@ -126,7 +126,7 @@ class Line:
         return [self._seats[ticket] for ticket in self._queue.first(count)]
 
     def startable(self, cards: Sequence[Candidate], now: float, rooms: Mapping[str, Sequence[Candidate]]) -> list[Seat]:
-        """Who may start now, in the order of the line; `rooms` are the cards where room was made, by lease id, as that one sees them."""
+        """Who may start now, in line order; `rooms` are by lease id, where room was made, the cards as that one sees them."""
         return [self._seats[waiter.ticket] for waiter, _ in self._queue.startable(cards, now, rooms)]
 
     def tell(self, cards: Sequence[Candidate], missing: Mapping[str, str], now: float) -> None:

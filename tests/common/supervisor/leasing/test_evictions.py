@@ -17,7 +17,7 @@ from common.service.call import Call
 from common.store.open import open_store
 from common.vram.cards import ProcessId
 from common.vram.rungs import LadderPolicy
-from tests.common.service.lab import raises, until
+from tests.common.service.lab import peer, raises, until
 from tests.common.supervisor.leasing.lab import Host, card_folder, host, owner, program, two_cards
 
 PATIENT = LadderPolicy(signal_s=60, verify_s=60, term_s=60, kill_s=60, look_s=60)
@@ -218,3 +218,60 @@ async def test_what_could_not_be_written_down_is_done_and_seen_again(
             monkeypatch.setattr(mainpc.leases._evictions._writer, "make_sound", refuse)
             await room(mainpc, 15)
             await until_state(mainpc, held["lease_id"], None)
+
+
+async def test_an_idle_lease_goes_for_whoever_waits_in_the_hosts_own_line(tmp_path: Path) -> None:
+    async with host(two_cards(tmp_path), policy=PATIENT) as mainpc:
+        with program() as process:
+            held = await idle_lease(mainpc, process, card_folder(tmp_path))
+            granted = await mainpc.acquire(22, model="llm", wait_s=60)
+            assert granted["status"] == "success"
+            assert not is_alive(*process)
+            assert await rungs(mainpc, held["lease_id"]) == [("term", "freed", 20 * GIB, 0)]
+            assert (await mainpc.card())["reservations"] == {}
+
+
+async def test_a_request_that_does_not_wait_evicts_nobody(tmp_path: Path) -> None:
+    async with host(two_cards(tmp_path), policy=PATIENT) as mainpc:
+        with program() as process:
+            held = await idle_lease(mainpc, process, card_folder(tmp_path))
+            assert raises(NoCapacity, await mainpc.acquire(22, model="llm"))
+            assert (await lease(mainpc, held["lease_id"]))["state"] == "held"
+            assert is_alive(*process)
+
+
+async def test_a_lease_that_becomes_idle_while_somebody_waits_goes_then(tmp_path: Path) -> None:
+    async with host(two_cards(tmp_path), policy=PATIENT) as mainpc:
+        with program() as process:
+            held = await idle_lease(mainpc, process, card_folder(tmp_path))
+            token = {"lease_id": held["lease_id"], "fencing_token": held["fencing_token"]}
+            await mainpc.ask("mark_lease", **token, in_use=True)
+            async with peer(mainpc.shell.port) as other:
+                waiting = asyncio.create_task(
+                    other.plain("acquire_lease", model="llm", bytes=22 * GIB, wait_s=60, priority=60)
+                )
+                await until(lambda: len(mainpc.leases._line) == 1)
+                assert is_alive(*process)
+                await mainpc.ask("mark_lease", **token, in_use=False)
+                assert (await waiting)["status"] == "success"
+
+
+async def test_what_was_kept_for_a_caller_that_left_is_anybodys(tmp_path: Path) -> None:
+    async with host(two_cards(tmp_path), policy=PATIENT) as mainpc:
+        with program(sys.executable, "-c", STUBBORN) as process:
+            verbs = Verbs(mainpc, card_folder(tmp_path), process, 20 * GIB)
+            held = await idle_lease(mainpc, process, card_folder(tmp_path), unload=verbs.unload(unload="forget"))
+            assert raises(NoCapacity, await mainpc.acquire(22, model="llm", wait_s=0.5))
+            assert (await lease(mainpc, held["lease_id"]))["state"] == "expiring"
+            assert (await mainpc.card())["reservations"] == {}
+
+
+async def test_a_lease_counts_what_its_owner_is_seen_to_hold(tmp_path: Path) -> None:
+    async with host(two_cards(tmp_path), policy=PATIENT) as mainpc:
+        with program() as process:
+            held = await idle_lease(mainpc, process, card_folder(tmp_path), gib=8)
+            use_bytes(card_folder(tmp_path), 10 * GIB, process)
+            async with asyncio.timeout(60):
+                while (await lease(mainpc, held["lease_id"]))["bytes"] != 10 * GIB:
+                    await asyncio.sleep(0.01)
+            assert "corrected" in await mainpc.decisions(held["lease_id"])
