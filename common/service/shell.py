@@ -80,20 +80,9 @@ class Shell:
         self.meters = Meters(self.clock.monotonic())
         self.breakers: Callable[[], Iterable[BreakerStats]] = list
         self.routes = Routes(self.meters.of)
-        refused = self.meters.of(UNROUTABLE)
         self.authority = Authority(settings, self.clock, lambda verb: self.routes.get(verb) is not None)
-        self.onion = Onion(
-            self.routes,
-            self._journals,
-            Bulkhead(),
-            self.clock,
-            self.authority.identify,
-            self.authority.authorize,
-            refused,
-        )
-        self.port = 0
-        self.events_port = 0
-        self.health_port = 0
+        self.onion = self._layers()
+        self.port = self.events_port = self.health_port = 0
         self._started_at = self.clock.monotonic()
         self._ports: list[RouterPort] = []
         self._events: EventPort | None = None
@@ -103,6 +92,10 @@ class Shell:
         self._stop = asyncio.Event()
         self._show_metrics()
         basics.add_routes(self)
+
+    def _layers(self) -> Onion:
+        who, refused = self.authority, self.meters.of(UNROUTABLE)
+        return Onion(self.routes, self._journals, Bulkhead(), self.clock, who.identify, who.authorize, refused)
 
     def _show_metrics(self) -> None:
         metrics = self.metrics
