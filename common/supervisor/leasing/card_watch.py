@@ -114,7 +114,7 @@ class CardWatch:
         if self._sampler is None or self._closed or self._sampler.looking:
             return
         self._wanted = False
-        self._sampler.look(self._writer.table.owners())
+        self._sampler.look(self._writer.table.owners(), self._writer.owned_cgroups())
 
     def _seen(self, look: Look) -> None:
         if self._closed:

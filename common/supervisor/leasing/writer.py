@@ -10,7 +10,7 @@ nothing about leases itself.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from common.api import leases
@@ -58,6 +58,7 @@ class LeaseWriter:
         self._evict = evict
         self._look: Look | None = None
         self._host_look: HostLook | None = None
+        self._cgroups: dict[str, ProcessId] | None = None
         self._epoch_open = False
         self._refused: StorageUnavailable | None = None
         self._retry_at = 0.0
@@ -97,6 +98,13 @@ class LeaseWriter:
         if look.host is not None:
             self._host_look = look.host
             self._measure_host(look.host)
+
+    def owned_cgroups(self) -> Mapping[str, ProcessId]:
+        """The cgroups that hold containers of leases' owners, and whose each is; of two owners of one, who was granted last."""
+        if self._cgroups is None:
+            owners = [lease.owner for lease in self.table.leases(self._now()) if lease.owner.host in ("", self._host)]
+            self._cgroups = {each.cgroup: ProcessId(each.pid, each.start_time) for each in owners if each.cgroup}
+        return self._cgroups
 
     def _measure_host(self, look: HostLook) -> None:
         resources = self.table.resources
@@ -177,6 +185,7 @@ class LeaseWriter:
 
     def _restore(self) -> None:
         self._epoch_open = False
+        self._cgroups = None
         self.table = LeaseTable.restored(self._host, self._shell.store, self._now())
         if self._look is not None:
             self.table.measure(self._look.samples, self._look.tree, self._look.problem)
@@ -197,6 +206,7 @@ class LeaseWriter:
         self._shell.journal.problem = ""
 
     def _fold(self, facts: Iterable[Fact], now: float) -> None:
+        self._cgroups = None
         for fact in facts:
             self._journal(fact)
             self.table.apply(fact, now)

@@ -12,6 +12,7 @@ import pytest
 from common.api import leases
 from common.client.aio import Event
 from common.errors import NoCapacity, StaleFence
+from common.gpu import cgroups
 from common.gpu.simulated import GIB, use_bytes
 from common.vram.fencing import parse
 from tests.common.service.lab import raises, until
@@ -196,6 +197,23 @@ async def test_a_host_without_cards_says_why_and_lets_nobody_wait() -> None:
         health = await mainpc.ask("ping")
         assert (health["status"], health["lacks"]) == ("ok", ["no NVIDIA driver library on mainpc"])
         assert (await mainpc.ask("get_gpus"))["missing"] == {"mainpc": "no NVIDIA driver library on mainpc"}
+
+
+async def test_what_a_container_holds_is_its_owners_lease(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cgroup = "/system.slice/docker-4f2d9c.scope"
+    with program() as asker, program() as contained:
+        monkeypatch.setattr(cgroups, "paths", lambda pid: (f"{cgroup}/init",) if pid == contained.pid else ())
+        async with host(two_cards(tmp_path)) as mainpc:
+            granted = await mainpc.granted(4, owner=owner(asker) | {"cgroup": cgroup})
+            use_bytes(card_folder(tmp_path, granted["card"]), 3 * GIB, contained)
+            async with asyncio.timeout(60):
+                while (await mainpc.ask("list_leases"))["leases"][0]["measured_bytes"] != 3 * GIB:
+                    await asyncio.sleep(0.05)
+            assert (await mainpc.card(granted["card"]))["strangers"] == []
+            await mainpc.release(granted)
+            async with asyncio.timeout(60):
+                while not (await mainpc.card(granted["card"]))["strangers"]:
+                    await asyncio.sleep(0.05)
 
 
 async def test_what_the_host_has_beside_its_cards_is_measured_leased_and_refused(tmp_path: Path) -> None:
