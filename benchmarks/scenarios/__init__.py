@@ -24,6 +24,9 @@ ORDER: Final = (
     "probing",
     "watched",
     "fabric",
+    "vram_residency",
+    "vram_queueing",
+    "vram_decisions",
 )
 
 

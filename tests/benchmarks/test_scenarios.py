@@ -4,7 +4,19 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.scenarios import ORDER, errors, points, probing, scenario, tasks, tokens, watched
+from benchmarks.scenarios import (
+    ORDER,
+    errors,
+    points,
+    probing,
+    scenario,
+    tasks,
+    tokens,
+    vram_decisions,
+    vram_queueing,
+    vram_residency,
+    watched,
+)
 from benchmarks.scenarios.fabric import SERVICES as MEASURED
 from common.api.catalog import SERVICES
 from pc2.error_bus.book import ErrorBook
@@ -37,6 +49,16 @@ def test_the_speed_that_services_promise_is_judged() -> None:
         watched.KILLED: 1,
         watched.STOPPED: 2,
         watched.SCREEN: 300,
+        vram_residency.TARGETS["azure23"]: 1.26,
+        vram_residency.TARGETS["servegen"]: 1.29,
+        vram_queueing.MEAN["azure23"]: 1.05,
+        vram_queueing.MEAN["servegen"]: 1.05,
+        vram_queueing.P99["azure23"]: 1.15,
+        vram_queueing.P99["servegen"]: 1.15,
+        vram_queueing.UNSERVED: 0,
+        vram_decisions.FIT: 5,
+        vram_decisions.EVICTION: 20,
+        vram_decisions.LARGE: 250,
     }
 
     assert {target: target.bound for target in targets} == targets
