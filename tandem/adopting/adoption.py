@@ -66,7 +66,7 @@ def adoption(order: Order) -> Adoption:
     found = [sources.findings(path, order.kind, looking.largest(samples)) for path in order.sources]
     if order.running:
         look = asyncio.run(looking.look(samples, order.ports))
-        found.append(running.proposed(look.seen, look.brokers, look.processes, host))
+        found.append(running.proposed(look.seen, look.brokers, look.processes, host, look.holders))
     return _merged(file, found)
 
 

@@ -83,14 +83,14 @@ class _Translation:
         services = self.document.at(("services",))
         for name, fields in services.items() if isinstance(services, Mapping) else ():
             place: Place = ("services", name)
+            since = len(self.found.notes)
             try:
                 self.one(place, str(name), fields)
             except Untranslatable as reason:
-                self.note("skipped", place, reason.message, reason.mend)
+                self.found.skip(self.document, place, since, reason.message, reason.mend)
             except Uninterpolable as reason:
-                self.note(
-                    "skipped", place, str(reason), "set it where `tandem adopt` runs, or in the .env beside the file"
-                )
+                mend = "set it where `tandem adopt` runs, or in the .env beside the file"
+                self.found.skip(self.document, place, since, str(reason), mend)
         return self.found
 
     def note(self, kind: Kind, place: Place, message: str, mend: str = "") -> None:
@@ -236,7 +236,7 @@ class _Translation:
             self.note("left out", (*place, "stop_signal"), f"it is stopped by one of {', '.join(_SIGNALS)}")
             signal = "TERM"
         pieces = _DURATION.findall(str(fields.get("stop_grace_period") or "10s"))
-        patience = sum(parse_seconds(piece) for piece in pieces)
+        patience = sum(parse_seconds(piece) for piece in pieces or ["10s"])
         return Stop(signal=signal, term_s=Duration(min(patience, MAX_SECONDS)))  # type: ignore[arg-type]
 
     def rest(self, place: Place, fields: Mapping[str, Any]) -> None:

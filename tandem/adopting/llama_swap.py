@@ -147,9 +147,10 @@ class _Translation:
                 raise Untranslatable("is no mapping")
             model = self.model(name, fields, pinned, preload)
         except Untranslatable as reason:
-            self.note("skipped", place, reason.message, reason.mend)
+            self.found.skip(self.document, place, since, reason.message, reason.mend)
         except Unexpandable as reason:
-            self.note("skipped", place, str(reason), "define it, or set it where `tandem adopt` runs")
+            mend = "define it, or set it where `tandem adopt` runs"
+            self.found.skip(self.document, place, since, str(reason), mend)
         else:
             self.found.propose(Proposal(model, self.document.file, self.document.line(place)), since)
 

@@ -45,11 +45,12 @@ LEASED: Final = "TANDEM_LEASE_ID"
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """All that was seen at one moment; `card_bytes` is the largest card's."""
+    """All that was seen at one moment: `holders` has the VRAM of each process, `card_bytes` is the largest card's."""
 
     seen: tuple[Seen, ...]
     brokers: tuple[Broker, ...]
     processes: Mapping[int, Process]
+    holders: Mapping[int, int]
     card_bytes: int
 
 
@@ -65,6 +66,7 @@ async def look(samples: Sequence[CardSample], usual: Sequence[int] = USUAL_PORTS
         seen=tuple(replace(each, vram_bytes=held_by(each.pid, holders, processes)) for each in seen),
         brokers=tuple(each for each in answers if isinstance(each, Broker)),
         processes=processes,
+        holders=holders,
         card_bytes=largest(samples),
     )
 

@@ -83,6 +83,11 @@ class Findings:
         self.proposals.append(proposal)
         self.notes[since:] = [replace(note, model=proposal.model.name) for note in self.notes[since:]]
 
+    def skip(self, document: Document, place: Place, since: int, message: str, mend: str = "") -> None:
+        """No model is made of a place; what was noted of it from number `since` on counts no longer."""
+        del self.notes[since:]
+        self.note_at(document, "skipped", place, message, mend)
+
     def note_at(self, document: Document, kind: Kind, place: Place, message: str, mend: str = "") -> None:
         """Takes a note about a place of the source's document."""
         self.note(kind, document.line(place), spell(place), message, mend)

@@ -31,17 +31,15 @@ def with_models(text: str, proposals: Sequence[Proposal]) -> str:
     """
     if not proposals:
         return text
-    root = yaml.compose(text, Loader=yaml.SafeLoader)
+    end = "\r\n" if "\r\n" in text else "\n"
+    plain_text = text.replace("\r\n", "\n")
+    root = yaml.compose(plain_text, Loader=yaml.SafeLoader)
     if not isinstance(root, MappingNode):
         raise BadRequest("the startup file is no mapping")
-    end = "\r\n" if "\r\n" in text else "\n"
-    changed = _changed(
-        text.replace("\r\n", "\n"), yaml.compose(text.replace("\r\n", "\n"), Loader=yaml.SafeLoader), proposals
-    )
-    return changed.replace("\n", end)
+    return _changed(plain_text, root, proposals).replace("\n", end)
 
 
-def _changed(text: str, root: Any, proposals: Sequence[Proposal]) -> str:
+def _changed(text: str, root: MappingNode, proposals: Sequence[Proposal]) -> str:
     found = next(((key, value) for key, value in root.value if key.value == KEY), None)
     if root.flow_style:
         return _into_flow_root(text, root, found, proposals)

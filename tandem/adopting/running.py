@@ -8,10 +8,11 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
 from common.config.models import Engine, Model
-from common.config.units import Size
+from common.config.units import Size, format_bytes
 from tandem.adopting import ollama_models, sizing
 from tandem.adopting.ollama_models import Tag
 from tandem.adopting.proposal import Findings, Proposal
@@ -85,9 +86,19 @@ def outermost(seen: Sequence[Seen], processes: Mapping[int, Process]) -> list[Se
     return [each for each in seen if not pids & set(_ancestors(processes, each.pid))]
 
 
-def proposed(seen: Sequence[Seen], brokers: Sequence[Broker], processes: Mapping[int, Process], host: str) -> Findings:
-    """Models for the engines that Tandem does not look after yet, with a note on each of the others."""
+def proposed(
+    seen: Sequence[Seen],
+    brokers: Sequence[Broker],
+    processes: Mapping[int, Process],
+    host: str,
+    holders: Mapping[int, int] = MappingProxyType({}),
+) -> Findings:
+    """Models for the engines that Tandem does not look after yet, with a note on each other engine and holder of VRAM."""
     found = Findings(host)
+    for pid, count in unknown(seen, brokers, processes, holders):
+        command = " ".join(processes[pid].command)[:80] if pid in processes else ""
+        told = f"{command or 'a process'} holds {format_bytes(count)} of VRAM and answers nowhere as an engine"
+        found.note("skipped", 0, f"pid {pid}", told, "started by `tandem run` it would have a lease")
     for broker in brokers:
         mend = "import its configuration: `tandem adopt CONFIG.yaml`"
         found.note(
@@ -110,6 +121,19 @@ def proposed(seen: Sequence[Seen], brokers: Sequence[Broker], processes: Mapping
         else:
             _add(found, each, host)
     return found
+
+
+def unknown(
+    seen: Sequence[Seen], brokers: Sequence[Broker], processes: Mapping[int, Process], holders: Mapping[int, int]
+) -> list[tuple[int, int]]:
+    """The processes with VRAM that belong to nothing that answered and to no supervisor, and what each holds."""
+    known = {each.pid for each in seen} | {broker.pid for broker in brokers}
+    looked_after = {pid for pid, process in processes.items() if process.leased or process.supervised}
+    return [
+        (pid, count)
+        for pid, count in sorted(holders.items())
+        if pid not in looked_after and not known & {pid, *_ancestors(processes, pid)} - {0}
+    ]
 
 
 def _looked_after(seen: Seen, owned: Mapping[int, str], processes: Mapping[int, Process]) -> str:

@@ -45,7 +45,8 @@ def command(files: tuple[Path, ...], as_json: bool) -> Exit:
         return Exit.BAD_ANSWER
     for file, startup in zip(distinct, startups, strict=True):
         services, agents = counted(len(startup.services), "service"), counted(len(startup.agents), "agent")
-        output.say(f"{file}: ok ({startup.host}: {services}, {agents})")
+        models = f", {counted(len(startup.models), 'model')}" if startup.models else ""
+        output.say(f"{file}: ok ({startup.host}: {services}, {agents}{models})")
     return Exit.OK
 
 

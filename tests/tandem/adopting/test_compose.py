@@ -208,6 +208,7 @@ def test_what_ties_a_service_to_its_project_is_told() -> None:
         "services.s.stop_signal",
     ]
     assert one(stop_signal="SIGINT")[0].stop.signal == "INT"
+    assert one(stop_grace_period="forever")[0].stop.term_s == 10
 
 
 def test_a_file_is_compose_by_its_services() -> None:

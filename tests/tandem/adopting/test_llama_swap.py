@@ -176,6 +176,11 @@ def test_a_model_that_cannot_be_translated_is_skipped_with_the_reason(fields: An
     assert any(reason in note.message for note in found.notes)
 
 
+def test_of_a_model_that_is_skipped_nothing_else_is_said() -> None:
+    found = translated({"bad": {"cmd": "serve ${PORT}", "env": ["x"], "checkEndpoint": 5}})
+    assert [f"{note.kind}: {note.message}" for note in found.notes] == ["skipped: its checkEndpoint is no text"]
+
+
 def test_a_name_of_signs_alone_is_no_name() -> None:
     assert told(translated({"((": {"cmd": "serve ${PORT}"}})) == ["skipped: models.((: its name has no letter or digit"]
 

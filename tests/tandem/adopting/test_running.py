@@ -75,6 +75,18 @@ def test_what_lists_no_model_is_told() -> None:
     ]
 
 
+def test_whoever_holds_vram_and_is_no_engine_is_named() -> None:
+    game, child = Process(5, ("game", "--fast")), Process(6, ancestors=(1,))
+    processes = {5: game, 6: child, 7: Process(7, leased=True), 8: Process(8, supervised=True), 1: Process(1)}
+    engine = seen("vllm", 8000, "m", pid=1)
+    found = proposed([engine], [], processes, "h", {5: 3 * GIB, 6: GIB, 7: GIB, 8: GIB, 99: GIB})
+    told = "of VRAM and answers nowhere as an engine (started by `tandem run` it would have a lease)"
+    assert [str(note) for note in found.notes if note.place.startswith("pid")] == [
+        f"h: pid 5: game --fast holds 3.0 GiB {told}",
+        f"h: pid 99: a process holds 1.0 GiB {told}",
+    ]
+
+
 def test_what_somebody_looks_after_already_is_not_taken_over() -> None:
     processes = dict(
         [
