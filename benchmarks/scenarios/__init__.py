@@ -26,6 +26,7 @@ ORDER: Final = (
     "fabric",
     "vram_residency",
     "vram_queueing",
+    "vram_placement",
     "vram_decisions",
 )
 
