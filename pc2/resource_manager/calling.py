@@ -95,6 +95,12 @@ class Calling:
             raise NotFound(f"no host {host!r}; there are {', '.join(self._hosts)}")
         return await self._all([host] if host else self.hosts, verb, request, LIVE_S)
 
+    async def ask_each(
+        self, hosts: Iterable[str], verb: Verb[Req, Rep], request: Callable[[str], Req]
+    ) -> dict[str, Rep | TandemError]:
+        """What each of these hosts' supervisors answers now."""
+        return await self._all(hosts, verb, request, LIVE_S)
+
     async def _all(
         self, hosts: Iterable[str], verb: Verb[Req, Rep], request: Callable[[str], Req], timeout_s: float
     ) -> dict[str, Rep | TandemError]:

@@ -34,6 +34,7 @@ from common.store.protocol import Durability, RecordStore
 from common.vram.lease_decision import Note
 from common.vram.receipts import Receipts
 from pc2.resource_manager import intents
+from pc2.resource_manager.borrowing import Borrowing
 from pc2.resource_manager.calling import Calling
 from pc2.resource_manager.events import LeaseSeen
 from pc2.resource_manager.instructions import (
@@ -95,6 +96,7 @@ class ResourceManager:
         self._tasks = TaskService(shell, self._client, self._agents, task_store, task_limits)
         shell.breakers = lambda: [*self._client.breakers(), *self._agents.breakers()]
         self._add_routes()
+        Borrowing(shell, self._client, self._calling, self._planner, self._away)
         self._show_metrics()
 
     async def open(self) -> None:
@@ -148,6 +150,12 @@ class ResourceManager:
             lambda: {(code,): float(times) for code, times in list(staying.refused.items())},
             labels=("code",),
         )
+
+    def _away(self) -> dict[str, str]:
+        """The hosts that cannot be asked, and why."""
+        fleet = self._planner.fleet
+        reasons = fleet.missing(self._turns.now())
+        return {host: reasons.get(host, "away") for host in self._calling.hosts if not fleet.reachable(host)}
 
     # what the planner wants done
 

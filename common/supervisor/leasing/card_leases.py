@@ -27,9 +27,11 @@ from common.service.call import Call
 from common.service.shell import Shell
 from common.supervisor.leasing.card_watch import CardWatch
 from common.supervisor.leasing.evictions import Evictions
+from common.supervisor.leasing.own_line import OwnLine, Teller
 from common.supervisor.leasing.owners import pinned, process_of
 from common.supervisor.leasing.rung_acts import FindUnloader, nobody
 from common.supervisor.leasing.sampling import HERE, Look
+from common.supervisor.leasing.views import LeaseViews
 from common.supervisor.leasing.waiting import Line, Seat, wish_of
 from common.supervisor.leasing.writer import LeaseWriter
 from common.vram import lease_view, placement
@@ -74,6 +76,7 @@ class CardLeases:
         self._writer = LeaseWriter(shell, host, self._owner_died, self._evict)
         self._cards = CardWatch(shell, host, cards, problem, self._writer, self._line, self._seen, home)
         self._evictions = Evictions(shell, self._writer, self._record, self._cards.look_soon, unloader, policy)
+        self.own = OwnLine(shell, host, self._writer, self._grant, self._record)
         self._serving_soon = False
         self._closed = False
 
@@ -83,10 +86,7 @@ class CardLeases:
         self._shell.handle(supervisor.ADMIT_LEASE, self._admit)
         self._shell.handle(leases.RENEW_LEASE, self._renew)
         self._shell.handle(leases.RELEASE_LEASE, self._release)
-        self._shell.handle(leases.LIST_LEASES, self._list)
-        self._shell.handle(leases.GET_GPUS, self._gpus)
-        self._shell.handle(leases.PLAN, self._plan)
-        self._shell.handle(leases.EXPLAIN, self._explain)
+        LeaseViews(self._shell, self._host, self._writer, self._line).add_routes()
         self._evictions.add_routes()
 
     async def open(self) -> None:
@@ -134,7 +134,8 @@ class CardLeases:
         return await self._grant(request, call, wait_s)
 
     async def _admit(self, asked: AdmitLease, call: Call) -> LeaseGranted:
-        return await self._grant(pinned(asked, self._host, self._neighbours), call, 0.0)
+        wait_s = call.patience_s(self._now(), asked.wait_s) if self._cards.has_cards else 0.0
+        return await self._grant(pinned(asked, self._host, self._neighbours), call, wait_s)
 
     def _renew(self, asked: leases.RenewLease, _call: Call) -> leases.LeaseRenewed:
         at = self._shell.clock.timestamp()
@@ -151,32 +152,10 @@ class CardLeases:
         self._record(self._writer.table.release(asked, self._now(), self._shell.clock.timestamp()))
         return Empty()
 
-    def _list(self, asked: leases.ListLeases, _call: Call) -> leases.Leases:
-        ours = asked.host in ("", self._host)
-        return leases.Leases(
-            leases=self._writer.table.leases(self._now()) if ours else [],
-            as_of=self._shell.publisher.cursor(leases.LEASE_CHANGED.name),
-            missing={} if ours else self._elsewhere(asked.host),
-        )
-
-    def _gpus(self, asked: leases.GetGpus, _call: Call) -> leases.Gpus:
-        if asked.host not in ("", self._host):
-            return leases.Gpus(cards=[], missing=self._elsewhere(asked.host))
-        table = self._writer.table
-        return leases.Gpus(cards=table.cards(self._now()), missing=table.missing(), hosts=[table.host_memory()])
-
-    def _elsewhere(self, host: str) -> dict[str, str]:
-        return {host: f"this is {self._host}'s supervisor; ask that host's own, or ResourceManager"}
-
-    def _plan(self, asked: leases.PlanLease, _call: Call) -> leases.LeasePlan:
-        now = self._now()
-        return self._writer.table.plan(asked, now, self._line.kept_from(asked.priority, now))
-
-    def _explain(self, asked: leases.Explain, _call: Call) -> leases.Explanation:
-        return self._writer.receipts.explain(asked)
-
-    async def _grant(self, asked: AdmitLease, call: Call, wait_s: float) -> LeaseGranted:
-        """The lease; one that does not fit now waits in the line, or is refused where there is no time to."""
+    async def _grant(
+        self, asked: AdmitLease, call: Teller, wait_s: float, asked_at: float | None = None
+    ) -> LeaseGranted:
+        """The lease; one that does not fit now waits in the line, since `asked_at`, or is refused where there is no time to."""
         await self._settled(asked)
         if self._closed:
             raise self._closing()
@@ -186,7 +165,7 @@ class CardLeases:
         if not isinstance(decision.reply, NoCapacity):
             return _granted(self._record(decision))
         if wait_s > 0:
-            return await self._wait(asked, call, now, wait_s)
+            return await self._wait(asked, call, now if asked_at is None else asked_at, now + wait_s)
         decision.reply.details["position"] = self._line.position(asked, now)
         return _granted(self._record(decision))
 
@@ -217,12 +196,13 @@ class CardLeases:
         sure = placement.pick(wish, settling.sure(cards))
         return sure is None and placement.pick(wish, settling.hoped(cards)) is not None
 
-    async def _wait(self, asked: AdmitLease, call: Call, now: float, wait_s: float) -> LeaseGranted:
-        seat = self._line.sit(asked, call, now, now + wait_s)
+    async def _wait(self, asked: AdmitLease, call: Teller, asked_at: float, deadline: float) -> LeaseGranted:
+        now = self._now()
+        seat = self._line.sit(asked, call, asked_at, deadline)
         owner = process_of(asked, self._host)
         if owner is not None:
             self._writer.owners.hold(owner, asked.lease_id)
-        late = self._shell.loop.call_later(wait_s, self._give_up, seat)
+        late = self._shell.loop.call_later(deadline - now, self._give_up, seat)
         self._note(seat, "queued", self._choice(seat))
         try:
             self._make_way(now)
