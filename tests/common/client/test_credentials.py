@@ -6,6 +6,7 @@ import asyncio
 import os
 import random
 import socket
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -439,3 +440,34 @@ async def test_a_key_that_nobody_gave_opens_no_encrypted_port(home: KeyHome) -> 
         await until(lambda: lab.shell.counters()["keys_refused"] > 0)
         assert not sockets.send_now(sockets.raw_send(dealer), [b"x"])
         context.destroy(0)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can take a port as another user")
+async def test_a_squatter_on_a_port_of_the_fabric_hears_no_token(
+    home: KeyHome, kind: type[Any], tmp_path: Path
+) -> None:
+    """The whole way: another user's program answers where a service should, speaks ZMTP, and keeps whatever it gets."""
+    program = (
+        "import os, sys, zmq; os.setuid(65534); context = zmq.Context(); router = context.socket(zmq.ROUTER); "
+        "print(router.bind_to_random_port('tcp://127.0.0.1'), flush=True); "
+        "print(*router.recv_multipart(), flush=True)"
+    )
+    squatter = await asyncio.create_subprocess_exec(sys.executable, "-c", program, stdout=asyncio.subprocess.PIPE)
+    assert squatter.stdout is not None
+    try:
+        port = int(await squatter.stdout.readline())
+        directory = Directory({"CoreOrchestrator": Place(Endpoint.tcp("127.0.0.1", port))})
+        person = face(kind, directory, Credentials.of_operator({"TANDEM_HOME": str(home.home)}))
+        with pytest.raises(Forbidden, match="is served by user 65534"):
+            await person.call("CoreOrchestrator", STOP, Empty())
+        reading = asyncio.create_task(person.call("CoreOrchestrator", WHO, Empty()))
+        heard = await squatter.stdout.readline()
+        assert b"who" in heard
+        assert b"eyJ" not in heard
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+        await person.close()
+    finally:
+        if squatter.returncode is None:
+            squatter.kill()
+        await squatter.wait()

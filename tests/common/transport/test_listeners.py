@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from subprocess import PIPE
 
 import pytest
 
@@ -26,9 +31,19 @@ def table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *rows: str, six: tupl
     (tmp_path / "tcp").write_text(HEAD + "".join(rows))
     (tmp_path / "tcp6").write_text(HEAD + "".join(six))
     monkeypatch.setattr(listeners, "_TABLES", (tmp_path / "tcp", tmp_path / "tcp6", tmp_path / "absent"))
+    monkeypatch.setattr(listeners, "_asked", refused)
 
 
-def test_a_port_that_this_user_listens_at_is_its_own_and_one_that_nobody_does_is_nobodys() -> None:
+def refused(*_: object) -> Iterator[listeners._Row]:
+    raise PermissionError(errno.EPERM, "no netlink here")
+
+
+@pytest.mark.parametrize("way", ["netlink", "the tables"])
+def test_a_port_that_this_user_listens_at_is_its_own_and_one_that_nobody_does_is_nobodys(
+    monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    if way == "the tables":
+        monkeypatch.setattr(listeners, "_asked", refused)
     with socket.socket() as listener, socket.socket() as idle:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
@@ -61,3 +76,34 @@ def test_who_took_our_connection_before_the_port_changed_hands_still_serves_us_a
     assert users_at("tcp://127.0.0.1:7090") == {OWN, OTHER}
     table(monkeypatch, tmp_path, listens, held, row(client, port, "01", OTHER))
     assert users_at("tcp://127.0.0.1:7090") == {OWN}
+
+
+def test_both_ways_tell_the_same_of_a_port_with_connections() -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port)), listener.accept()[0]:
+            by_netlink = sorted(listeners._asked(socket.AF_INET, port))
+            assert by_netlink == sorted(row for row in listeners._read(port))
+            assert len(by_netlink) == 3
+
+
+def test_what_the_kernel_refuses_to_say_by_netlink_is_an_error_of_the_system() -> None:
+    with pytest.raises(OSError):
+        list(listeners._asked(255, 1))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can take a port as another user")
+def test_a_port_that_another_user_took_is_that_users() -> None:
+    program = (
+        "import os, socket, sys; os.setuid(65534); s = socket.socket(); s.bind(('127.0.0.1', 0)); s.listen(); "
+        "print(s.getsockname()[1], flush=True); sys.stdin.read()"
+    )
+    taken = subprocess.Popen([sys.executable, "-c", program], stdin=PIPE, stdout=PIPE, text=True)
+    try:
+        assert taken.stdout is not None
+        assert users_at(f"tcp://127.0.0.1:{taken.stdout.readline().strip()}") == {65_534}
+    finally:
+        taken.kill()
+        taken.communicate()
