@@ -108,7 +108,8 @@ async def test_the_planners_choice_is_admitted_once_under_its_id(mainpc: Host) -
     assert other["code"] == "idempotency_mismatch"
     refused = await mainpc.ask("admit_lease", **(asked | {"lease_id": "lease-8", "bytes": 23 * GIB, "model": "big"}))
     assert refused["status"] == "success"
-    full = await mainpc.ask("admit_lease", **(asked | {"lease_id": "lease-9", "bytes": 23 * GIB, "model": "big"}))
+    late = {"lease_id": "lease-9", "bytes": 23 * GIB, "model": "big", "wait_s": 0}
+    full = await mainpc.ask("admit_lease", **(asked | late))
     assert raises(NoCapacity, full)
 
 
