@@ -60,6 +60,7 @@ from common.vram import (
     lease_view,
 )
 from common.vram.cards import CardSample, ProcessId
+from common.vram.demand import Demand, Horizon
 from common.vram.footprint import FootprintPolicy
 from common.vram.lease_decision import Decision, Evict
 from common.vram.lease_facts import EpochOpened, Fact, Forgotten
@@ -105,6 +106,16 @@ class LeaseTable:
     def resources(self) -> HostAccount:
         """The host's RAM, disk and cores, to be told of each look at them; the leases on them are counted by the table."""
         return self._state.resources
+
+    @property
+    def demand(self) -> Demand:
+        """How often each model is used; to be read alone."""
+        return self._state.demand
+
+    @property
+    def horizon(self) -> Horizon:
+        """How far ahead evictions look; to be read alone."""
+        return self._state.horizon
 
     def __len__(self) -> int:
         return len(self._state.live)

@@ -58,6 +58,11 @@ class Unloader(Protocol):
         """Which of sleep, unload, checkpoint and stop it has."""
         ...
 
+    @property
+    def spared(self) -> str:
+        """Why the owner's processes must live on, whatever they hold; empty where they may be ended."""
+        ...
+
     async def perform(self, rung: RungName) -> Said:
         """Does one of them: weights to host RAM, weights let go of, the process frozen, or its processes ended. TandemError."""
         ...
@@ -96,7 +101,7 @@ class RungActs:
             checkpoint="checkpoint" in there,
             stop="stop" in there,
             not_parked=order.not_parked,
-            spared=order.spared or _own(order.owner),
+            spared=order.spared or (known.spared if known is not None else "") or _own(order.owner),
         )
 
     async def perform(self, rung: RungName, order: EvictionOrder, members: set[ProcessId]) -> Said:

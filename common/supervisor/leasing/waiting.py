@@ -15,7 +15,7 @@ import msgspec
 from common.api.leases import LeaseGranted, LeaseProgress
 from common.api.supervisor import AdmitLease
 from common.errors import Cancelled, IdempotencyMismatch, TandemError
-from common.service.call import Call
+from common.supervisor.leasing.own_line import Teller
 from common.vram.lease_view import body_of
 from common.vram.placement import Candidate, Wish
 from common.vram.waiting import LeaseQueue, Waiter
@@ -37,7 +37,7 @@ class Seat:
 
     __slots__ = ("_call", "_progress", "_told_at", "asked", "granted", "outcome", "waiter", "way_at")
 
-    def __init__(self, asked: AdmitLease, call: Call, waiter: Waiter) -> None:
+    def __init__(self, asked: AdmitLease, call: Teller, waiter: Waiter) -> None:
         self.asked = asked
         self.waiter = waiter
         self.outcome: asyncio.Future[LeaseGranted] = asyncio.get_running_loop().create_future()
@@ -83,7 +83,7 @@ class Line:
     def __iter__(self) -> Iterator[Seat]:
         return iter(list(self._seats.values()))
 
-    def sit(self, asked: AdmitLease, call: Call, now: float, deadline: float) -> Seat:
+    def sit(self, asked: AdmitLease, call: Teller, now: float, deadline: float) -> Seat:
         """A seat in the line. The same request under the same key takes the place of the one that waits already.
 
         Raises IdempotencyMismatch where another request waits under that key.

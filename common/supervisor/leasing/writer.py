@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from common.api import leases
-from common.api.leases import Receipt
+from common.api.leases import LeaseChanged, Receipt
 from common.errors import StorageUnavailable, TandemError
 from common.service.shell import Shell
 from common.store.protocol import Durability
@@ -37,7 +37,8 @@ RETRY_S: Final = 0.25
 class LeaseWriter:
     """The table, and all that must agree with it.
 
-    `owner_died` hears of every process on which something hangs, `evict` of every order to take memory back.
+    `owner_died` hears of every process on which something hangs, `evict` of every order to take memory back, and `listeners` of
+    every change of a lease, once it is committed.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class LeaseWriter:
         self.owners = OwnerWatch(shell.loop, owner_died)
         self.settling = Settling()
         self.decided: Counter[str] = Counter()
+        self.listeners: list[Callable[[LeaseChanged], None]] = []
         self._shell = shell
         self._host = host
         self._now = shell.clock.monotonic
@@ -167,6 +169,8 @@ class LeaseWriter:
             if isinstance(instruction, Announce):
                 change = instruction.change
                 self._shell.publisher.publish(leases.LEASE_CHANGED, change.lease.lease_id, change)
+                for heard in self.listeners:
+                    heard(change)
             elif isinstance(instruction, Note):
                 self.note(instruction.receipt, instruction.idempotency_key)
             elif isinstance(instruction, Watch):

@@ -73,6 +73,7 @@ class Engine:
 
     def __init__(self, *rungs: RungName) -> None:
         self.rungs: Collection[RungName] = rungs
+        self.spared = ""
         self.did: list[str] = []
         self.act: Any = lambda: None
 

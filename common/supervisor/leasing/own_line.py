@@ -1,0 +1,119 @@
+"""The supervisor's own way to its host's leases, for the engines that it runs: the same line, the same table, no wire between.
+
+It asks as any caller asks and is decided about by the same rules. What it does beside is what only the host may do: give a
+share of one certain lease, bind a lease to a process that was started after its grant, and have leases go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol
+
+from common.api.leases import Card, Lease, LeaseChanged, LeaseGranted, MarkLease, Owner, ReleaseLease
+from common.api.supervisor import AdmitLease
+from common.errors import NotFound, StaleFence
+from common.service.shell import Shell
+from common.supervisor.leasing.writer import LeaseWriter
+from common.vram.demand import Demand, Horizon
+from common.vram.lease_decision import Decision
+from common.vram.placement import Candidate
+
+
+class Teller(Protocol):
+    """Who hears how a wait goes; raises Cancelled when it is gone."""
+
+    def part(self, value: object) -> None:
+        """A piece of the answer before it."""
+        ...
+
+
+Grant = Callable[[AdmitLease, Teller, float, float], Awaitable[LeaseGranted]]
+
+
+class OwnLine:
+    """`grant` waits in the host's line (request, who hears of it, seconds to wait, since when), `record` writes decisions."""
+
+    def __init__(
+        self, shell: Shell, host: str, writer: LeaseWriter, grant: Grant, record: Callable[[Decision], object]
+    ) -> None:
+        self._shell = shell
+        self._host = host
+        self._writer = writer
+        self._grant = grant
+        self._record = record
+        self._now = shell.clock.monotonic
+
+    def listen(self, heard: Callable[[LeaseChanged], None]) -> None:
+        """`heard` is told of every change of a lease, once it is committed."""
+        self._writer.listeners.append(heard)
+
+    async def acquire(self, asked: AdmitLease, wait_s: float, teller: Teller, asked_at: float) -> LeaseGranted:
+        """The lease, as `acquire_lease` grants it, with others going for it where it waits; its errors are the same.
+
+        `asked_at` is when whoever it is for asked, which counts as the beginning of the wait.
+        """
+        return await self._grant(asked, teller, wait_s, asked_at)
+
+    def share(self, parent_id: str, asked: AdmitLease) -> LeaseGranted:
+        """A share of this very lease; StaleFence where it is to be had no more."""
+        self._writer.make_sound()
+        decision = self._writer.table.admit(asked, self._now(), self._shell.clock.timestamp())
+        if not isinstance(decision.reply, LeaseGranted) or decision.reply.shares != parent_id:
+            raise StaleFence(f"lease {parent_id} takes no further use", lease_id=parent_id)
+        granted = self._record(decision)
+        assert isinstance(granted, LeaseGranted)
+        return granted
+
+    def rebind(self, lease_id: str, owner: Owner) -> None:
+        """The lease hangs on this process from now on; StaleFence where it has to go already."""
+        self._writer.make_sound()
+        self._record(self._writer.table.rebind(lease_id, owner, self._now(), self._shell.clock.timestamp()))
+
+    def mark(self, lease_id: str, *, in_use: bool | None = None, loaded: bool | None = None) -> None:
+        """Says of a lease whether it is in use, and whether its model is loaded."""
+        self._writer.make_sound()
+        asked = MarkLease(
+            lease_id=lease_id, fencing_token=self.find(lease_id).fencing_token, in_use=in_use, loaded=loaded
+        )
+        self._record(self._writer.table.mark(asked, self._now(), self._shell.clock.timestamp()))
+
+    def release(self, lease_id: str) -> None:
+        """Gives the lease back, whatever its token is by now; one that others share goes on until the last of them has ended."""
+        self._writer.make_sound()
+        asked = ReleaseLease(lease_id=lease_id, fencing_token=self.find(lease_id).fencing_token)
+        self._record(self._writer.table.release(asked, self._now(), self._shell.clock.timestamp()))
+
+    def evict(self, lease_ids: Sequence[str], reason: str) -> None:
+        """Has these leases go, those in use when their use ends."""
+        self._writer.make_sound()
+        at = self._shell.clock.timestamp()
+        self._record(self._writer.table.evict(lease_ids, reason, self._now(), at))
+
+    def find(self, lease_id: str) -> Lease:
+        """The live lease of that id; NotFound."""
+        found = next((each for each in self.leases() if each.lease_id == lease_id), None)
+        if found is None:
+            raise NotFound(f"{self._host} knows no lease {lease_id}", lease_id=lease_id)
+        return found
+
+    def leases(self) -> list[Lease]:
+        """The live leases."""
+        return self._writer.table.leases(self._now())
+
+    def cards(self) -> list[Card]:
+        """The cards as lists show them."""
+        return self._writer.table.cards(self._now())
+
+    def candidates(self) -> list[Candidate]:
+        """The cards as placement sees them."""
+        return self._writer.table.candidates(self._now())
+
+    @property
+    def demand(self) -> Demand:
+        """How often each model is used."""
+        return self._writer.table.demand
+
+    @property
+    def horizon(self) -> Horizon:
+        """How far ahead evictions look."""
+        return self._writer.table.horizon
