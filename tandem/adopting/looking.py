@@ -29,7 +29,7 @@ from common.gpu.simulated import SimulatedCards, cards_folder
 from common.vram.cards import CardSample
 from tandem.adopting import ollama_models
 from tandem.adopting.ollama_models import Tag
-from tandem.adopting.running import Broker, Process, Seen, held_by, ports_to_ask
+from tandem.adopting.running import Broker, Holders, Process, Seen, held_by, ports_to_ask
 
 Shape = TypeVar("Shape")
 
@@ -45,12 +45,12 @@ LEASED: Final = "TANDEM_LEASE_ID"
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """All that was seen at one moment: `holders` has the VRAM of each process, `card_bytes` is the largest card's."""
+    """All that was seen at one moment; `card_bytes` is the largest card's."""
 
     seen: tuple[Seen, ...]
     brokers: tuple[Broker, ...]
     processes: Mapping[int, Process]
-    holders: Mapping[int, int]
+    holders: Holders
     card_bytes: int
 
 
@@ -61,9 +61,10 @@ async def look(samples: Sequence[CardSample], usual: Sequence[int] = USUAL_PORTS
     processes = known_processes({*holders, *listening.values()} - {0})
     ports = [port for port in ports_to_ask(listening, holders, processes, usual) if port not in OWN_PORTS]
     answers = await asyncio.gather(*(ask(port, listening[port]) for port in ports))
-    seen = (each for each in answers if isinstance(each, Seen))
+    seen = [each for each in answers if isinstance(each, Seen)]
+    held = {each.port: held_by(each.pid, holders, processes) for each in seen}
     return Look(
-        seen=tuple(replace(each, vram_bytes=held_by(each.pid, holders, processes)) for each in seen),
+        seen=tuple(replace(each, vram_bytes=held[each.port][0], cards=held[each.port][1]) for each in seen),
         brokers=tuple(each for each in answers if isinstance(each, Broker)),
         processes=processes,
         holders=holders,
@@ -89,12 +90,12 @@ def sampled(host: str, settings: Settings) -> list[CardSample]:
         source.close()
 
 
-def holding(samples: Iterable[CardSample]) -> dict[int, int]:
-    """The VRAM that each process holds on all cards; 0 where the card hides how much."""
-    held: dict[int, int] = {}
+def holding(samples: Iterable[CardSample]) -> dict[int, dict[str, int]]:
+    """The VRAM that each process holds, by card; 0 where the card hides how much."""
+    held: dict[int, dict[str, int]] = {}
     for sample in samples:
         for use in sample.processes or ():
-            held[use.pid] = held.get(use.pid, 0) + (use.used_bytes or 0)
+            held.setdefault(use.pid, {})[sample.uuid] = use.used_bytes or 0
     return held
 
 

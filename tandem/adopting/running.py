@@ -6,21 +6,26 @@ Which process belongs to which engine, and which of them Tandem looks after alre
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-from common.config.models import Engine, Model
+from common.config.models import CAPABILITIES, Engine, Model
 from common.config.units import Size, format_bytes
-from tandem.adopting import ollama_models, sizing
+from tandem.adopting import commands, ollama_models, sizing
 from tandem.adopting.ollama_models import Tag
 from tandem.adopting.proposal import Findings, Proposal
-from tandem.adopting.shaping import fit_name, written_bytes
+from tandem.adopting.shaping import fit_name, narrowed, written_bytes
 
 NAMES: Final[dict[str, str]] = {
     "llama-server": "llama-server", "vllm": "vLLM", "ollama": "Ollama", "comfyui": "ComfyUI", "openai": "an OpenAI server",
 }  # fmt: skip
+
+
+Holders = Mapping[int, Mapping[str, int]]
+"""The VRAM of each process by its pid, on each card by the card's UUID."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +41,14 @@ class Process:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """An engine that answered: its models as it lists them, its process, and the VRAM that is that process's family's."""
+    """An engine that answered: its models as it lists them, its process, and the VRAM of that one's family on each card."""
 
     engine: Engine
     port: int
     models: tuple[str, ...] = ()
     pid: int = 0
     vram_bytes: int = 0
+    cards: int = 1
     slots: int = 0
     tags: tuple[Tag, ...] = ()
 
@@ -62,22 +68,28 @@ class Broker:
 
 
 def ports_to_ask(
-    listening: Mapping[int, int], holders: Mapping[int, int], processes: Mapping[int, Process], usual: Sequence[int]
+    listening: Mapping[int, int], holders: Iterable[int], processes: Mapping[int, Process], usual: Sequence[int]
 ) -> list[int]:
     """The ports that may be an engine's: those engines usually have, and those of processes with VRAM and of their ancestors.
 
-    `listening` has the process of each port on loopback (0 where it is not told), `holders` the VRAM of each process.
+    `listening` has the process of each port on loopback (0 where it is not told), `holders` are those with VRAM.
     """
     family = {pid for holder in holders for pid in (holder, *_ancestors(processes, holder))}
     theirs = [port for port, pid in listening.items() if pid in family]
     return sorted({*theirs, *(port for port in usual if port in listening)})
 
 
-def held_by(pid: int, holders: Mapping[int, int], processes: Mapping[int, Process]) -> int:
-    """The VRAM of a process and of all that come from it: engines load in children of their own."""
-    if not pid:
-        return 0
-    return sum(count for holder, count in holders.items() if pid == holder or pid in _ancestors(processes, holder))
+def held_by(pid: int, holders: Holders, processes: Mapping[int, Process]) -> tuple[int, int]:
+    """What a process and all that come from it hold on each card, and on how many: engines load in children of their own.
+
+    A card with less than a quarter of the fullest one's is not counted: a CUDA context is no part of a model.
+    """
+    cards: Counter[str] = Counter()
+    for holder, uses in holders.items():
+        if pid and (pid == holder or pid in _ancestors(processes, holder)):
+            cards.update(uses)
+    fullest = max(cards.values(), default=0)
+    return fullest, sum(count * 4 >= fullest > 0 for count in cards.values())
 
 
 def outermost(seen: Sequence[Seen], processes: Mapping[int, Process]) -> list[Seen]:
@@ -91,7 +103,7 @@ def proposed(
     brokers: Sequence[Broker],
     processes: Mapping[int, Process],
     host: str,
-    holders: Mapping[int, int] = MappingProxyType({}),
+    holders: Holders = MappingProxyType({}),
 ) -> Findings:
     """Models for the engines that Tandem does not look after yet, with a note on each other engine and holder of VRAM."""
     found = Findings(host)
@@ -119,19 +131,19 @@ def proposed(
                     "skipped", 0, f"127.0.0.1:{each.port}", "Ollama has no model yet", "`ollama pull MODEL`, then again"
                 )
         else:
-            _add(found, each, host)
+            _add(found, each, host, processes[each.pid].command if each.pid in processes else ())
     return found
 
 
 def unknown(
-    seen: Sequence[Seen], brokers: Sequence[Broker], processes: Mapping[int, Process], holders: Mapping[int, int]
+    seen: Sequence[Seen], brokers: Sequence[Broker], processes: Mapping[int, Process], holders: Holders
 ) -> list[tuple[int, int]]:
     """The processes with VRAM that belong to nothing that answered and to no supervisor, and what each holds."""
     known = {each.pid for each in seen} | {broker.pid for broker in brokers}
     looked_after = {pid for pid, process in processes.items() if process.leased or process.supervised}
     return [
-        (pid, count)
-        for pid, count in sorted(holders.items())
+        (pid, sum(uses.values()))
+        for pid, uses in sorted(holders.items())
         if pid not in looked_after and not known & {pid, *_ancestors(processes, pid)} - {0}
     ]
 
@@ -149,7 +161,7 @@ def _looked_after(seen: Seen, owned: Mapping[int, str], processes: Mapping[int, 
     return f"was started by {broker}" if broker else ""
 
 
-def _add(found: Findings, seen: Seen, host: str) -> None:
+def _add(found: Findings, seen: Seen, host: str, command: Sequence[str]) -> None:
     models = ("comfyui",) if seen.engine == "comfyui" else seen.models  # its workflows choose among its checkpoints
     if not models:
         found.note("skipped", 0, f"127.0.0.1:{seen.port}", f"{NAMES[seen.engine]} lists no model")
@@ -169,6 +181,8 @@ def _add(found: Findings, seen: Seen, host: str) -> None:
             url=seen.url,
             upstream="" if fit == name or seen.engine == "comfyui" else name,
             slots=seen.slots,
+            cards=max(1, min(seen.cards, 16)),
+            capabilities=narrowed(commands.capabilities(seen.engine, command), CAPABILITIES[seen.engine]),
         )
         found.propose(Proposal(model, f"{host} 127.0.0.1:{seen.port}", 0), since)
 

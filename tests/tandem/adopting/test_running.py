@@ -25,9 +25,10 @@ def notes(*engines: Seen, brokers: tuple[Broker, ...] = (), processes: dict[int,
 def test_the_ports_asked_are_the_usual_ones_and_those_of_whoever_holds_vram() -> None:
     processes = dict([process(7, 6, 1), process(6, 1)])
     listening = {8080: 3, 5001: 6, 5002: 7, 22: 9, 9999: 0}
-    assert ports_to_ask(listening, {7: GIB, 8: GIB}, processes, (8080, 1234)) == [5001, 5002, 8080]
-    assert held_by(6, {7: GIB, 6: 1, 8: GIB}, processes) == GIB + 1
-    assert held_by(0, {0: 5}, {}) == 0
+    assert ports_to_ask(listening, (7, 8), processes, (8080, 1234)) == [5001, 5002, 8080]
+    holders = {7: {"a": GIB, "b": GIB}, 6: {"a": 1, "c": 300}, 8: {"a": GIB}}
+    assert held_by(6, holders, processes) == (GIB + 1, 2)
+    assert held_by(0, holders, {}) == (0, 0)
 
 
 def test_an_engine_that_another_one_started_is_that_ones_affair() -> None:
@@ -63,6 +64,12 @@ def test_a_size_that_is_not_measured_is_told_as_a_guess() -> None:
     assert (vllm.name, vllm.vram) == ("meta/Llama-8B", int(17.5 * GIB))
 
 
+def test_its_command_tells_what_a_model_is_for() -> None:
+    processes = {5: Process(5, ("llama-server", "--embedding"))}
+    found = proposed([seen("llama-server", 8080, "e", pid=5, vram_bytes=GIB, cards=2)], [], processes, "h")
+    assert (found.proposals[0].model.capabilities, found.proposals[0].model.cards) == (["embeddings"], 2)
+
+
 def test_comfyui_is_one_model() -> None:
     found = proposed([seen("comfyui", 8188, vram_bytes=GIB)], [], {}, "h")
     assert [(proposal.model.name, proposal.model.upstream) for proposal in found.proposals] == [("comfyui", "")]
@@ -79,7 +86,13 @@ def test_whoever_holds_vram_and_is_no_engine_is_named() -> None:
     game, child = Process(5, ("game", "--fast")), Process(6, ancestors=(1,))
     processes = {5: game, 6: child, 7: Process(7, leased=True), 8: Process(8, supervised=True), 1: Process(1)}
     engine = seen("vllm", 8000, "m", pid=1)
-    found = proposed([engine], [], processes, "h", {5: 3 * GIB, 6: GIB, 7: GIB, 8: GIB, 99: GIB})
+    found = proposed(
+        [engine],
+        [],
+        processes,
+        "h",
+        {5: {"a": GIB, "b": 2 * GIB}, 6: {"a": GIB}, 7: {"a": 1}, 8: {"a": 1}, 99: {"a": GIB}},
+    )
     told = "of VRAM and answers nowhere as an engine (started by `tandem run` it would have a lease)"
     assert [str(note) for note in found.notes if note.place.startswith("pid")] == [
         f"h: pid 5: game --fast holds 3.0 GiB {told}",
