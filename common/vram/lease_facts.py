@@ -7,18 +7,18 @@ anyway, but it must not bring an old token back. Room reserved for requests leav
 
 from __future__ import annotations
 
-from typing import Final, Literal, TypeAlias, get_args
+from typing import Final, TypeAlias, get_args
 
 import msgspec
 
-from common.api.leases import LeaseStateName, Owner, Unload, Victim
+from common.api.leases import LeaseEnd, LeaseStateName, Owner, Unload, Victim
 from common.api.words import Timestamp
 from common.store.protocol import Change, RecordStore
 from common.store.records import Records
 
 EPOCH_KEY: Final = "epoch"
 
-End: TypeAlias = Literal["released", "expired", "owner-died", "evicted", "card-lost"]
+End: TypeAlias = LeaseEnd
 
 ENDS: Final[frozenset[str]] = frozenset(get_args(End))
 

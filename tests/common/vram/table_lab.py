@@ -1,4 +1,4 @@
-"""A lease table driven as a supervisor drives it: a clock of its own, a store that outlives it, cards that show what was put there."""
+"""A lease table driven as a supervisor drives it: with a clock, a store that outlives it, and cards that show what is on them."""
 
 from __future__ import annotations
 

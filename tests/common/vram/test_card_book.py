@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import msgspec
+
 from common.vram.amount import GIB, MIB
-from common.vram.card_book import GONE, CardBook
+from common.vram.card_book import GONE, CardBook, Room
 from common.vram.cards import CardSample, ProcessId, ProcessUse
 from common.vram.ledger import UNSEEN, Claim, Share
 
@@ -194,3 +196,70 @@ def test_a_stranger_that_takes_or_frees_memory_is_counted_at_the_next_look() -> 
     assert free(book) == [6 * GIB - GUARD]
     book.measure([look()], {})
     assert free(book) == [14 * GIB - GUARD]
+
+
+def test_reserved_bytes_are_found_by_their_lease_alone_and_the_earlier_first() -> None:
+    book = book_of(look())
+    book.reserve("GPU-a", "first", Room(10 * GIB, False))
+    book.reserve("GPU-a", "second", Room(5 * GIB, False))
+    most = TOTAL - GUARD
+    assert [book.candidates(0.0, each)[0].grantable_bytes for each in ("", "first", "second")] == [
+        most - 15 * GIB,
+        most,
+        most - 10 * GIB,
+    ]
+    assert [book.candidates(0.0, each)[0].leases for each in ("", "first")] == [2, 1]
+    assert book.spare_bytes("GPU-a", "second") == most - 10 * GIB
+    book.put("GPU-a", claim("x", 20 * GIB))
+    assert book.spare_bytes("GPU-a", "") == most - 35 * GIB
+    book.unreserve("GPU-a", "first")
+    book.unreserve("GPU-a", "nobody")
+    assert book.cards(0.0)[0].reservations == {"second": 5 * GIB}
+
+
+def test_a_card_reserved_for_one_alone_is_taken_for_the_others() -> None:
+    book = book_of(look())
+    book.reserve("GPU-a", "alone", Room(1 * GIB, True))
+    assert [book.candidates(0.0, each)[0].exclusive for each in ("", "alone")] == [True, False]
+
+
+def test_a_lease_counted_anew_counts_with_what_it_keeps() -> None:
+    book = book_of(look((100, 10 * GIB)))
+    book.put("GPU-a", claim("a", 10 * GIB))
+    book.change("GPU-a", claim("a", 1 * GIB))
+    assert free(book) == [14 * GIB - GUARD]
+    book.measure([look((100, 1 * GIB))], {})
+    assert free(book) == [23 * GIB - GUARD]
+
+
+def test_hidden_bytes_of_a_lease_that_counts_less_stay_until_they_are_gone() -> None:
+    book = book_of(look())
+    book.put("GPU-a", claim("a", 10 * GIB))
+    book.measure([look(nameless=10 * GIB)], {})
+    book.change("GPU-a", claim("a", 1 * GIB))
+    assert free(book)[0] <= 14 * GIB - GUARD
+    book.measure([look(nameless=1 * GIB)], {})
+    assert free(book) == [23 * GIB - GUARD]
+
+
+def test_a_lease_changes_and_is_quarantined_before_its_card_was_ever_seen() -> None:
+    book = CardBook()
+    book.put("GPU-a", claim("a", 10 * GIB))
+    book.change("GPU-a", Claim("a", 4 * GIB, OWNER, 0, quarantined=True))
+    assert book.quarantined_bytes("GPU-a", "a", 0.0) is None
+    assert book.tenants("GPU-a") == []
+    assert book.candidate("GPU-a", 0.0) is None
+    book.measure([look((100, 4 * GIB))], {})
+    assert book.quarantined_bytes("GPU-a", "a", 0.0) == 4 * GIB
+    assert book.quarantined_bytes("GPU-a", "a", 60.0) is None
+    assert book.tenants("GPU-a") == []
+
+
+def test_a_lost_card_counts_from_when_it_was_last_seen() -> None:
+    gone = msgspec.structs.replace(look(problem="off the bus", at=10.0), lost=True)
+    assert book_of(gone).lost(40.5) == {"GPU-a"}
+    book = book_of(look(at=5.0))
+    book.measure([gone], {})
+    assert (book.lost(35.0), book.lost(35.5)) == (frozenset(), {"GPU-a"})
+    book.measure([look(at=36.0)], {})
+    assert book.lost(100.0) == frozenset()

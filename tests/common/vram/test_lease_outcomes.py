@@ -4,13 +4,12 @@ import msgspec
 
 from common.api.leases import LeaseGranted
 from common.errors import Conflict, StaleFence
+from common.store.protocol import Change, Durability
 from common.vram.amount import GIB
 from common.vram.fencing import COUNTERS, Fence, parse
-from common.store.protocol import Change, Durability
 from common.vram.lease_facts import EndedLease, EpochOpened, Granted, LeaseRecord, QuarantineLifted, rows
 from common.vram.lease_table import LeaseTable
 from tests.common.vram.table_lab import AT, LEFT, RUNG, SLEEPER, Bench, changes, receipts, refused
-
 
 OLD = {
     "lease_id",

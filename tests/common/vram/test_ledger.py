@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from common.vram.amount import GIB, MIB
 from common.vram.cards import CardSample, ProcessId, ProcessUse
-from common.vram.ledger import DEFAULT, Account, Claim, LedgerPolicy, Share, account, capacity, staleness
+from common.vram.ledger import DEFAULT, Account, Claim, Excess, LedgerPolicy, Share, account, capacity, staleness
 
 TOTAL = 24 * GIB
 GUARD = 256 * MIB
@@ -204,3 +205,44 @@ def test_the_knobs_can_be_turned() -> None:
     assert account(card(), [], {}, policy).grantable_bytes == TOTAL
     assert staleness(0.0, 1.5, policy)
     assert DEFAULT.stale_s == 5.0
+
+
+def kept(lease_id: str, n: int) -> Claim:
+    return Claim(lease_id, n, OWNER, 0, quarantined=True)
+
+
+def test_quarantined_bytes_count_while_they_are_seen_and_promise_nothing() -> None:
+    drawn = account(card(use(100, 6 * GIB)), [kept("old", 9 * GIB)], {})
+    assert (drawn.leased_bytes, drawn.measured_bytes, drawn.strangers) == (0, 6 * GIB, ())
+    assert drawn.grantable_bytes == 18 * GIB - GUARD
+
+
+def test_a_lease_beside_quarantined_bytes_counts_beside_them() -> None:
+    drawn = account(card(use(100, 9 * GIB)), [kept("old", 9 * GIB), lease("new", 4 * GIB)], {})
+    assert drawn.grantable_bytes == 11 * GIB - GUARD
+    assert drawn.shares["new"].measured_bytes == 0
+    assert drawn.excess == {}
+
+
+def test_quarantined_bytes_that_are_hidden_explain_nameless_ones() -> None:
+    drawn = account(card(nameless=9 * GIB), [kept("old", 9 * GIB)], {})
+    assert drawn.grantable_bytes == 15 * GIB - GUARD
+
+
+def test_what_an_owner_holds_beyond_its_leases_is_its_last_leases_excess() -> None:
+    drawn = account(card(use(100, 9 * GIB)), [lease("a", 4 * GIB), lease("b", 2 * GIB)], {})
+    assert drawn.excess == {"b": Excess(6 * GIB, 9 * GIB)}
+    assert account(card(use(100, 6 * GIB)), [lease("a", 6 * GIB)], {}).excess == {}
+    assert account(card(use(100, 12 * GIB)), [kept("old", 9 * GIB)], {}).excess == {}
+
+
+def test_a_card_in_ill_health_grants_nothing_and_is_measured_all_the_same() -> None:
+    sample = msgspec.structs.replace(card(use(100, 9 * GIB)), health="97 degrees")
+    drawn = account(sample, [lease("a", 9 * GIB)], {})
+    assert (drawn.grantable_bytes, drawn.problem) == (0, "97 degrees")
+    assert (drawn.measured_bytes, drawn.free_bytes) == (9 * GIB, 15 * GIB)
+
+
+def test_what_is_missing_on_a_card_that_holds_too_much_is_told() -> None:
+    drawn = account(card(use(7, 20 * GIB)), [lease("a", 10 * GIB)], {})
+    assert (drawn.grantable_bytes, drawn.room_bytes) == (0, -6 * GIB - GUARD)

@@ -1,14 +1,31 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.api.leases import AcquireLease, PlanLease, Victim
 from common.errors import NoCapacity, NotFound, TooLarge
 from common.vram.amount import GIB
-from common.vram.placement import EXPLAINED, KEPT, NOT_ASKED, Candidate, Wish, choose, lease_plan, pick, refusal
+from common.vram.placement import (
+    EXPLAINED,
+    KEPT,
+    NOT_ASKED,
+    PIN_FRACTION,
+    SHARED,
+    TAKEN,
+    Candidate,
+    Wish,
+    choose,
+    lease_plan,
+    pick,
+    picks,
+    refusal,
+)
 
 
 def card(host: str, index: int, free: float, most: float = 24, problem: str = "") -> Candidate:
@@ -157,3 +174,83 @@ def test_sixteen_cards_are_decided_in_microseconds() -> None:
     for _ in range(2_000):
         pick(asked, found)
     assert (time.process_time() - began) / 2_000 < 2e-3
+
+
+def several(need: float, cards: int = 2, **more: Any) -> Wish:
+    return Wish("whisper-large", int(need * GIB), cards=cards, **more)
+
+
+def test_several_cards_are_taken_on_one_host_or_none() -> None:
+    cards = [card("mainpc", 0, 20), card("mainpc", 1, 12), card("mainpc", 2, 15), card("pc2", 0, 11)]
+    assert [each.label for each in picks(several(10), cards)] == ["mainpc:1", "mainpc:2"]
+    assert pick(several(10), cards) is cards[1]
+    assert picks(several(16), cards) == ()
+    assert pick(several(10, 4), cards) is None
+    assert [each.index for each in picks(several(10, card_uuid="GPU-mainpc-0"), cards)] == [0, 1]
+    assert picks(several(10, card_uuid="GPU-pc2-0"), cards) == ()
+    assert picks(several(10, host="pc2"), cards) == ()
+
+
+def test_of_hosts_with_enough_cards_the_one_with_the_least_free_is_taken() -> None:
+    cards = [card("mainpc", 0, 20), card("mainpc", 1, 20), card("pc2", 0, 12), card("pc2", 1, 12)]
+    choice = choose(several(10), cards)
+    assert [each.host for each in choice.cards] == ["pc2", "pc2"]
+    assert choice.reason == "whisper-large needs 10.0 GiB on each of 2 cards; the tightest fit is pc2:0, pc2:1"
+
+
+def test_several_cards_wait_where_a_host_has_them_and_are_refused_for_good_where_none_has() -> None:
+    cards = [card("mainpc", 0, 2), card("mainpc", 1, 20), card("pc2", 0, 20)]
+    assert choose(several(10), cards).outcome == "wait"
+    assert choose(several(10, card_uuid="GPU-mainpc-0"), cards).outcome == "wait"
+    never = choose(several(10, 3), cards)
+    assert never.outcome == "never"
+    assert never.reason.endswith("of the cards in question 3 could give that, and not enough of them on one host")
+    assert isinstance(refusal(several(10, 3), never), TooLarge)
+    assert choose(several(10, card_uuid="GPU-pc2-0"), cards).outcome == "never"
+
+
+def test_a_card_with_leases_is_not_given_alone_and_one_given_alone_not_at_all() -> None:
+    taken = Candidate("mainpc", 0, "GPU-0", 20 * GIB, 24 * GIB, leases=1, exclusive=True)
+    shared = Candidate("mainpc", 1, "GPU-1", 20 * GIB, 24 * GIB, leases=1)
+    alone = Wish("whisper-large", GIB, exclusive=True)
+    assert pick(alone, [taken, shared]) is None
+    assert pick(wish(1), [taken, shared]) is shared
+    choice = choose(alone, [taken, shared])
+    assert [each.reason for each in choice.verdicts] == [TAKEN, SHARED]
+    assert choice.reason.endswith(f"20.0 GiB free on mainpc:0 ({TAKEN})")
+
+
+def test_pinned_leases_stay_within_their_share_of_a_card() -> None:
+    most = int(24 * GIB * PIN_FRACTION)
+    found = Candidate("mainpc", 0, "GPU-0", 20 * GIB, 24 * GIB, leases=1, pinned_bytes=10 * GIB)
+    pinned = Wish("whisper-large", most - 10 * GIB, pinned=True)
+    assert pick(pinned, [found]) is found
+    more = Wish("whisper-large", most - 10 * GIB + 1, pinned=True)
+    assert pick(more, [found]) is None
+    assert "10.0 GiB are pinned already" in choose(more, [found]).reason
+    assert choose(Wish("whisper-large", most + 1, pinned=True), [found]).outcome == "never"
+
+
+def test_a_host_that_can_never_take_it_gives_its_reason() -> None:
+    barred = {"pc2": "it lacks /models/w.gguf"}
+    choice = choose(wish(10), [BIG, SMALL], barred=barred)
+    assert choice.card is BIG
+    assert choice.verdicts[1].reason == "it lacks /models/w.gguf"
+    never = choose(wish(10, host="pc2"), [BIG, SMALL], barred=barred, missing={"pc2": "link down"})
+    assert (never.outcome, never.reason) == ("never", "whisper-large needs 10.0 GiB; pc2: it lacks /models/w.gguf")
+    assert isinstance(refusal(wish(10, host="pc2"), never), NotFound)
+
+
+def test_a_refusal_tells_what_evictions_were_weighed() -> None:
+    victim = Victim(
+        lease_id="l", model="m", bytes=1, priority=50, idle_s=1, want=0.5, load_s=1, price=2.0, chosen=False
+    )
+    choice = msgspec.structs.replace(choose(wish(22), [BIG]), victims=[victim])
+    assert refusal(wish(22), choice).details["victims"][0]["price"] == 2.0
+    assert lease_plan(wish(22), choice, 7.0).load_s == 7.0
+
+
+def test_what_is_asked_for_is_what_is_placed() -> None:
+    asked = AcquireLease(model="m", bytes=5, host="pc2", card_uuid="GPU-x", cards=2, exclusive=True, pinned=True)
+    assert Wish.of(asked) == Wish("m", 5, "pc2", "GPU-x", 2, True, True)
+    assert Wish.of(PlanLease(model="m", bytes=5)) == Wish("m", 5)

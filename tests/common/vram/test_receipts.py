@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import msgspec
+
 from common.api.leases import Explain, Receipt
 from common.vram.receipts import Receipts
 
@@ -31,6 +33,12 @@ def test_receipts_are_found_by_lease_model_and_key_newest_first() -> None:
     assert found(receipts, "whisper") == ["lease-3", "lease-1"]
     assert found(receipts, "key-1") == ["lease-1"]
     assert found(receipts, "nobody") == []
+
+
+def test_what_had_to_go_for_a_request_is_found_under_that_request() -> None:
+    receipts = Receipts()
+    receipts.keep(msgspec.structs.replace(receipt("lease-1"), decision="evicted", details={"for": "want"}))
+    assert found(receipts, "want") == ["lease-1"]
 
 
 def test_no_more_receipts_are_given_than_were_asked_for() -> None:

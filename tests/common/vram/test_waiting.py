@@ -186,3 +186,38 @@ def test_no_card_is_promised_twice_and_the_order_never_depends_on_arrival(
         promised = sum(one.wish.need_bytes for one, chosen in found if chosen.uuid == each.uuid)
         assert promised <= each.grantable_bytes
     assert sorted(line.position(each.ticket) for each in waiters) == list(range(1, len(waiters) + 1))
+
+
+def test_who_had_room_made_for_it_starts_there_whoever_keeps_the_card() -> None:
+    line = queue(waiter("old", 20), waiter("made", 10, at=50.0), waiter("other", 4, at=51.0))
+    shown, alone = [card("mainpc", 2)], [card("mainpc", 12)]
+    found = line.startable(shown, 60.0, {"made": alone})
+    assert [each.ticket for each, _ in found] == ["made"]
+    assert line.kept_from(50, 100.0) == {"GPU-mainpc"}
+
+
+def test_nobody_finds_more_than_what_those_with_room_leave() -> None:
+    line = queue(waiter("a", 10), waiter("b", 10, at=1.0), waiter("c", 2, at=2.0))
+    shown = [card("mainpc", 3)]
+    found = line.startable(shown, 5.0, {"a": [card("mainpc", 13)], "b": [card("mainpc", 13)]})
+    assert [each.ticket for each, _ in found] == ["a", "c"]
+
+
+def test_a_head_that_wants_several_cards_keeps_as_many_of_one_host() -> None:
+    cards = [Candidate("mainpc", n, f"GPU-{n}", n * GIB, 24 * GIB) for n in range(3)]
+    line = LeaseQueue()
+    line.add(Waiter("both", Wish("m", 20 * GIB, cards=2), 50, 0.0, 1_000.0))
+    assert line.startable(cards, 60.0) == []
+    assert line.kept_from(50, 60.0) == {"GPU-1", "GPU-2"}
+    line.add(Waiter("all", Wish("m", 20 * GIB, cards=4), 90, 0.0, 1_000.0))
+    line.startable(cards, 60.0)
+    assert line.kept_from(50, 60.0) == frozenset()
+
+
+def test_a_start_on_several_cards_lowers_them_all() -> None:
+    cards = [Candidate("mainpc", n, f"GPU-{n}", 10 * GIB, 24 * GIB) for n in range(2)]
+    line = LeaseQueue()
+    line.add(Waiter("both", Wish("m", 8 * GIB, cards=2), 50, 0.0, 1_000.0))
+    line.add(Waiter("one", Wish("m", 4 * GIB), 50, 1.0, 1_000.0))
+    line.add(Waiter("alone", Wish("m", GIB, exclusive=True), 50, 1.0, 1_000.0))
+    assert [each.ticket for each, _ in line.startable(cards, 5.0)] == ["both"]
