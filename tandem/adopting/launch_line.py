@@ -190,7 +190,10 @@ def on_own_port(line: LaunchLine, proxy: str) -> LaunchLine:
 def _opened(line: LaunchLine, port: str) -> LaunchLine | None:
     if line.container is None:
         words = on_port(line.words, port)
-        return replace(line, words=tuple(words)) if words else None
+        if words is not None:
+            return replace(line, words=tuple(words))
+        said = on_port([f"{key}={value}" for key, value in line.env.items()], port)
+        return replace(line, env=dict(entry.split("=", 1) for entry in said)) if said else None
     changes = []
     for text in line.container.values("-p", "--publish"):
         told = containers.published(text)

@@ -18,6 +18,7 @@ from tandem.adopting.proposal import Facts
 HELD_PORT: Final = "\ue000"
 HELD_CARD: Final = "\ue001"
 """Stand for {port} and {card_uuid} while a text is looked through for braces that are somebody else's."""
+_PORTED: Final = "port|listen|bind"
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:/@ -]{0,127}")
 _NOT_IN_NAMES: Final = re.compile(r"[^A-Za-z0-9_.:/@ -]")
 
@@ -58,9 +59,17 @@ def templated(words: Sequence[str]) -> list[str]:
 
 
 def on_port(words: Sequence[str], port: str) -> list[str] | None:
-    """The words with a fixed port of theirs held open instead; None where they do not say it."""
-    said = re.compile(rf"(?P<before>^|[:=])(127\.0\.0\.1:|localhost:)?{re.escape(port)}(?P<after>$|:)")
-    changed = [said.sub(lambda found: found[0].replace(port, HELD_PORT, 1), word) for word in words]
+    """The words with a fixed port of theirs held open instead; None where they do not say it.
+
+    Only a number that stands for a port counts: behind an option or a variable that names one, or behind a local address.
+    """
+    said = re.compile(
+        rf"((?:{_PORTED})[=\s]|(?:127\.0\.0\.1|localhost|0\.0\.0\.0):){re.escape(port)}(?!\d)", re.IGNORECASE
+    )
+    changed = [said.sub(rf"\g<1>{HELD_PORT}", word) for word in words]
+    for index, (before, word) in enumerate(pairwise(words), 1):
+        if word == port and (before in ("-p", "-P", "-l") or re.search(rf"({_PORTED})$", before, re.IGNORECASE)):
+            changed[index] = HELD_PORT
     return changed if changed != list(words) else None
 
 

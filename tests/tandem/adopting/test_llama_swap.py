@@ -192,6 +192,11 @@ def test_problems_of_the_file_are_passed_on() -> None:
     ]
 
 
+def test_a_port_in_the_environment_is_chosen_too() -> None:
+    model, _ = one("serve", proxy="http://127.0.0.1:8999", env=["APP_PORT=8999", "SEED=8999"])
+    assert (model.env, model.port) == ({"APP_PORT": "{port}", "SEED": "8999"}, 0)
+
+
 @pytest.mark.parametrize(
     ("cmd", "proxy", "command", "port"),
     [

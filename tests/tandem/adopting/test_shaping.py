@@ -34,9 +34,27 @@ def test_an_engine_is_put_on_loopback() -> None:
     ]
 
 
-def test_a_port_is_found_where_it_stands_alone() -> None:
-    assert on_port(["--port", "80", "8080", "a:80", "=80"], "80") == ["--port", "\ue000", "8080", "a:\ue000", "=\ue000"]
-    assert on_port(["8080"], "80") is None
+def test_a_port_is_found_where_it_stands_for_one() -> None:
+    held = "\ue000"
+    words = [
+        "--port",
+        "80",
+        "-c",
+        "80",
+        "--ctx=80",
+        "--api-port=80",
+        "127.0.0.1:80",
+        "x --port 80 y",
+        "--listen",
+        "80",
+        "-p",
+        "80",
+    ]
+    assert on_port(words, "80") == [
+        *("--port", held, "-c", "80", "--ctx=80", f"--api-port={held}", f"127.0.0.1:{held}", f"x --port {held} y"),
+        *("--listen", held, "-p", held),
+    ]
+    assert on_port(["--port", "8080", "serve", "80"], "80") is None
 
 
 def test_a_size_is_guessed_from_the_best_that_is_known() -> None:
