@@ -5,7 +5,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
 BUILD := build
-JOBS ?= 0
+JOBS ?= 2
+# Tests of whole fabrics, which run one after the other and after all others: many processes each, and faults among them.
+FABRICS := tests/system tests/examples tests/deploy tests/docs/test_under_a_supervisor.py \
+  tests/common/supervisor/links/test_two_hosts.py \
+  tests/pc2/observability_hub/test_two_hosts.py tests/pc2/observability_hub/test_whole_fabric.py
+UNABLE := $(BUILD)/could-not-run.txt
 SEED ?= 1
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps
 
@@ -38,13 +43,16 @@ demo: install $(STAMPS)/examples ## do the main job on real input and compare th
 	@$(BIN)/python -m examples.demo
 
 test: lint types contracts packages $(STAMPS)/examples ## run every check and every test, then list what could not run here and why
-	@rm -rf $(BUILD)/coverage $(BUILD)/could-not-run.txt && mkdir -p $(BUILD)/coverage
+	@rm -rf $(BUILD)/coverage $(UNABLE) && mkdir -p $(BUILD)/coverage && touch $(UNABLE)
 	@status=0; \
-	$(BIN)/coverage run -m pytest -q --numprocesses $(JOBS) || status=1; \
+	$(BIN)/coverage run -m pytest -q --numprocesses $(JOBS) --dist loadfile $(FABRICS:%=--ignore=%) || status=1; \
+	mv $(UNABLE) $(UNABLE).first; \
+	$(BIN)/coverage run -m pytest -q $(FABRICS) || status=1; \
+	cat $(UNABLE).first >>$(UNABLE); rm $(UNABLE).first; \
 	$(BIN)/coverage combine -q && $(BIN)/coverage json -q -o $(BUILD)/coverage.json \
 	  && $(BIN)/python -m scripts.coverage_gate $(BUILD)/coverage.json || status=1; \
-	if [ -s $(BUILD)/could-not-run.txt ]; then \
-	  echo "could not run here:"; sed 's/^/  /' $(BUILD)/could-not-run.txt; $(PYTHON) -m scripts.system list; \
+	if [ -s $(UNABLE) ]; then \
+	  echo "could not run here:"; sed 's/^/  /' $(UNABLE); $(PYTHON) -m scripts.system list; \
 	else echo "every test ran"; fi; \
 	exit $$status
 
@@ -68,7 +76,6 @@ lint: install
 
 types: install
 	@$(BIN)/mypy --no-error-summary
-	@$(BIN)/mypy --no-error-summary -p scripts
 
 contracts: install
 	@mkdir -p $(BUILD)

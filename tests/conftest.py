@@ -13,12 +13,22 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from scripts.system import PACKAGES, SBIN
 from tests.lab.netns import TwoHosts, why_not
 
 ROOT = Path(__file__).resolve().parent.parent
 LIST = "build/could-not-run.txt"
+
+settings.register_profile(
+    "house",
+    max_examples=50,
+    deadline=None,
+    derandomize="CI" in os.environ,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("house")
 
 
 @pytest.fixture(scope="session")
@@ -59,6 +69,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):  # type: ignore[no-untyped-def]
     report = yield
+    # A lone surrogate in what a test logged would not pass from a process of pytest-xdist to the one that reports.
+    report.sections = [(name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections]
     if hasattr(report, "wasxfail"):
         del report.wasxfail
         report.outcome = "failed"

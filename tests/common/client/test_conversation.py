@@ -135,7 +135,7 @@ def test_any_message_is_nobodys_or_one_bad_request(frames: list[bytes]) -> None:
 moves = st.tuples(st.sampled_from(["call", "final", "part", "error", "withdraw", "bundle"]), st.integers(0, 7))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(st.lists(moves, max_size=40))
 def test_every_call_ends_exactly_once_and_with_its_own_answer(story: list[tuple[str, int]]) -> None:
     talk: Conversation[int] = Conversation()

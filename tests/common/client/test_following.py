@@ -221,7 +221,7 @@ moves = st.tuples(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(moves, max_size=60), st.integers(1, 4), st.booleans())
 def test_no_event_comes_twice_or_out_of_order_and_every_gap_ends_in_events_or_a_loss(
     told: list[tuple[str, bool, int]], limit: int, from_the_start: bool

@@ -225,7 +225,7 @@ def test_the_endpoints_remembered_are_bounded() -> None:
     assert len(guard.stats(0.0)) == MAX_ENDPOINTS
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(
     st.lists(st.sampled_from([*Code, None]), max_size=8),
     st.floats(0.01, 5.0),

@@ -143,7 +143,7 @@ residents = st.builds(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     need=st.integers(0, 24 * GIB),
     weighed=st.lists(residents, max_size=8, unique_by=lambda each: each.lease_id),

@@ -306,4 +306,4 @@ class Planning(RuleBasedStateMachine):
 
 
 TestPlanning = Planning.TestCase
-TestPlanning.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
+TestPlanning.settings = settings(max_examples=40, stateful_step_count=50, deadline=None)
