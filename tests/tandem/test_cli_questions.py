@@ -414,7 +414,7 @@ async def test_call_reads_a_file_and_stdin(
 
 async def test_call_streams_each_part_on_a_line(fabric: Fabric, tandem: Tandem) -> None:
     await lease(fabric, tandem)
-    asked = f'{{"model": "n", "bytes": {20 * GIB}, "host": "mainpc", "wait_s": 5}}'
+    asked = f'{{"model": "n", "bytes": {20 * GIB}, "host": "mainpc", "wait_s": 30}}'
     waiting = asyncio.create_task(tandem("call", "acquire_lease", asked, "--stream"))
     while len(fabric.asked) < 2:
         await asyncio.sleep(0.01)

@@ -22,6 +22,7 @@ from common.client.opening import open_async_client
 from common.errors import IdempotencyMismatch, NoProvider, StorageUnavailable
 from common.service.call import Call
 from common.store.memory import MemoryStore
+from common.telemetry.system_clock import SystemClock
 from main_pc.core_orchestrator.request_limits import Limits as RequestLimits
 from main_pc.core_orchestrator.service import Limits
 from tests.main_pc.core_orchestrator.fabric import Dict, PlainAgent, ask, core, directory, native_agent
@@ -193,15 +194,17 @@ async def test_without_anyone_who_offers_it_a_request_is_refused_at_once() -> No
             await hub.submit("text", data="x")
 
 
-async def test_waiting_requests_go_by_priority_and_age_lifts_the_old() -> None:
+async def test_waiting_requests_go_by_priority_and_age_lifts_the_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    later_s = 0.0
+    monkeypatch.setattr(SystemClock, "monotonic", lambda _: time.monotonic() + later_s)
     bench = Bench()
-    limits = Limits(requests=RequestLimits(ageing_s=0.002))
+    limits = Limits(requests=RequestLimits(ageing_s=0.1))
     async with core(limits=limits) as hub, native_agent("one", work=bench.work) as agent:
         await hub.register("one", agent.port, "work", metadata={"concurrency": 1}, **NATIVE)
         ids = [(await hub.submit("work", data="busy", wait=False))["request_id"]]
         for data, priority in (("old", 10), ("low", 10), ("high", 90)):
             ids.append((await hub.submit("work", data=data, priority=priority, wait=False))["request_id"])
-        await asyncio.sleep(0.3)  # worth 150 points
+        later_s = 15.0  # worth 150 points
         ids.append((await hub.submit("work", data="late", priority=100, wait=False))["request_id"])
         positions = {
             data: (await hub.call("get_request", request_id=request_id))["position"]

@@ -32,7 +32,7 @@ async def test_a_full_disk_takes_no_task_and_loses_no_answer_that_was_heard() ->
         store.full = True
         with pytest.raises(StorageUnavailable):
             await tasks.client.call(
-                "ResourceManager", "submit_task", {"capability": "say"}, timeout_s=2.0, idempotent=False
+                "ResourceManager", "submit_task", {"capability": "say"}, timeout_s=60.0, idempotent=False
             )
         gate.open.set()
         await until(lambda: _unreported(tasks), bool)
@@ -118,7 +118,7 @@ async def test_while_nothing_can_be_committed_a_lost_agents_calls_are_heard_out(
         store.full = True
         with pytest.raises(TandemError):
             await tasks.client.call(
-                "ResourceManager", "submit_task", {"capability": "say"}, timeout_s=2.0, idempotent=False
+                "ResourceManager", "submit_task", {"capability": "say"}, timeout_s=60.0, idempotent=False
             )
         tasks.service._tasks._dispatching.agent_lost("slow")
         gate.open.set()
