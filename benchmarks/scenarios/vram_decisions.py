@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from benchmarks.contest import alternate
 from benchmarks.result import Figure, Result, Target
-from benchmarks.vram.deciding import fleet, took_us
+from benchmarks.vram.deciding import fleet, took_us, weighed_us
+from common.vram.residency import Residency
 
 DECISIONS: Final = 5_000
 FEW: Final = ((2, 12), (4, 24), (16, 128))
@@ -23,16 +26,14 @@ LARGE: Final = Target("an eviction among 1,000 cards with 10,000 leases, p99", "
 def run(rounds: int) -> Result:
     fits = {cards: fleet(cards, leases, full=False) for cards, leases in (*FEW, MANY)}
     full = {cards: fleet(cards, leases, full=True) for cards, leases in (*FEW, MANY)}
-    measures = {
-        **{
-            f"fits, {cards} cards": lambda cards=cards: _shares(took_us(fits[cards], FIT_GIB, DECISIONS))
-            for cards in fits
-        },
-        **{
-            f"eviction, {cards} cards": lambda cards=cards: _shares(took_us(full[cards], EVICTION_GIB, DECISIONS))
-            for cards in full
-        },
+    measures: dict[str, Callable[[], dict[str, float]]] = {
+        f"{what}, {cards} cards": partial(_shares, took_us, fleets[cards], most_gib, DECISIONS)
+        for what, fleets, most_gib in (("fits", fits, FIT_GIB), ("eviction", full, EVICTION_GIB))
+        for cards in fleets
     }
+    measures["weighed in full for a receipt, 4 cards"] = partial(
+        _shares, weighed_us, full[4], EVICTION_GIB, DECISIONS // 10
+    )
     found = alternate(rounds, measures)
     figures = {
         f"{name} {share}": Figure.of(f"{name}, {share}", "us", [each[share] for each in found[name]])
@@ -49,5 +50,8 @@ def run(rounds: int) -> Result:
     return Result("VRAM decisions", list(figures.values()), verdicts, [note])
 
 
-def _shares(took: list[float]) -> dict[str, float]:
+def _shares(
+    timed: Callable[[Residency, float, int], list[float]], residency: Residency, most_gib: float, decisions: int
+) -> dict[str, float]:
+    took = timed(residency, most_gib, decisions)
     return {"p50": took[len(took) // 2], "p99": took[len(took) * 99 // 100]}

@@ -14,7 +14,8 @@ This file weighs and chooses. It marks nothing, ends nothing and measures nothin
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -126,11 +127,13 @@ def weight(priority: int) -> float:
     return math.pow(2.0, (priority - DEFAULT_PRIORITY) / DOUBLING_POINTS)
 
 
+@lru_cache(maxsize=16_384)
 def size(bytes: int) -> float:
     """GiB^0.75, by which losses are divided."""
     return math.pow(max(bytes, 1) / GIB, SIZE_POWER)
 
 
+@lru_cache(maxsize=16_384)
 def stake(bytes: int, load_s: float, priority: int) -> float:
     """The price of a resident that is wanted for sure; what returns no byte is dear beyond all others."""
     return load_s * weight(priority) / size(bytes)
@@ -164,19 +167,32 @@ def victims(
     give the same choice.
     """
     weighed = tuple(residents)
-    eligible = [each for each in weighed if not why_not(each, priority, draining)]
-    eligible.sort(key=lambda each: _order(each, horizon_s))
+    if need_bytes <= 0:
+        return EvictionPlan(need_bytes, True, (), (), weighed, priority, horizon_s, draining)
     taken: list[Resident] = []
     missing = need_bytes
-    for resident in eligible:
-        if missing <= 0:
-            break
+    for *_, resident in sorted(_eligible(weighed, priority, horizon_s, draining)):
         taken.append(resident)
         missing -= resident.bytes
-    if missing > 0:
-        return EvictionPlan(need_bytes, False, (), (), weighed, priority, horizon_s, draining)
-    chosen, spared = _put_back(taken, -missing)
-    return EvictionPlan(need_bytes, True, chosen, spared, weighed, priority, horizon_s, draining)
+        if missing <= 0:
+            chosen, spared = _put_back(taken, -missing)
+            return EvictionPlan(need_bytes, True, chosen, spared, weighed, priority, horizon_s, draining)
+    return EvictionPlan(need_bytes, False, (), (), weighed, priority, horizon_s, draining)
+
+
+def _eligible(
+    residents: Sequence[Resident], priority: int, horizon_s: float, draining: bool
+) -> Iterator[tuple[bool, float, str, int, Resident]]:
+    """Those whom `why_not` lets go, each behind its place in the order."""
+    for number, each in enumerate(residents):
+        if not (
+            each.expiring
+            or each.pinned
+            or each.priority > priority
+            or (each.in_use and not draining)
+            or each.bytes <= 0
+        ):
+            yield *_order(each, horizon_s), number, each
 
 
 def _put_back(taken: Sequence[Resident], surplus: int) -> tuple[tuple[Resident, ...], tuple[Resident, ...]]:
