@@ -26,6 +26,7 @@ ASLEEP_FLOOR_BYTES: Final = 512 * MIB
 ASLEEP_FRACTION: Final = 0.1
 """A sleeping owner may keep the larger of these on a card, and at most half of what it held."""
 ASLEEP: Final = "asleep already"
+HIGHEST_PRIORITY: Final = 100
 SPARED: Final = "its process also serves {}, and has no verb to give this one back alone"
 
 
@@ -55,15 +56,15 @@ def load_s(record: LeaseRecord) -> float:
 
 
 def resident(state: LeaseState, record: LeaseRecord, card_uuid: str, priority: int, now: float) -> Resident:
-    """The lease as an eviction for a request of this priority weighs it; what its process is needed for counts as use."""
+    """The lease as an eviction for a request of this priority weighs it; one whose process others need stays, as if pinned."""
     return Resident(
         record.lease_id,
         record.model,
         record.config,
         held_bytes(state, record, card_uuid) - residual_bytes(state, record, card_uuid),
         record.priority,
-        record.pinned,
-        state.in_use(record) or bool(needed_for(state, record, priority)),
+        record.pinned or bool(needed_for(state, record, priority)),
+        state.in_use(record),
         record.state == "expiring",
         state.idle_s(record, now),
         state.demand.gap(key_of(record)),
@@ -112,22 +113,46 @@ def all_that_go(state: LeaseState, chosen: Sequence[str]) -> list[LeaseRecord]:
     return list(going.values())
 
 
+def able_to_go(state: LeaseState, lease_ids: Iterable[str]) -> list[LeaseRecord]:
+    """Of the named leases those that can be made to go, whatever their use and priority, and what goes with them."""
+    live = (state.live.get(lease_id) for lease_id in lease_ids)
+    named = [
+        record.lease_id
+        for record in live
+        if record is not None
+        and not record.shares
+        and record.state != "expiring"
+        and not needed_for(state, record, HIGHEST_PRIORITY)
+    ]
+    return all_that_go(state, named)
+
+
 def explained(state: LeaseState, weighed: Iterable[Victim], priority: int) -> list[Victim]:
-    """The weighed leases; one that counts as used for the sake of its process says so."""
+    """The weighed leases; one that stays for the sake of its process says so."""
     return [_explained(state, victim, priority) for victim in weighed]
 
 
-def evict_orders(state: LeaseState, records: Sequence[LeaseRecord], card_uuid: str = "") -> list[Evict]:
-    """The orders for leases that have to go now, on `card_uuid` or else on their first card.
+def evict_orders(
+    state: LeaseState, records: Sequence[LeaseRecord], card_uuid: str = "", draining: Sequence[LeaseRecord] = ()
+) -> list[Evict]:
+    """The orders for leases that have to go and that nobody uses, on `card_uuid` or else on their first card.
 
-    One for each model of an owner that can be asked for it; one for all of an owner that can only be ended.
+    One for each model of an owner that can be asked for it; one for all of an owner that can only be ended, once nobody uses
+    any of them. `draining` are leases that are marked with these and still used.
     """
-    groups: dict[object, list[LeaseRecord]] = {}
+    groups: dict[object, dict[str, LeaseRecord]] = {}
     for record in records:
-        owner = state.pinned(record.owner) or record.lease_id
-        groups.setdefault((owner, key_of(record)) if _has_verb(record) else owner, []).append(record)
+        owner = state.pinned(record.owner)
+        if owner is None or _has_verb(record):
+            groups.setdefault((owner or record.lease_id, key_of(record)), {})[record.lease_id] = record
+        elif all(state.pinned(other.owner) != owner for other in draining):
+            ended = {each.lease_id: each for each in companions(state, record) if each.state == "expiring"}
+            groups.setdefault(owner, ended)[record.lease_id] = record
     going = {record.lease_id for record in records}
-    return [Evict(_order(state, group, card_uuid, going)) for group in groups.values()]
+    whole = [
+        group for group in groups.values() if all(each in going or not state.in_use(group[each]) for each in group)
+    ]
+    return [Evict(_order(state, list(group.values()), card_uuid, going)) for group in whole]
 
 
 def within_s(orders: Iterable[Evict]) -> float:
@@ -194,6 +219,6 @@ def _has_verb(record: LeaseRecord) -> bool:
 
 def _explained(state: LeaseState, victim: Victim, priority: int) -> Victim:
     record = state.live[victim.lease_id]
-    if victim.reason != "in use" or state.in_use(record):
+    if victim.reason != "pinned" or record.pinned:
         return victim
     return msgspec.structs.replace(victim, reason=SPARED.format(needed_for(state, record, priority)))

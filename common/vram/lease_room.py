@@ -145,6 +145,7 @@ def expire(
     facts: list[Fact] = []
     instructions: list[Instruction] = []
     idle: list[LeaseRecord] = []
+    draining: list[LeaseRecord] = []
     for record in records:
         idle_s = state.idle_s(record, now)
         chance = want(state.demand.gap(key_of(record)), idle_s, state.horizon.seconds)
@@ -155,9 +156,8 @@ def expire(
             gone, state.host, decided, reason, at, victims=weighed, expected_bytes=_expected(state, gone, card_uuid)
         )
         instructions += lease_view.announce(state, gone, "expiring", now, reason), note
-        if not state.in_use(record):
-            idle.append(gone)
-    orders = lease_evictions.evict_orders(state, idle, card_uuid)
+        (draining if state.in_use(record) else idle).append(gone)
+    orders = lease_evictions.evict_orders(state, idle, card_uuid, draining)
     decision = Decision(facts=tuple(facts), instructions=(*instructions, *orders))
     return decision, lease_evictions.within_s(orders)
 

@@ -54,6 +54,7 @@ from common.vram import (
     lease_admission,
     lease_changes,
     lease_ending,
+    lease_evictions,
     lease_facts,
     lease_outcomes,
     lease_room,
@@ -214,11 +215,14 @@ class LeaseTable:
     def evict(
         self, lease_ids: Sequence[str], reason: str, now: float, at: Timestamp, *, yielded: bool = False
     ) -> Decision:
-        """Has these leases go, those in use when their use ends; `yielded`: to a stranger. Unknown and expiring ones are left."""
-        records = [self._state.live[each] for each in lease_ids if each in self._state.live]
-        held = [record for record in records if record.state != "expiring" and not record.shares]
+        """Has these leases go, those in use when their use ends, and with them what ends with their processes.
+
+        `yielded`: to a stranger. Left alone are shares, leases unknown or expiring already, and those whose process is needed
+        for another lease and cannot be asked for this one alone.
+        """
         decided: Decided = "yielded" if yielded else "expiring"
-        return lease_room.expire(self._state, held, reason, now, at, decided=decided)[0]
+        going = lease_evictions.able_to_go(self._state, lease_ids)
+        return lease_room.expire(self._state, going, reason, now, at, decided=decided)[0]
 
     def pending_evictions(self) -> list[Evict]:
         """The orders for all leases that have to go and that nobody uses, as they stand."""

@@ -373,6 +373,30 @@ def test_a_drained_lease_that_is_shared_goes_after_both() -> None:
     assert [order.lease_ids for order in orders(bench.release(share))] == [("old",)]
 
 
+def test_an_owner_without_a_verb_goes_when_none_of_its_leases_is_used_any_more() -> None:
+    bench = Bench(a=24)
+    used = bench.grant("used", 10, 1, card_uuid="GPU-a", priority=20)
+    bench.loaded("idle", 10, 1, model="tts", priority=20)
+    bench.use("a", 1, 20)
+    bench.look()
+    first = bench.commit(bench.table.evict(["used"], "asked to", bench.now, AT))
+    assert sorted(changes(first)) == [("expiring", "idle"), ("expiring", "used")]
+    assert orders(first) == bench.table.pending_evictions() == []
+    (order,) = orders(bench.mark(used, in_use=False))
+    assert (sorted(order.lease_ids), order.spared) == (["idle", "used"], "")
+
+
+def test_draining_sends_nobody_away_whose_process_a_pinned_lease_needs() -> None:
+    bench = Bench(a=24)
+    bench.loaded("old", 10, 1)
+    bench.grant("pinned", 8, 1, model="tts", card_uuid="GPU-a", pinned=True)
+    asked = bench.ask("want", 12, model="x")
+    error = refused(bench.table.evict_for(asked, bench.now, AT, draining=True), NoCapacity)
+    reasons = {each["lease_id"]: each["reason"] for each in error.details["victims"]}
+    assert "its process also serves pinned" in reasons["old"]
+    assert bench.table.evict(["old"], "asked to", bench.now, AT).facts == ()
+
+
 def test_room_is_forgotten_when_nobody_wants_it_and_the_victims_go_all_the_same() -> None:
     bench = Bench(a=24)
     bench.loaded("old", 20, 1)

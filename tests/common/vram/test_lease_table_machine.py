@@ -307,8 +307,12 @@ class Leases(RuleBasedStateMachine):
 
     @invariant()
     def whatever_has_to_go_and_is_idle_is_ordered(self) -> None:
-        idle = {each.lease_id for each in self.leases().values() if each.state == "expiring" and not each.in_use}
-        assert idle == {each for evict in self.table.pending_evictions() for each in evict.order.lease_ids}
+        live = list(self.leases().values())
+        busy = {each.owner.pid for each in live if each.state == "expiring" and each.in_use}
+        ordered = {each for evict in self.table.pending_evictions() for each in evict.order.lease_ids}
+        going = {each.lease_id: each for each in live if each.state == "expiring" and not each.in_use}
+        assert ordered <= going.keys()
+        assert all(going[each].owner.pid in busy for each in going.keys() - ordered)
 
     @invariant()
     def the_figures_of_every_card_add_up(self) -> None:
