@@ -30,6 +30,10 @@ _KINDS: Final[tuple[tuple[re.Pattern[str], tuple[Capability, ...]], ...]] = (
     (re.compile(r"(^|[-_/])(sd-server|sdcpp)|stable-diffusion", re.IGNORECASE), ("images",)),
     (re.compile(r"infinity|text-embeddings-inference", re.IGNORECASE), ("embeddings",)),
 )
+_NAMED: Final[tuple[tuple[re.Pattern[str], tuple[Capability, ...]], ...]] = (
+    (re.compile(r"rerank", re.IGNORECASE), ("rerank",)),
+    (re.compile(r"embed|minilm|(^|[-_/])(bge|e5|gte)[-_]", re.IGNORECASE), ("embeddings",)),
+)
 _TASKS: Final[dict[str, tuple[Capability, ...]]] = {
     "embed": ("embeddings",),
     "embedding": ("embeddings",),
@@ -127,6 +131,11 @@ def capabilities(engine: Engine, words: Sequence[str], image: str = "") -> list[
         told = [image, *words[:8]]
         return list(next((kinds for pattern, kinds in _KINDS if any(map(pattern.search, told))), ()))
     return []
+
+
+def capabilities_by_name(name: str) -> list[Capability]:
+    """What a model seems to be for where only its name is known, as in a server of many models; empty: it is not told."""
+    return list(next((kinds for pattern, kinds in (*_NAMED, *_KINDS) if pattern.search(name)), ()))
 
 
 def users(engine: Engine, words: Sequence[str]) -> int:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-from common.config.models import CAPABILITIES, Engine, Model
+from common.config.models import CAPABILITIES, Capability, Engine, Model
 from common.config.units import Size, format_bytes
 from tandem.adopting import commands, ollama_models, sizing
 from tandem.adopting.ollama_models import Tag
@@ -182,9 +182,14 @@ def _add(found: Findings, seen: Seen, host: str, command: Sequence[str]) -> None
             upstream="" if fit == name or seen.engine == "comfyui" else name,
             slots=seen.slots,
             cards=max(1, min(seen.cards, 16)),
-            capabilities=narrowed(commands.capabilities(seen.engine, command), CAPABILITIES[seen.engine]),
+            capabilities=narrowed(_capabilities(seen.engine, name, command), CAPABILITIES[seen.engine]),
         )
         found.propose(Proposal(model, f"{host} 127.0.0.1:{seen.port}", 0), since)
+
+
+def _capabilities(engine: Engine, name: str, command: Sequence[str]) -> list[Capability]:
+    """By its command; a server of many models, such as LM Studio, is told apart by their names."""
+    return commands.capabilities(engine, command) or (commands.capabilities_by_name(name) if engine == "openai" else [])
 
 
 def _size(seen: Seen, name: str, models: int) -> tuple[Size, str]:

@@ -70,6 +70,13 @@ def test_its_command_tells_what_a_model_is_for() -> None:
     assert (found.proposals[0].model.capabilities, found.proposals[0].model.cards) == (["embeddings"], 2)
 
 
+def test_a_server_of_many_models_has_them_told_apart_by_their_names() -> None:
+    models = ("qwen3-8b", "text-embedding-nomic-embed-text-v1.5", "bge-reranker-v2-m3", "whisper-large-v3")
+    found = proposed([seen("openai", 1234, *models)], [], {}, "h")
+    kinds = [proposal.model.capabilities for proposal in found.proposals]
+    assert kinds == [[], ["embeddings"], ["rerank"], ["transcription"]]
+
+
 def test_comfyui_is_one_model() -> None:
     found = proposed([seen("comfyui", 8188, vram_bytes=GIB)], [], {}, "h")
     assert [(proposal.model.name, proposal.model.upstream) for proposal in found.proposals] == [("comfyui", "")]
