@@ -1,7 +1,7 @@
 """Owners of leases that are processes of the startup file: their memory comes back by an orderly restart.
 
-Such a process is stopped as its entry says and started anew at once, so that an agent whose lease had to go is there again for
-its next call, and asks for its lease like anyone. It neither probes nor signals.
+An agent is stopped as its entry says and started anew at once, so that it is there again for its next call, and asks for its
+lease like anyone. A service of the fabric is never ended for the sake of a lease. It neither probes nor signals.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ class FileOwners:
         for standing in self._standings():
             launched = standing.launched
             if launched is not None and ProcessId(launched.pid, launched.start_time) in lineage:
-                return Restarted(standing.entry.name, order.owner, self._restart)
+                spared = f"{standing.entry.name} is a service of the fabric" if standing.entry.kind == "service" else ""
+                return Restarted(standing.entry.name, order.owner, self._restart, spared)
         return None
 
 
@@ -44,7 +45,8 @@ class Restarted:
 
     rungs: tuple[RungName, ...] = ("stop",)
 
-    def __init__(self, name: str, owner: ProcessId, restart: Callable[[str], object]) -> None:
+    def __init__(self, name: str, owner: ProcessId, restart: Callable[[str], object], spared: str) -> None:
+        self.spared = spared
         self._name = name
         self._owner = owner
         self._restart = restart

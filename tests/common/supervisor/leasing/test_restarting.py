@@ -1,15 +1,20 @@
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from common.config.schema import SimulatedCard
+from common.config.schema import Agent, Service, SimulatedCard
 from common.config.units import Size
-from common.gpu.process_identity import identify
+from common.gpu.process_identity import identify, this_process
 from common.gpu.simulated import GIB, card_uuid, cards_folder, use_bytes
+from common.supervisor.desk import Standing
+from common.supervisor.instructions import Launched
+from common.supervisor.leasing.restarting import FileOwners
 from tests.common.supervisor.host import agent, running, startup
+from tests.common.supervisor.leasing.test_evicting import order
 from tests.common.supervisor.lives import until
 
 
@@ -36,8 +41,26 @@ async def test_an_agent_of_the_startup_file_whose_lease_has_to_go_is_restarted(t
             ]
 
         rungs: list[str] = []
-        while not rungs:
-            rungs = await evicted()
+        async with asyncio.timeout(60):
+            while not rungs:
+                rungs = await evicted()
         assert rungs == ["stop"]
         admitted = await host.ask("admit_lease", lease_id="new", model="m", bytes=5 * GIB)
         assert admitted["status"] == "success"
+
+
+@pytest.mark.parametrize(("kind", "spared"), [("service", "base is a service of the fabric"), ("agent", "")])
+def test_a_service_is_never_ended_for_the_sake_of_a_lease(kind: str, spared: str) -> None:
+    me = this_process()
+    entry = Service(name="base", command=["x"], port=1) if kind == "service" else Agent(name="base", command=["x"])
+    launched = Launched("base", 1, 0.0, me.pid, me.start_time)
+    standing = Standing(entry, "ready", "", launched, 1, 0.0, 0, "", ())
+    found = FileOwners(lambda: [standing], lambda _: None).find(order(me))
+    assert found is not None
+    assert found.spared == spared
+
+
+def test_whoever_is_of_no_startup_file_is_not_found() -> None:
+    nobody = FileOwners(list, lambda _: None)
+    assert nobody.find(order(this_process())) is None
+    assert nobody.find(order()) is None
