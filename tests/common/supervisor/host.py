@@ -56,7 +56,7 @@ def agent(
 def ready_when(file: Path) -> tuple[str, HealthProbe]:
     """A script that listens on its health port once `file` is there, and the probe that sees it."""
     wait = f"while [ ! -e {file} ]; do sleep 0.01; done; exec python3 -I -S -c '{LISTEN}'"
-    return wait, HealthProbe(how="tcp", ready_within_s=Duration(20))
+    return wait, HealthProbe(how="tcp", ready_within_s=Duration(60))
 
 
 LISTEN = """
