@@ -142,9 +142,7 @@ class CardBook:
             return
         entry.claims[claim.lease_id] = claim
         entry.count(claim, 1)
-        if claim.quarantined:
-            entry.drawn = None
-        elif entry.drawn is not None:
+        if entry.drawn is not None:
             entry.drawn = msgspec.structs.replace(
                 entry.drawn,
                 grantable_bytes=max(0, entry.drawn.grantable_bytes - claim.bytes),

@@ -161,6 +161,6 @@ def _idle(state: LeaseState, parent: LeaseRecord, now: float) -> list[Instructio
 
 def _unwatched(state: LeaseState, owners: Sequence[Owner], gone: Set[str], lifted: Collection[str]) -> list[Unwatch]:
     """The processes on which nothing hangs any more when the leases and quarantines of `gone` are."""
-    named = [*owners, *(state.quarantines[each].owner for each in lifted)]
-    pinned = {owner for each in named if (owner := state.pinned(each)) is not None}
+    pinned = {owner for each in owners if (owner := state.pinned(each)) is not None}
+    pinned |= {state.quarantines[each].owner for each in lifted}
     return [Unwatch(owner) for owner in sorted(pinned) if state.owned[owner].keys() <= gone]

@@ -15,6 +15,7 @@ from common.api.leases import LeaseEnd, LeaseStateName, Owner, Unload, Victim
 from common.api.words import Timestamp
 from common.store.protocol import Change, RecordStore
 from common.store.records import Records
+from common.vram.cards import ProcessId
 
 EPOCH_KEY: Final = "epoch"
 
@@ -119,7 +120,7 @@ class Quarantine(msgspec.Struct, frozen=True, kw_only=True):
     lease_id: str
     model: str
     bytes: int
-    owner: Owner
+    owner: ProcessId
     places: tuple[FurtherCard, ...]
 
 

@@ -14,6 +14,7 @@ from common.api.leases import Rung, Victim
 from common.api.words import Timestamp
 from common.vram import lease_ending, lease_evictions, lease_view
 from common.vram.amount import amount
+from common.vram.cards import ProcessId
 from common.vram.fencing import EpochSpent, Fence
 from common.vram.lease_decision import Decision, Evict, Note
 from common.vram.lease_facts import (
@@ -105,19 +106,26 @@ def quarantined(
     if not records:
         return Decision()
     first = records[0]
-    known = state.pinned(first.owner) is not None
+    owner = state.pinned(first.owner)
     why = _why(records, f"evicted: {amount(bytes)} would not go{_by(rungs)}")
     expected = sum(record.bytes for record in records)
     notes = _notes(state, records, why, at, rungs, max(0, expected - bytes))
     ended = lease_ending.end(
-        state, records, "evicted", now, at, reason=why, notes=notes, quarantined=first.lease_id if known else ""
+        state, records, "evicted", now, at, reason=why, notes=notes, quarantined=first.lease_id if owner else ""
     )
-    places = tuple(FurtherCard(uuid, base) for uuid, base in first.places)
-    kept = Quarantine(lease_id=first.lease_id, model=first.model, bytes=bytes, owner=first.owner, places=places)
     note = lease_view.note(first, state.host, "quarantined", why, at, rungs=rungs, details={"bytes": bytes})
     return Decision(
-        facts=(*((Quarantined(kept),) if known else ()), *ended.facts),
+        facts=(*_kept(first, owner, bytes), *ended.facts),
         instructions=(*ended.instructions, note),
+    )
+
+
+def _kept(record: LeaseRecord, owner: ProcessId | None, left: int) -> tuple[Quarantined, ...]:
+    if owner is None:
+        return ()
+    places = tuple(FurtherCard(uuid, base) for uuid, base in record.places)
+    return (
+        Quarantined(Quarantine(lease_id=record.lease_id, model=record.model, bytes=left, owner=owner, places=places)),
     )
 
 

@@ -162,11 +162,10 @@ class LeaseState:
             return
         self._let_go(record)
         self.aliases.pop(record.asked_as, None)
-        self.users.pop(record.lease_id, None)
-        if record.shares in self.users:
+        if record.shares:
             _discard(self.users, record.shares, record.lease_id)
             self.used_at[record.shares] = now
-        elif not record.shares:
+        else:
             _discard(self.alike, key_of(record), record.lease_id)
         del self.used_at[record.lease_id]
         self.resources.drop(record.lease_id)
@@ -184,8 +183,7 @@ class LeaseState:
         return Claim(record.lease_id, record.bytes, owner, base_bytes, record.pinned, alone)
 
     def _held_back(self, quarantine: Quarantine, base_bytes: int) -> Claim:
-        owner = self.pinned(quarantine.owner)
-        return Claim(quarantine.lease_id, quarantine.bytes, owner, base_bytes, quarantined=True)
+        return Claim(quarantine.lease_id, quarantine.bytes, quarantine.owner, base_bytes, quarantined=True)
 
     def _rise(self, record: LeaseRecord) -> None:
         fence = parse(record.fencing_token)
@@ -220,17 +218,13 @@ class LeaseState:
             self._watch(quarantine)
 
     def _watch(self, quarantine: Quarantine) -> None:
-        owner = self.pinned(quarantine.owner)
-        if owner is not None:
-            self.owned.setdefault(owner, {})[quarantine.lease_id] = None
+        self.owned.setdefault(quarantine.owner, {})[quarantine.lease_id] = None
 
     def _lifted(self, fact: QuarantineLifted, _now: float) -> None:
         quarantine = self.quarantines.pop(fact.lease_id)
         for place in quarantine.places:
             self.book.drop(place.uuid, quarantine.lease_id)
-        owner = self.pinned(quarantine.owner)
-        if owner is not None:
-            _discard(self.owned, owner, quarantine.lease_id)
+        _discard(self.owned, quarantine.owner, quarantine.lease_id)
 
     def _reserved(self, fact: Reserved, _now: float) -> None:
         self.reservations.setdefault(fact.lease_id, {})[fact.card_uuid] = fact

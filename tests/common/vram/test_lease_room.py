@@ -386,6 +386,19 @@ def test_an_owner_without_a_verb_goes_when_none_of_its_leases_is_used_any_more()
     assert (sorted(order.lease_ids), order.spared) == (["idle", "used"], "")
 
 
+def test_what_an_owner_without_a_verb_leased_last_goes_with_what_goes_already() -> None:
+    bench = Bench(a=24)
+    bench.loaded("old", 10, 1)
+    _, first = bench.promised("want", 16)
+    (fact,) = (fact for fact in first.facts if isinstance(fact, Expiring))
+    assert (fact.lease_id, fact.for_lease, fact.reason) == ("old", "want", "makes room for llama")
+    bench.commit(bench.table.forget_room("want"))
+    bench.grant("new", 8, 1, model="tts", in_use=False, card_uuid="GPU-a")
+    decision = bench.commit(bench.table.evict(["new"], "asked to", bench.now, AT))
+    assert changes(decision) == [("expiring", "new")]
+    assert [sorted(order.lease_ids) for order in orders(decision)] == [["new", "old"]]
+
+
 def test_draining_sends_nobody_away_whose_process_a_pinned_lease_needs() -> None:
     bench = Bench(a=24)
     bench.loaded("old", 10, 1)

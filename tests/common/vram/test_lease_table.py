@@ -23,6 +23,7 @@ from common.store.memory import MemoryStore
 from common.store.protocol import Durability
 from common.vram.amount import GIB
 from common.vram.cards import CardSample, ProcessId, ProcessUse
+from common.vram.demand import ModelKey
 from common.vram.fencing import COUNTERS, Fence, parse
 from common.vram.lease_decision import Announce, Decision, Note, Unwatch, Watch
 from common.vram.lease_facts import EpochOpened, Forgotten, Granted, LeaseRecord, rows
@@ -470,6 +471,21 @@ def test_a_state_folds_a_renewal_of_a_watched_lease_without_a_deadline() -> None
     host.renew("lease-1", token)
     assert host.table.leases(500.0)[0].expires_in_s == 60.0
     assert LeaseState("mainpc").pinned(Owner(pid=1, start_time=2)) == ProcessId(1, 2)
+
+
+def test_what_the_table_learns_of_use_can_be_read() -> None:
+    host = Host()
+    host.granted("lease-1", 2, share=True)
+    host.now = 10.0
+    host.measure(*(msgspec.structs.replace(each, sampled_at=10.0) for each in TWO_CARDS))
+    host.granted("lease-2", 2, share=True)
+    assert host.table.demand.gap(ModelKey("whisper")) == 10.0
+    assert host.table.horizon.seconds == 600.0
+    host.commit(host.table.evict(["lease-2", "lease-1"], "asked to", 10.0, AT))
+    assert host.table.horizon.seconds < 600.0
+    assert host.table.missing() == {}
+    host.table.measure([], {}, "NVML is gone")
+    assert host.table.missing() == {"mainpc": "NVML is gone"}
 
 
 def test_ten_thousand_leases_on_a_thousand_cards_are_decided_in_microseconds_per_card() -> None:
