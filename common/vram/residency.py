@@ -61,7 +61,7 @@ class Residency:
         self._idle: list[tuple[int, str, int, str]] = []
         self._loading: dict[str, PricedCard] = {}
         self._lines: dict[int, CardLine] = {}
-        self._homes: dict[ModelKey, dict[str, str]] = {}
+        self._homes: dict[ModelKey, dict[tuple[str, str], None]] = {}
         self._stale: dict[str, None] = {}
         self._priced_at = -inf
 
@@ -97,14 +97,14 @@ class Residency:
         """A lease is on the card, or changed there."""
         entry = self._cards[uuid]
         entry.tenants[tenant.lease_id] = tenant, stake(tenant.bytes, tenant.load_s, tenant.priority)
-        self._homes.setdefault(tenant.key, {})[tenant.lease_id] = uuid
+        self._homes.setdefault(tenant.key, {})[uuid, tenant.lease_id] = None
         self._stale[uuid] = None
 
     def drop(self, uuid: str, lease_id: str) -> None:
         """A lease left the card."""
         tenant, _ = self._cards[uuid].tenants.pop(lease_id)
         homes = self._homes[tenant.key]
-        del homes[lease_id]
+        del homes[uuid, lease_id]
         if not homes:
             del self._homes[tenant.key]
         self._stale[uuid] = None
@@ -118,7 +118,7 @@ class Residency:
     def used(self, key: ModelKey, now: float) -> None:
         """The model was asked for."""
         self.demand.used(key, now)
-        for uuid in self._homes.get(key, {}).values():
+        for uuid, _ in self._homes.get(key, ()):
             self._stale[uuid] = None
 
     def loaders(self, now: float) -> list[float]:
@@ -127,7 +127,7 @@ class Residency:
 
     def homes(self, key: ModelKey) -> Iterator[tuple[str, Tenant]]:
         """The cards where the model is resident, expiring or not, with its lease there."""
-        for lease_id, uuid in self._homes.get(key, {}).items():
+        for uuid, lease_id in self._homes.get(key, ()):
             yield uuid, self._cards[uuid].tenants[lease_id][0]
 
     def reprice(self, now: float) -> None:

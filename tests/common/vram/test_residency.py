@@ -172,6 +172,25 @@ def test_a_model_may_live_on_several_cards() -> None:
     assert [uuid for uuid, _ in held.homes(ModelKey("a"))] == ["GPU-mainpc-1"]
 
 
+def test_a_lease_of_several_cards_is_on_each_of_them() -> None:
+    held = residency(card(0, 0), card(1, 0))
+    for index in (0, 1):
+        held.put(f"GPU-mainpc-{index}", tenant("wide"))
+    assert [uuid for uuid, _ in held.homes(ModelKey("wide"))] == ["GPU-mainpc-0", "GPU-mainpc-1"]
+    before = [room(held, card_uuid=f"GPU-mainpc-{index}") for index in (0, 1)]
+    for at in (NOW - 10, NOW):
+        held.used(ModelKey("wide"), at)
+    after = [room(held, card_uuid=f"GPU-mainpc-{index}") for index in (0, 1)]
+    for cheap, dear in zip(before, after, strict=True):
+        assert cheap is not None
+        assert dear is not None
+        assert cheap.dearest < dear.dearest
+    held.drop("GPU-mainpc-0", "wide")
+    assert [uuid for uuid, _ in held.homes(ModelKey("wide"))] == ["GPU-mainpc-1"]
+    held.lose("GPU-mainpc-1")
+    assert list(held.homes(ModelKey("wide"))) == []
+
+
 def test_however_many_sizes_are_asked_for_the_answer_is_the_same() -> None:
     held = residency(card(0, 0), card(1, 0))
     held.put("GPU-mainpc-0", tenant("small", 20, load_s=1))
