@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
-from common.api import leases, resource_manager, supervisor
+from common.api import leases, models, resource_manager, supervisor
 from common.api.words import Cursor, Message, Verb
 from common.client.credentials import Credentials
 from common.client.opening import directory_of_environment, open_client
@@ -90,8 +90,11 @@ def gpus(client: Client, host: str = "") -> leases.Gpus:
     except Unavailable as away:
         answers, errors = each_host(client, only(host), leases.GET_GPUS, asked)
         _some(answers, errors, away)
-    cards = [card for answer in answers.values() for card in answer.cards]
-    return leases.Gpus(cards=cards, missing={host: error.message for host, error in errors.items()})
+    return leases.Gpus(
+        cards=[card for answer in answers.values() for card in answer.cards],
+        hosts=[memory for answer in answers.values() for memory in answer.hosts],
+        missing={host: error.message for host, error in errors.items()},
+    )
 
 
 def live_leases(client: Client, host: str = "") -> leases.Leases:
@@ -107,6 +110,19 @@ def live_leases(client: Client, host: str = "") -> leases.Leases:
         as_of=Cursor(epoch=0, seq=0),
         missing={host: error.message for host, error in errors.items()},
     )
+
+
+def managed_models(client: Client, host: str = "") -> models.Models:
+    """The managed models of the fabric."""
+    asked = models.ListModels(host=host)
+    try:
+        return client.call(resource_manager.SERVICE, models.LIST_MODELS, asked)
+    except Unavailable as away:
+        answers, errors = each_host(client, only(host), models.LIST_MODELS, asked)
+        _some(answers, errors, away)
+    found = [model for answer in answers.values() for model in answer.models]
+    missing = {name: error.message for name, error in errors.items()}
+    return models.Models(models=found, as_of=Cursor(epoch=0, seq=0), missing=missing)
 
 
 def explanation(client: Client, asked: leases.Explain) -> leases.Explanation:
@@ -135,8 +151,8 @@ def plan(client: Client, asked: leases.PlanLease) -> leases.LeasePlan:
 
 
 def best(plans: Sequence[leases.LeasePlan]) -> leases.LeasePlan:
-    """The plan that grants, else the one that waits, else the first."""
-    order = ("grant", "wait", "never")
+    """The plan that grants soonest, else the one that waits, else the first."""
+    order = ("share", "grant", "evict", "wait", "never")
     return min(plans, key=lambda each: order.index(each.outcome))
 
 

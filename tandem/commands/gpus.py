@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import click
 
-from common.api.leases import Card
+from common.api.leases import Card, HostMemory
 from tandem import asking, output
 from tandem.exits import Exit
 from tandem.options import with_host, with_json
 
-HEADERS = ("CARD", "NAME", "TOTAL", "FREE", "LEASED", "USED", "GRANTABLE", "UUID", "")
+HEADERS = ("CARD", "NAME", "TOTAL", "FREE", "HELD", "STRANGERS", "NAMELESS", "LEASED", "KEPT", "GRANTABLE", "UUID", "")
 
 
 @click.command()
 @with_host
 @with_json
 def command(host: str, as_json: bool) -> Exit:
-    """The cards: total, free, leased, used.
+    """The cards, by what NVML measures: total = free + held by leases' owners + strangers + nameless.
 
-    JSON: {"cards": [...], "missing": {host: reason}} as get_gpus answers it.
+    KEPT is what is not granted of the free bytes: the guard band, room made for requests, quarantine. GRANTABLE is what a
+    lease can have now. JSON: {"cards": [...], "hosts": [...], "missing": {host: reason}} as get_gpus answers it.
     """
     with asking.fabric() as client:
         found = asking.gpus(client, host)
@@ -28,36 +29,58 @@ def command(host: str, as_json: bool) -> Exit:
         output.say_json(found)
         return Exit.OK
     show(found.cards)
+    for host_memory in found.hosts:
+        output.say(beside(host_memory))
     for name, why in found.missing.items():
         output.note(f"cards of {name} are missing: {why}")
     return Exit.OK
 
 
 def show(cards: Sequence[Card]) -> None:
-    """The table of cards, with the strangers on each."""
+    """The table of cards, with what is special on each: strangers, room made, loads, quarantine."""
     if not cards:
         output.say("no cards")
         return
-    output.table(HEADERS, [row(card) for card in cards], right=(2, 3, 4, 5, 6))
+    output.table(HEADERS, [row(card) for card in cards], right=tuple(range(2, 10)))
     for card in cards:
-        for stranger in card.strangers:
-            output.say(
-                f"  {card.host}:{card.card}: {output.clean(stranger.name)} (pid {stranger.pid}) "
-                f"holds {output.size(stranger.bytes)} without a lease"
-            )
+        for line in particulars(card):
+            output.say(f"  {card.host}:{card.card}: {output.clean(line)}")
 
 
 def row(card: Card) -> tuple[object, ...]:
     """A card as a line of the table."""
+    strangers = sum(stranger.bytes for stranger in card.strangers)
+    kept = card.guard_bytes + card.reserved_bytes + card.quarantined_bytes
+    measured = (card.total_bytes, card.free_bytes, card.measured_bytes, strangers, card.nameless_bytes)
     return (
         f"{card.host}:{card.card}",
         card.name,
-        *map(
-            output.size, (card.total_bytes, card.free_bytes, card.leased_bytes, card.used_bytes, card.grantable_bytes)
-        ),
+        *map(output.size, (*measured, card.leased_bytes, kept, card.grantable_bytes)),
         card.card_uuid,
         remark(card),
     )
+
+
+def particulars(card: Card) -> Iterator[str]:
+    """What a line of the table has no room for."""
+    for stranger in card.strangers:
+        yield f"{stranger.name} (pid {stranger.pid}) holds {output.size(stranger.bytes)} without a lease"
+    for lease_id, kept in card.reservations.items():
+        yield f"{output.size(kept)} are kept for {lease_id}"
+    if card.quarantined_bytes:
+        yield f"{output.size(card.quarantined_bytes)} in quarantine: evicted, and not given back"
+    if card.pinned_bytes:
+        yield f"{output.size(card.pinned_bytes)} are pinned"
+    if card.loading:
+        yield f"{card.loading} is loading"
+
+
+def beside(host: HostMemory) -> str:
+    """What is leased of a host beside its cards."""
+    ram = f"RAM {output.size(host.ram_leased_bytes)} leased of {output.size(host.ram_ceiling_bytes)}"
+    disk = f"disk {output.size(host.disk_leased_bytes)} of {output.size(host.disk_ceiling_bytes)}"
+    cpu = f"cores {host.cpu_leased_cores:g} of {host.cpu_ceiling_cores:g}"
+    return f"{host.host}: {ram} ({output.size(host.ram_available_bytes)} available), {disk}, {cpu}"
 
 
 def remark(card: Card) -> str:

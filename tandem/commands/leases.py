@@ -9,7 +9,7 @@ from tandem import asking, output
 from tandem.exits import Exit
 from tandem.options import with_host, with_json
 
-HEADERS = ("LEASE", "MODEL", "CARD", "LEASED", "MEASURED", "PRIORITY", "EXPIRES", "OWNER")
+HEADERS = ("LEASE", "MODEL", "CARD", "LEASED", "MEASURED", "STATE", "PRIORITY", "EXPIRES", "OWNER")
 
 
 @click.command()
@@ -26,7 +26,7 @@ def command(host: str, as_json: bool) -> Exit:
         output.say_json(found)
         return Exit.OK
     if found.leases:
-        output.table(HEADERS, [row(lease) for lease in found.leases], right=(3, 4, 5, 6))
+        output.table(HEADERS, [row(lease) for lease in found.leases], right=(3, 4, 6, 7))
     else:
         output.say("no leases")
     for name, why in found.missing.items():
@@ -39,13 +39,28 @@ def row(lease: Lease) -> tuple[object, ...]:
     return (
         lease.lease_id,
         lease.model,
-        f"{lease.host}:{lease.card}",
+        f"{lease.host}:{lease.card}" + (f" and {len(lease.card_uuids) - 1} more" if len(lease.card_uuids) > 1 else ""),
         output.size(lease.bytes),
         output.size(lease.measured_bytes) if lease.verified else "unverified",
+        state(lease),
         lease.priority,
         "with owner" if lease.owner.pid and lease.owner.start_time else output.age(lease.expires_in_s),
         owner(lease),
     )
+
+
+def state(lease: Lease) -> str:
+    """What the lease is doing: whether it may go, and why not."""
+    if lease.shares:
+        return f"shares {lease.shares}"
+    if lease.state == "expiring":
+        return f"expiring: {lease.reason}" if lease.reason else "expiring"
+    if lease.state == "parked":
+        return "parked in RAM"
+    users = f", {lease.users} users" if lease.users > 1 else ""
+    using = f"in use{users}" if lease.in_use or lease.users else f"idle {output.age(lease.idle_s)}"
+    marks = [mark for mark, holds in (("pinned", lease.pinned), ("exclusive", lease.exclusive)) if holds]
+    return ", ".join([using, *marks])
 
 
 def owner(lease: Lease) -> str:

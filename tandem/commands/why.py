@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from common.api.leases import CardVerdict, Explain, Receipt
+from common.api.leases import CardVerdict, Explain, Receipt, Rung, Victim
 from tandem import asking, output
 from tandem.exits import Exit
 from tandem.options import with_json
@@ -15,7 +15,9 @@ from tandem.options import with_json
 @click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="The newest so many.")
 @with_json
 def command(subject: str, limit: int, as_json: bool) -> Exit:
-    """Why a lease or a model was granted, refused or ended, newest first.
+    """Why a lease or a model was granted, refused, evicted or ended, newest first.
+
+    Of an eviction: every lease that was weighed with its price, and each rung with what the card showed before and after.
 
     JSON: {"receipts": [...]} as explain answers it. Exits 1 when nothing is remembered about the subject.
     """
@@ -40,6 +42,29 @@ def show(receipt: Receipt) -> None:
     output.say(output.clean(f"{receipt.at}  {receipt.decision}{where}  {receipt.lease_id}  {needs}: {receipt.reason}"))
     for verdict in receipt.cards:
         say_verdict(verdict)
+    for victim in () if any(verdict.victims for verdict in receipt.cards) else receipt.victims:
+        say_victim(victim)
+    for rung in receipt.rungs:
+        say_rung(rung)
+    if receipt.rungs:
+        returned = f"{output.size(receipt.returned_bytes)} returned of {output.size(receipt.expected_bytes)} expected"
+        output.say(f"    {returned}; {receipt.lost_s:.1f} s of loading it is expected to cost")
+
+
+def say_victim(victim: Victim) -> None:
+    """One lease that was weighed, indented: its price, and what became of it."""
+    chance = f"{victim.want:.0%} likely to be used soon"
+    costs = f"price {victim.price:.2f} ({chance}, {victim.load_s:.0f} s to load, idle {output.age(victim.idle_s)})"
+    goes = "goes" if victim.chosen else "stays"
+    held = f"{victim.model} {output.size(victim.bytes)}"
+    output.say(output.clean(f"      {goes}: {victim.lease_id}  {held}  {costs}: {victim.reason}"))
+
+
+def say_rung(rung: Rung) -> None:
+    """One rung of an eviction, indented: what was done, what was answered, and what the card showed."""
+    shown = f"{output.size(rung.bytes_before)} -> {output.size(rung.bytes_after)}"
+    claimed = f", answered: {rung.claimed}" if rung.claimed else ""
+    output.say(output.clean(f"    {rung.rung}: {rung.outcome}, {shown} in {output.age(rung.took_s)}{claimed}"))
 
 
 def say_verdict(verdict: CardVerdict) -> None:
@@ -48,3 +73,5 @@ def say_verdict(verdict: CardVerdict) -> None:
     grantable = output.size(verdict.grantable_bytes)
     reason = f": {verdict.reason}" if verdict.reason else ""
     output.say(output.clean(f"    {verdict.host}:{verdict.card}  {fits}, {grantable} grantable{reason}"))
+    for victim in verdict.victims:
+        say_victim(victim)

@@ -181,7 +181,7 @@ async def test_leases_are_listed(fabric: Fabric, tandem: Tandem) -> None:
     fabric.measured["m"] = 9 * GIB
     code, out, _ = await tandem("leases")
     assert out.splitlines()[1].split() == [
-        *("lease-1", "m", "mainpc:0", "10.0", "GiB", "9.0", "GiB", "50", "1m", "00s", "local@mainpc"),
+        *("lease-1", "m", "mainpc:0", "10.0", "GiB", "9.0", "GiB", "in", "use", "50", "1m", "00s", "local@mainpc"),
     ]
     fabric.hidden = True
     fabric.leases["lease-1"] = msgspec.structs.replace(
