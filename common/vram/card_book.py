@@ -35,6 +35,7 @@ from common.vram.placement import Candidate
 
 GONE: Final = "no longer reported by its host"
 NOTHING_LOADS: Final[Mapping[str, str]] = MappingProxyType({})
+NOTHING_SEEN: Final[Mapping[str, Share]] = MappingProxyType({})
 
 
 class Room(NamedTuple):
@@ -186,8 +187,12 @@ class CardBook:
 
     def share(self, uuid: str, lease_id: str) -> Share:
         """What the lease is seen to hold."""
+        return self.shares(uuid).get(lease_id, UNSEEN)
+
+    def shares(self, uuid: str) -> Mapping[str, Share]:
+        """What each lease on the card is seen to hold."""
         entry = self._entries.get(uuid)
-        return UNSEEN if entry is None else self._account(entry).shares.get(lease_id, UNSEEN)
+        return NOTHING_SEEN if entry is None else self._account(entry).shares
 
     def tenants(self, uuid: str) -> list[str]:
         """The leases on the card, in the order of their grants; none on a card that was never seen."""

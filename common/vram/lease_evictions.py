@@ -19,6 +19,7 @@ from common.vram.footprint import BYTES_PER_S, FIXED_S
 from common.vram.lease_decision import Evict, EvictionOrder
 from common.vram.lease_facts import LeaseRecord
 from common.vram.lease_state import LeaseState, key_of
+from common.vram.ledger import UNSEEN
 from common.vram.rungs import DEFAULT as LADDER
 from common.vram.rungs import Means, rungs_for
 
@@ -42,11 +43,10 @@ def not_parked(state: LeaseState, record: LeaseRecord, others_bytes: int = 0) ->
     return state.resources.parks(record.lease_id, record.bytes * len(record.places) + others_bytes)
 
 
-def residual_bytes(state: LeaseState, record: LeaseRecord, card_uuid: str) -> int:
-    """What its owner may keep on the card when it is put to sleep; 0 where it knows no sleep or must not."""
+def residual_bytes(state: LeaseState, record: LeaseRecord, held: int) -> int:
+    """What its owner may keep of what it holds on a card when it is put to sleep; 0 where it knows no sleep or must not."""
     if record.unload is None or not record.unload.sleep or not_parked(state, record):
         return 0
-    held = held_bytes(state, record, card_uuid)
     return min(max(ASLEEP_FLOOR_BYTES, int(held * ASLEEP_FRACTION)), held // 2)
 
 
@@ -55,13 +55,13 @@ def load_s(record: LeaseRecord) -> float:
     return record.load_s or FIXED_S["cached"] + (record.declared_bytes or record.bytes) / BYTES_PER_S["cached"]
 
 
-def resident(state: LeaseState, record: LeaseRecord, card_uuid: str, priority: int, now: float) -> Resident:
+def resident(state: LeaseState, record: LeaseRecord, held: int, priority: int, now: float) -> Resident:
     """The lease as an eviction for a request of this priority weighs it; one whose process others need stays, as if pinned."""
     return Resident(
         record.lease_id,
         record.model,
         record.config,
-        held_bytes(state, record, card_uuid) - residual_bytes(state, record, card_uuid),
+        held - residual_bytes(state, record, held),
         record.priority,
         record.pinned or bool(needed_for(state, record, priority)),
         state.in_use(record),
@@ -74,8 +74,11 @@ def resident(state: LeaseState, record: LeaseRecord, card_uuid: str, priority: i
 
 def residents(state: LeaseState, card_uuid: str, priority: int, now: float) -> list[Resident]:
     """Every lease on the card, as such an eviction weighs it."""
-    live = state.live
-    return [resident(state, live[each], card_uuid, priority, now) for each in state.book.tenants(card_uuid)]
+    seen, live = state.book.shares(card_uuid), state.live
+    return [
+        resident(state, record, max(record.bytes, seen.get(each, UNSEEN).measured_bytes), priority, now)
+        for each, record in ((each, live[each]) for each in state.book.tenants(card_uuid))
+    ]
 
 
 def coming_bytes(weighed: Iterable[Resident]) -> int:
@@ -96,7 +99,7 @@ def needed_for(state: LeaseState, record: LeaseRecord, priority: int) -> str:
 def companions(state: LeaseState, record: LeaseRecord) -> list[LeaseRecord]:
     """The other leases that hang on its process."""
     owner = state.pinned(record.owner)
-    if owner is None:
+    if owner is None or len(state.owned[owner]) == 1:
         return []
     others = (state.live.get(each) for each in state.owned[owner] if each != record.lease_id)
     return [each for each in others if each is not None]
@@ -184,7 +187,7 @@ def _order(state: LeaseState, records: Sequence[LeaseRecord], card_uuid: str, go
         held_bytes=held + beside if known else None,
         free_bytes=state.book.free_bytes(card),
         keep_bytes=kept,
-        residual_bytes=sum(residual_bytes(state, record, card) for record in here),
+        residual_bytes=sum(residual_bytes(state, each, held_bytes(state, each, card)) for each in here),
         unload=next((record.unload for record in records if record.unload is not None), None),
         not_parked=_not_parked(state, records),
         spared=f"its process also serves {stay[0].model} ({stay[0].lease_id})" if stay else "",

@@ -29,6 +29,8 @@ from common.vram.placement import Candidate, Choice, Wish
 from common.vram.ranking import Ranked, Site
 
 NOTHING_QUEUED: Final[Mapping[str, float]] = {}
+WEIGHED: Final = 16
+"""Of more cards than these, only those that are likeliest to cost little are weighed at first."""
 
 
 class Need(msgspec.Struct, frozen=True):
@@ -69,7 +71,9 @@ def make(
     queued: Mapping[str, float] = NOTHING_QUEUED,
 ) -> Decision:
     """Makes room on the best of the cards, or on as many as are wanted; `queued` are seconds of loading by card."""
-    ranked, choice = weigh(state, need, cards, now, kept, queued)
+    ranked, choice = weigh(state, need, _likeliest(state, cards), now, kept, queued, explain=False)
+    if choice.outcome != "evict" and len(cards) > WEIGHED:
+        ranked, choice = weigh(state, need, cards, now, kept, queued, explain=False)
     if choice.outcome != "evict":
         return Decision(reply=placement.refusal(need.wish, choice))
     before = _promised(state, need, ranked, now)
@@ -94,8 +98,12 @@ def weigh(
     now: float,
     kept: Collection[str] = (),
     queued: Mapping[str, float] = NOTHING_QUEUED,
+    explain: bool = True,
 ) -> tuple[list[Ranked], Choice]:
-    """The cards that the request would get after evictions, best first, and the choice that says so: `evict`, else as placed."""
+    """The cards that the request would get after evictions, best first, and the choice that says so: `evict`, else as placed.
+
+    Every card is told of with who would go there and its price; without `explain` only those chosen, where there are any.
+    """
     wish = need.wish
     open_to = [
         card
@@ -108,7 +116,8 @@ def weigh(
     sites = [_site(state, need, card, now, queued.get(card.uuid, 0.0)) for card in open_to]
     ranked = ranking.rank(wish.need_bytes, sites, need.priority, state.horizon.seconds, draining=need.draining)
     best = [each for each in ranked if each.possible and _alone(need, each)][: wish.cards]
-    weighed = {each.site.card.uuid: _verdict(state, need, each) for each in ranked}
+    told_of = best if len(best) == wish.cards and not explain else ranked
+    weighed = {each.site.card.uuid: _verdict(state, need, each) for each in told_of}
     told = list(
         {victim.lease_id: victim for each in best or ranked for victim in weighed[each.site.card.uuid].victims}.values()
     )
@@ -174,6 +183,21 @@ def late_rooms(state: LeaseState, now: float) -> tuple[Unreserved, ...]:
         for lease_id, rooms in state.reservations.items()
         if all(room.until <= now for room in rooms.values())
     )
+
+
+def _likeliest(state: LeaseState, cards: Sequence[Candidate]) -> Sequence[Candidate]:
+    """Of more cards than are weighed in full, those of the leases that have not been used for longest."""
+    if len(cards) <= WEIGHED:
+        return cards
+    known = {card.uuid: card for card in cards}
+    likely: dict[str, Candidate] = {}
+    for lease_id in state.used_at:
+        for uuid, _ in state.live[lease_id].places:
+            if uuid in known:
+                likely[uuid] = known[uuid]
+        if len(likely) >= WEIGHED:
+            break
+    return list(likely.values())
 
 
 def _site(state: LeaseState, need: Need, card: Candidate, now: float, queued_s: float) -> Site:

@@ -57,7 +57,8 @@ class LeaseState:
 
     `deadlines` holds only the leases that a TTL can end: those without a process pinned on this host. `owned` names the leases
     and quarantines of each pinned process, `users` the shares of each lease, `alike` the leases with bytes of each model and
-    config, `aliases` the parked leases that were asked for under other ids, `reservations` what is kept by lease id and card.
+    config. `used_at` is when each was last used, the longest unused first. `aliases` are the parked leases that were asked for
+    under other ids, `reservations` what is kept by lease id and card.
     """
 
     def __init__(self, host: str, policy: LedgerPolicy = DEFAULT) -> None:
@@ -89,9 +90,9 @@ class LeaseState:
         if isinstance(fact, Granted | Unparked) or (isinstance(fact, Marked) and fact.used):
             record = fact.record
             self.demand.used(key_of(record), now)
-            self.used_at[record.shares or record.lease_id] = now
+            self._used(record.shares or record.lease_id, now)
         elif isinstance(fact, Marked):
-            self.used_at[fact.record.lease_id] = now
+            self._used(fact.record.lease_id, now)
         elif isinstance(fact, Expiring):
             self.horizon.evicted(fact.idle_s)
 
@@ -164,7 +165,7 @@ class LeaseState:
         self.aliases.pop(record.asked_as, None)
         if record.shares:
             _discard(self.users, record.shares, record.lease_id)
-            self.used_at[record.shares] = now
+            self._used(record.shares, now)
         else:
             _discard(self.alike, key_of(record), record.lease_id)
         del self.used_at[record.lease_id]
@@ -177,6 +178,11 @@ class LeaseState:
                 self.book.change(uuid, self._held_back(quarantine, base))
         if quarantine is not None:
             self._watch(quarantine)
+
+    def _used(self, lease_id: str, now: float) -> None:
+        """Remembers a use, or the end of one, after all earlier ones."""
+        del self.used_at[lease_id]
+        self.used_at[lease_id] = now
 
     def _claim(self, record: LeaseRecord, base_bytes: int) -> Claim:
         owner, alone = self.pinned(record.owner), record.exclusive and record.state != "parked"

@@ -304,6 +304,17 @@ def test_a_request_of_the_hosts_own_line_finds_the_card_where_it_costs_least() -
     assert changes(other) == [("expiring", "dear")]
 
 
+def test_of_many_cards_those_longest_unused_are_weighed_first_and_the_others_where_these_do_not_do() -> None:
+    bench = Bench(**{f"c{n:02}": 24.0 for n in range(20)})
+    for n in range(20):
+        bench.loaded(f"lease-{n}", 20, n + 1, f"c{n:02}", priority=20 if n == 19 else 80)
+    bench.grant("share", 20, 90, share=True, card_uuid="GPU-c00", priority=80)
+    decision = bench.commit(bench.table.evict_for(bench.ask("want", 12, priority=50), bench.now, AT))
+    assert changes(decision) == [("expiring", "lease-19")]
+    urgent = bench.commit(bench.table.evict_for(bench.ask("urgent", 12, priority=90), bench.now, AT))
+    assert changes(urgent) == [("expiring", "lease-1")]
+
+
 def test_room_on_several_cards_is_made_on_all_or_none() -> None:
     bench = Bench(a=24, b=24)
     bench.loaded("one", 20, 1, "a")
