@@ -78,7 +78,7 @@ def evict_for(
         return Decision(reply=placement.refusal(wish, choice))
     sleeper = asleep.lease_id if asleep else ""
     need = Need(asked.lease_id, wish, asked.priority, patience_s, draining, sleeper)
-    return lease_room.make(state, need, choice.seen, now, at, kept, queued)
+    return lease_room.make(state, need, choice.cards or choice.seen, now, at, kept, queued)
 
 
 def plan(

@@ -315,6 +315,25 @@ def test_of_many_cards_those_longest_unused_are_weighed_first_and_the_others_whe
     assert changes(urgent) == [("expiring", "lease-1")]
 
 
+def test_of_many_cards_full_of_strangers_the_few_with_leases_are_weighed() -> None:
+    bench = Bench(**{f"c{n:02}": 24.0 for n in range(20)})
+    bench.loaded("unseen", 20, 1, "c00")
+    bench.loaded("old", 20, 2, "c01")
+    for n in range(2, 20):
+        bench.use(f"c{n:02}", 100 + n, 20)
+    del bench.totals["GPU-c00"]
+    bench.restart()
+    decision = bench.commit(bench.table.evict_for(bench.ask("want", 12), bench.now, AT))
+    assert changes(decision) == [("expiring", "old")]
+
+
+def test_who_finds_room_by_now_sends_nobody_away() -> None:
+    bench = Bench(a=24, b=24)
+    bench.loaded("old", 20, 1)
+    decision = bench.commit(bench.table.evict_for(bench.ask("want", 12), bench.now, AT))
+    assert (changes(decision), bench.table.reserved()) == ([], {"want": {"GPU-b"}})
+
+
 def test_room_on_several_cards_is_made_on_all_or_none() -> None:
     bench = Bench(a=24, b=24)
     bench.loaded("one", 20, 1, "a")
