@@ -19,7 +19,7 @@ Growth that no process and no lease accounts for is nobody to yield to: it freez
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Final
 
 import msgspec
@@ -102,23 +102,29 @@ Instruction = Park | BringBack
 
 
 def look_of(
-    card: Card, leases: Sequence[Lease], residents: Sequence[Resident], unexplained_bytes: int, at: float
+    card: Card, leases: Iterable[Lease], residents: Sequence[Resident], at: float, problem: str = ""
 ) -> CardLook:
-    """The look as the lease verbs show the card and the leases on it."""
+    """The look as the lease verbs show the card and the leases, with `residents` as an eviction from this card weighs them.
+
+    `problem` says why the card could not be measured. Leases of which nothing is seen may have taken nameless bytes; only what
+    exceeds all of these is unexplained.
+    """
+    own = [lease for lease in leases if card.card_uuid in (lease.card_uuids or [lease.card_uuid]) and not lease.shares]
     strange = sum(stranger.bytes for stranger in card.strangers)
-    untaken = sum(max(0, lease.bytes - lease.measured_bytes) for lease in leases)
+    hidden = sum(lease.bytes for lease in own if not lease.verified)
+    untaken = sum(max(0, lease.bytes - lease.measured_bytes) for lease in own if lease.verified)
     return CardLook(
         at=at,
         total_bytes=card.total_bytes,
         free_bytes=card.free_bytes,
         held_bytes=card.measured_bytes + card.nameless_bytes + strange,
         guard_bytes=card.guard_bytes,
-        promised_bytes=untaken + card.reserved_bytes,
-        unexplained_bytes=unexplained_bytes,
+        promised_bytes=untaken + max(0, hidden - card.nameless_bytes) + card.reserved_bytes,
+        unexplained_bytes=max(0, card.nameless_bytes - hidden),
         strangers=card.strangers,
         residents=residents,
-        parked=frozenset(lease.lease_id for lease in leases if lease.state == "parked"),
-        problem="" if card.schedulable else card.reason,
+        parked=frozenset(lease.lease_id for lease in own if lease.state == "parked"),
+        problem=problem,
     )
 
 

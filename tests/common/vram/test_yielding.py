@@ -303,7 +303,7 @@ def test_a_stranger_that_wobbles_makes_nothing_flap(
     world.run(600, lambda s: int((base + swing * (1 + sin(6.2832 * s / period_s)) / 2) * GIB))
     for name in world.all:
         assert world.parks_said().count(name) <= 1 + 4 + 600 / 80, "waits of 5, 10, 20, 40 s, then 80 s each"
-    world.run(100, lambda s: 0)
+    world.run(200, lambda s: 0)
     assert set(world.here) == set(world.all), "all are back once it is gone"
     assert world.yielding.holding == ""
 
@@ -355,13 +355,18 @@ def test_a_look_is_made_of_what_the_lease_verbs_show() -> None:
         expires_in_s=60,
         granted_at="",
     )
-    asleep = Lease(
-        **{name: getattr(lease, name) for name in lease.__struct_fields__} | {"lease_id": "b", "state": "parked"}
-    )
-    look = look_of(card, [lease, asleep], [], 0, 7.0)
+    told = {name: getattr(lease, name) for name in lease.__struct_fields__}
+    asleep = Lease(**told | {"lease_id": "b", "state": "parked"})
+    share = Lease(**told | {"lease_id": "c", "shares": "a"})
+    elsewhere = Lease(**told | {"lease_id": "d", "card_uuid": "GPU-b"})
+    look = look_of(card, [lease, asleep, share, elsewhere], [resident("a", GIB)], 7.0)
     assert (look.held_bytes, look.promised_bytes, look.parked) == (14 * GIB, 5 * GIB, {"b"})
-    assert look.margin == 5 * GIB - GUARD
-    assert look.problem == ""
+    assert (look.margin, look.unexplained_bytes, look.problem) == (5 * GIB - GUARD, GIB, "")
+    assert [each.lease_id for each in look.residents] == ["a"]
+    hidden = Lease(**told | {"verified": False, "measured_bytes": 0})
+    unseen = look_of(card, [hidden], [], 7.0, "its memory could not be read")
+    assert (unseen.promised_bytes, unseen.unexplained_bytes) == (12 * GIB, 0)
+    assert unseen.problem == "its memory could not be read"
 
 
 def test_models_that_fill_the_card_to_the_guard_band_come_back_all_the_same() -> None:
