@@ -148,12 +148,12 @@ def service(name: str, address: str, answer: Health | TandemError, host: str = "
 
 
 def process(seen: supervisor.Process, host: str) -> ServiceSeen:
-    """A service without a port, by what its supervisor knows of it."""
+    """A service that is not asked over ZeroMQ, by what its supervisor knows of it."""
     ready = seen.phase == "ready"
     return ServiceSeen(
         service=seen.name,
         host=host,
-        address="",
+        address=f"http://127.0.0.1:{seen.health_check_port}" if seen.probe == "http" else "",
         status="ok" if ready else "unhealthy",
         ready=ready,
         uptime_s=seen.uptime_s,

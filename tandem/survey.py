@@ -103,13 +103,14 @@ class _Surveyor:
             for process in answer.processes
             if process.kind == "service"
         }
-        asked = [at for _, process, at in more.values() if process.port and at not in known.values()]
+        spoken = {at for _, process, at in more.values() if process.port and process.probe == "zmq"}
+        asked = sorted(spoken - set(known.values()))
         pinged = await self._each(asked, basic.PING, Empty())
         seen = [overview.service(name, known[name], answer) for name, answer in health.items()]
         for host, process, at in more.values():
             if at in pinged:
                 seen.append(overview.service(process.name, at, pinged[at], host))
-            elif not process.port:
+            elif at not in spoken:
                 seen.append(overview.process(process, host))
         return seen
 

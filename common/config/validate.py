@@ -39,7 +39,7 @@ RESERVED: Final = {
         (7091, "supervisor"),
     )
     for offset in (0, 500, 1000)
-} | {7080: "console", 7081: "console"}
+} | {7080: "console", 7081: "front"}
 """Well-known ports and who may have them, on every host: relays offer one host's services on the others' loopback."""
 
 OWN_NAME: Final = "supervisor"

@@ -33,7 +33,7 @@ def test_the_two_startup_files_of_the_repository_fit_together() -> None:
     startups, problems = load_together([ROOT / "config/startup_main.yaml", ROOT / "config/startup_pc2.yaml"])
     assert render(problems) == ""
     assert [startup.host for startup in startups] == ["mainpc", "pc2"]
-    assert [entry.port for startup in startups for entry in startup.entries] == [7000, 7001, 7002, 7003, 7005]
+    assert [entry.port for startup in startups for entry in startup.entries] == [7000, 0, 7001, 7002, 7003, 7005]
 
 
 def test_every_problem_comes_at_once_in_the_order_of_lines(tmp_path: Path) -> None:
