@@ -38,12 +38,13 @@ Answer = dict[str, Any]
 
 @dataclass
 class TwoHostFabric:
-    """Both hosts; `agents` are startup entries by host, `environ` what each host's processes get beside the usual."""
+    """Both hosts; `agents` and `models` are startup entries by host, `environ` what a host's processes get besides."""
 
     lab: TwoHosts
     folder: Path
     agents: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     environ: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    models: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     running: dict[str, subprocess.Popen[str]] = field(default_factory=dict)
 
     def host(self, name: str) -> LabHost:
@@ -71,6 +72,7 @@ class TwoHostFabric:
         document["listen"] = [self.host(name).address]
         document["peers"][self.other(name)]["address"] = self.host(self.other(name)).address
         document["agents"] = [*(document["agents"] or []), *self.agents.get(name, ())]
+        document["models"] = [*(document.get("models") or []), *self.models.get(name, ())]
         for service in document["services"]:
             service["restart"]["attempts"] = 1000
         file = self.folder / name / FILES[name]
