@@ -66,7 +66,10 @@ class ModelReady(Message, frozen=True):
 
 
 class Model(Message, frozen=True):
-    """One model of a host's startup file and what it is doing; `problem` says what it lacks or why it failed."""
+    """One model of a host's startup file and what it is doing; `problem` says what it lacks or why it failed.
+
+    One that is not `listed` is served to whoever asks for it by name, and is left out of what clients are shown.
+    """
 
     name: str
     host: str
@@ -90,6 +93,7 @@ class Model(Message, frozen=True):
     config: str = ""
     adopted: bool = False
     problem: str = ""
+    listed: bool = True
 
 
 class ListModels(Message, frozen=True):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from common.api import core_orchestrator, leases, links, relays, separations
+from common.api import core_orchestrator, leases, links, models, relays, separations
 from common.api.basic import Phase
 from common.api.words import (
     Access,
@@ -191,6 +191,9 @@ VERBS: tuple[AnyVerb, ...] = (
     MAKE_ROOM,
     leases.MARK_LEASE,
     *leases.VERBS,
+    *models.VERBS,
+    models.RELOAD_MODELS,
+    models.ASK_MODEL,
     *links.VERBS,
     *separations.VERBS,
     *relays.VERBS,
@@ -207,6 +210,7 @@ TOPICS: tuple[Topic, ...] = (
     VITALS_SAMPLED,
     leases.LEASE_CHANGED,
     leases.CARDS_SAMPLED,
+    models.MODEL_CHANGED,
     *links.TOPICS,
     *relays.TOPICS,
 )

@@ -65,7 +65,7 @@ def main(default_config: Path, arguments: Sequence[str]) -> int:
 async def _supervise(startup: Startup, home: HostHome, settings: Settings, options: argparse.Namespace) -> int:
     board = open_board([startup.host], as_json=options.json)
     try:
-        supervisor = Supervisor(startup, home, settings, board.show)
+        supervisor = Supervisor(startup, home, settings, board.show, config=options.config)
     except TandemError as error:
         home.release()
         return _refuse(f"nothing was started: {error.message}")

@@ -58,10 +58,15 @@ def prepare(startup: Startup, entry: Entry, home: Path, mark: str, inherited: Ma
     environ = {"PYTHONUNBUFFERED": "1", **inherited, **given, **own.variables(), MARK: mark}
     cwd = filled(entry.cwd) or None
     command = [filled(word) for word in entry.command]
-    program = Path(cwd or ".") / command[0] if "/" in command[0] else command[0]
-    if shutil.which(program, path=environ.get("PATH")) is None:
-        raise NotFound(f"there is no program {command[0]!r} to run")
-    return Preparation([*_wrappers(entry.limits, entry.survive_supervisor), *command], environ, cwd, ports)
+    find_program(command[0], cwd, environ)
+    return Preparation([*wrappers(entry.limits, entry.survive_supervisor), *command], environ, cwd, ports)
+
+
+def find_program(program: str, cwd: str | None, environ: Mapping[str, str]) -> None:
+    """NotFound where a process with this folder and environment would find no such program."""
+    path = Path(cwd or ".") / program if "/" in program else program
+    if shutil.which(path, path=environ.get("PATH")) is None:
+        raise NotFound(f"there is no program {program!r} to run")
 
 
 def choose_ports(wanted: Ports) -> Ports:
@@ -75,6 +80,7 @@ def choose_ports(wanted: Ports) -> Ports:
 def missing_wrappers(startup: Startup) -> list[str]:
     """The wrapper programs that this file's entries need and this machine lacks."""
     needed = {word[0] for entry in startup.entries for word in _steps(entry.limits, entry.survive_supervisor)}
+    needed |= {word[0] for model in startup.models if model.command for word in _steps(model.limits, False)}
     return sorted(program for program in needed if shutil.which(program) is None)
 
 
@@ -91,7 +97,8 @@ def _free_port(held: ExitStack) -> int:
     return port
 
 
-def _wrappers(limits: Limits, survives: bool) -> list[str]:
+def wrappers(limits: Limits, survives: bool = False) -> list[str]:
+    """The programs that set a process's limits and become it; without `survives` it ends with its supervisor."""
     return [word for step in _steps(limits, survives) for word in step]
 
 

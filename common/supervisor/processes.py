@@ -126,10 +126,19 @@ class Processes:
 
     def _launch(self, name: str, life: int) -> Launched | Exited:
         entry = next(entry for entry in self._startup.entries if entry.name == name)
+        home = self._home.root.parent
+        return self.run(entry, life, lambda mark: prepare(self._startup, entry, home, mark, self._environ))
+
+    def run(self, entry: Entry, life: int, preparation: Callable[[str], Preparation]) -> Launched | Exited:
+        """Starts a process that the startup file need not list, as `preparation` says for the mark that it is to carry.
+
+        Where that fails, the reason as the end of a life that never began.
+        """
+        name = entry.name
         log = LogWriter(self._home.log_file(name), entry.logs.max_bytes, entry.logs.keep)
         mark = f"{'survivor/' if entry.survive_supervisor else ''}{self._boot}/{name}"
         try:
-            prepared = prepare(self._startup, entry, self._home.root.parent, mark, self._environ)
+            prepared = preparation(mark)
             popen = self._spawn(entry, prepared, log)
         except NotFound as error:
             return Exited(name, life, self._clock.monotonic(), None, error.message)

@@ -15,6 +15,7 @@ from typing import Final
 
 from common.api import supervisor as api
 from common.api.basic import Phase
+from common.config.models import Model
 from common.config.schema import Startup
 from common.config.settings import Settings
 from common.errors import NotFound, TandemError, Unavailable
@@ -37,6 +38,7 @@ from common.supervisor.instructions import (
     Changed,
     Doing,
     Event,
+    Exited,
     Finished,
     Instruction,
     Kill,
@@ -53,9 +55,11 @@ from common.supervisor.leasing.restarting import FileOwners
 from common.supervisor.links.keeper import Keeper
 from common.supervisor.links.links import Links
 from common.supervisor.listing import process_of
+from common.supervisor.models.service import ManagedModels
 from common.supervisor.outside import Outside
 from common.supervisor.probing import Prober
 from common.supervisor.processes import Processes
+from common.supervisor.startup_file import read_again
 from common.supervisor.verbs import Verbs
 from common.supervisor.vitals import ProcessUses, busy_pct, host_vitals
 from common.supervisor.whereabouts import LOOPBACK, neighbours, outward
@@ -70,7 +74,10 @@ TELL_S: Final = 0.1
 
 
 class Supervisor:
-    """One host's supervisor. `home` is claimed; `show` hears of every change, and must not wait."""
+    """One host's supervisor. `home` is claimed; `show` hears of every change, and must not wait.
+
+    `config` is the startup file that `startup` was read from, to have its models read anew.
+    """
 
     def __init__(
         self,
@@ -79,8 +86,10 @@ class Supervisor:
         settings: Settings,
         show: Callable[[Progress], None],
         environ: Mapping[str, str] = os.environ,
+        config: Path | None = None,
     ) -> None:
         self._startup = startup
+        self._config = config
         self._home = home
         self._settings = settings
         self._show = show
@@ -115,6 +124,9 @@ class Supervisor:
         self._cpu_pct = busy_pct()
         self._prober = Prober(self.shell.context, self.shell.clock)
         self._processes: Processes | None = None
+        self._models = ManagedModels(
+            self.shell, startup.host, startup.models, home.root.parent, self._read_models, neighbours(startup)
+        )
         self._leases: CardLeases | None = None
         self._no_cards = ""
 
@@ -125,6 +137,7 @@ class Supervisor:
         """
         await self._open_leases()
         Verbs(self.shell, self.ask, self._list, self._vitals, self._log_file).add_routes()
+        self._models.add_routes()
         self._outside.add_routes()
         await self.shell.open(ready=False)
         await self._outside.open()
@@ -136,6 +149,8 @@ class Supervisor:
         self._processes = processes
         if self._stop_asked:
             return
+        if self._leases is not None:
+            await self._models.open(self._leases.own, processes, surroundings)
         self._work_off()
         self._work_off(self._desk.begin(self._now()))
         self._judge_start()
@@ -191,6 +206,7 @@ class Supervisor:
         for timer in (self._timer, self._telling):
             if timer is not None:
                 timer.cancel()
+        await self._models.close()
         if self._leases is not None:
             await self._leases.close()
         if self._processes is not None:
@@ -219,12 +235,24 @@ class Supervisor:
         owners = FileOwners(lambda: self._desk.standings(self._now()), lambda name: self.ask(name, "restart"))
         known = neighbours(startup)
         self._leases = CardLeases(
-            self.shell, startup.host, cards.source, cards.problem, known, owners.find, home=self._home.root
+            self.shell,
+            startup.host,
+            cards.source,
+            cards.problem,
+            known,
+            lambda order: self._models.unloader(order) or owners.find(order),
+            home=self._home.root,
         )
         self._leases.add_routes()
         await self._leases.open()
 
+    async def _read_models(self) -> list[Model]:
+        """The models that the startup file has now; BadRequest with its problems."""
+        return (await read_again(self._config)).models if self._config is not None else self._startup.models
+
     def _feed(self, event: Event) -> None:
+        if isinstance(event, Exited) and self._models.exited(event):
+            return
         self._events.append(event)
         self.shell.loop.call_soon(self._work_off)
 
@@ -260,7 +288,14 @@ class Supervisor:
                     self._log_end(instruction)
                 case Finished():
                     self._tell()
-                    self._finished.set()
+                    self.shell.spawn(self._finish(), "stopping engines")
+
+    async def _finish(self) -> None:
+        """The engines go last: whatever used them has stopped."""
+        try:
+            await self._models.close()
+        finally:
+            self._finished.set()
 
     def _arm(self) -> None:
         if self._timer:
@@ -351,5 +386,6 @@ class Supervisor:
         try:
             self._desk.standing(name, self._now())
         except NotFound:
-            return self._home.log_file(OWN_LOG) if name == OWN_LOG else None
+            log_name = OWN_LOG if name == OWN_LOG else self._models.log_name(name)
+            return self._home.log_file(log_name) if log_name is not None else None
         return self._home.log_file(name)

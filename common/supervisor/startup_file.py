@@ -5,13 +5,15 @@ A supervisor reads one file once and lives for months. What the file says is jud
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pickle
+import sys
 import traceback
 from pathlib import Path
 
 from common.config.schema import Startup
-from common.errors import Internal
+from common.errors import BadRequest, Internal
 from common.supervisor.listing import refused
 
 
@@ -34,6 +36,20 @@ def read_startup(path: Path) -> Startup | str:
     return found
 
 
+async def read_again(path: Path) -> Startup:
+    """The startup file as it is now, while the supervisor lives; BadRequest with every problem it has, Internal as above."""
+    asking = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", __name__, str(path), stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE
+    )
+    told, _ = await asking.communicate()
+    if asking.returncode:
+        raise Internal(f"{path} could not be read: the reading process ended with {asking.returncode}")
+    found: Startup | str = pickle.loads(told)
+    if isinstance(found, str):
+        raise BadRequest(found)
+    return found
+
+
 def _tell(path: Path, writer: int) -> None:
     """The reading process: it writes down what it found, and ends."""
     try:
@@ -46,3 +62,7 @@ def _tell(path: Path, writer: int) -> None:
     except BaseException:
         traceback.print_exc()
         os._exit(1)
+
+
+if __name__ == "__main__":
+    _tell(Path(sys.argv[1]), sys.stdout.fileno())

@@ -7,11 +7,12 @@ share of one certain lease, bind a lease to a process that was started after its
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Protocol
 
 from common.api.leases import Card, Lease, LeaseChanged, LeaseGranted, MarkLease, Owner, ReleaseLease
 from common.api.supervisor import AdmitLease
-from common.errors import NotFound, StaleFence
+from common.errors import NoCapacity, NotFound, StaleFence, TandemError
 from common.service.shell import Shell
 from common.supervisor.leasing.writer import LeaseWriter
 from common.vram.demand import Demand, Horizon
@@ -58,6 +59,8 @@ class OwnLine:
         """A share of this very lease; StaleFence where it is to be had no more."""
         self._writer.make_sound()
         decision = self._writer.table.admit(asked, self._now(), self._shell.clock.timestamp())
+        if isinstance(decision.reply, TandemError) and not isinstance(decision.reply, NoCapacity):
+            raise decision.reply
         if not isinstance(decision.reply, LeaseGranted) or decision.reply.shares != parent_id:
             raise StaleFence(f"lease {parent_id} takes no further use", lease_id=parent_id)
         granted = self._record(decision)
@@ -76,6 +79,11 @@ class OwnLine:
             lease_id=lease_id, fencing_token=self.find(lease_id).fencing_token, in_use=in_use, loaded=loaded
         )
         self._record(self._writer.table.mark(asked, self._now(), self._shell.clock.timestamp()))
+
+    def let_go(self, lease_id: str) -> None:
+        """The lease is not in use by its owner any more; no matter if it has ended, or others share it."""
+        with suppress(NotFound, StaleFence):
+            self.mark(lease_id, in_use=False)
 
     def release(self, lease_id: str) -> None:
         """Gives the lease back, whatever its token is by now; one that others share goes on until the last of them has ended."""

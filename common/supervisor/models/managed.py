@@ -90,7 +90,7 @@ class Managed:
 
     def need_bytes(self, footprints: Footprints) -> int:
         """What its lease should have on each card, as measured where that is known."""
-        return footprints.need_bytes(self.key, self.model.vram) if self.model.vram else 0
+        return footprints.need_bytes(self.key, int(self.model.vram)) if self.model.vram else 0
 
     def seconds(self, footprints: Footprints) -> tuple[float, bool]:
         """How long its next load should take, and whether that is more than a guess."""
@@ -122,7 +122,7 @@ class Managed:
             ticket=asked.ticket,
             key=self.key,
             wish=self.wish(footprints),
-            priority=asked.priority,
+            priority=max(asked.priority, self.model.priority),
             asked_at=asked.asked_at,
             deadline=asked.deadline,
             load_s=self.seconds(footprints)[0],
@@ -155,6 +155,7 @@ class Managed:
             config=model.config,
             adopted=model.adopted,
             problem=self.problem,
+            listed=model.listed,
         )
 
     @property

@@ -284,6 +284,10 @@ class Roster:
         """Which of the model's files are not on this host."""
         self._models[name].missing = tuple(missing)
 
+    def hears(self, name: str, reason: str) -> None:
+        """Why the lease of its load is still waited for."""
+        self._models[name].no_room = reason
+
     def took(self, name: str, seconds: float) -> None:
         """How long the last load took."""
         self._models[name].load_s = seconds
@@ -325,7 +329,7 @@ class Roster:
         if begun.evicts:
             text = f"room is made for {name}"
             return msgspec.structs.replace(told, phase="evicting", position=0, eta_s=eta_s, reason=text)
-        return msgspec.structs.replace(told, eta_s=eta_s, reason=f"{name} is next to be loaded")
+        return msgspec.structs.replace(told, eta_s=eta_s, reason=managed.no_room or f"{name} is next to be loaded")
 
     def _in_line(self, managed: Managed, ticket: str, told: ModelProgress, now: float) -> ModelProgress:
         others = [each.model.name for each in self if each.begun is not None]
