@@ -158,7 +158,7 @@ def expire(
     for record in records:
         idle_s = state.idle_s(record, now)
         chance = want(state.demand.gap(key_of(record)), idle_s, state.horizon.seconds)
-        lost_s = chance * lease_evictions.load_s(record)
+        lost_s = chance * lease_evictions.load_s(state, record)
         gone = msgspec.structs.replace(record, state="expiring", reason=reason, for_lease=for_lease, lost_s=lost_s)
         facts.append(Expiring(gone, idle_s))
         note = lease_view.note(
@@ -229,7 +229,8 @@ def _promised(state: LeaseState, need: Need, ranked: Sequence[Ranked], now: floa
     if not rooms or any(each.plan.chosen or each.site.card.uuid not in rooms for each in ranked):
         return None
     again = [msgspec.structs.replace(room, until=now + need.patience_s) for room in rooms.values()]
-    promise = RoomPromised(victims=list(again[0].weighed), within_s=again[0].within_s)
+    room = rooms[ranked[0].site.card.uuid]
+    promise = RoomPromised(victims=list(room.weighed), within_s=room.within_s)
     return Decision(facts=tuple(again), reply=promise)
 
 

@@ -351,6 +351,21 @@ def test_room_on_several_cards_is_made_on_all_or_none() -> None:
     refused(bench.commit(bench.table.evict_for(bench.ask("y", 30), bench.now, AT)), TooLarge)
 
 
+def test_room_on_several_cards_may_be_asked_for_card_by_card() -> None:
+    bench = Bench(a=24, b=24)
+    bench.loaded("one", 20, 1, "a")
+    bench.loaded("two", 20, 2, "b", model="tts")
+    assert bench.promised("want", 12, "a")[0] == ["one"]
+    assert bench.promised("want", 12, "b")[0] == ["two"]
+    assert bench.promised("want", 12, "b")[0] == ["two"]
+    assert bench.promised("want", 12, "a")[0] == ["one"]
+    bench.end(1)
+    bench.end(2)
+    bench.look()
+    assert len(bench.grant("want", 12, cards=2).card_uuids) == 2
+    assert bench.table.reserved() == {}
+
+
 def test_what_sleeps_is_woken_by_others_going_and_never_goes_for_itself() -> None:
     bench = Bench(a=24).with_host()
     bench.loaded("old", 20, 1)
