@@ -40,7 +40,8 @@ class _Flight:
 class _Host:
     """What one supervisor last said; `absent` is why it cannot be asked, `paused_until` until when it rests.
 
-    `shown` are the leases that the cards' figures include, `freed` the bytes by card of those of them that have ended.
+    `tenants` are the leases with bytes of their own, by card. `shown` are the leases that the cards' figures include,
+    `freed` the bytes by card of those of them that have ended.
     """
 
     absent: str = UNHEARD
@@ -50,6 +51,7 @@ class _Host:
     cards: dict[str, Card] = field(default_factory=dict)
     leases: dict[str, Lease] = field(default_factory=dict)
     said_at: dict[str, float] = field(default_factory=dict)
+    tenants: dict[str, dict[str, Lease]] = field(default_factory=dict)
     shown: set[str] = field(default_factory=set)
     freed: dict[str, int] = field(default_factory=dict)
     caps: dict[str, int] = field(default_factory=dict)
@@ -82,18 +84,17 @@ class Fleet:
     def listed(self, host: str, listing: Leases, now: float) -> None:
         """Takes in the whole table of a host's leases."""
         view = self._hosts[host]
-        view.leases = {lease.lease_id: lease for lease in listing.leases}
-        view.said_at = dict.fromkeys(view.leases, now)
-        for lease_id in view.leases:
-            self._show(lease_id, host)
+        view.leases, view.said_at, view.tenants = {}, {}, {}
+        for lease in listing.leases:
+            self._said(view, lease, now)
+            self._show(lease.lease_id, host)
 
     def changed(self, host: str, event: LeaseChanged, now: float) -> None:
         """Takes in one change of a lease."""
         if event.change in ENDS:
             self._ended(host, event.lease)
             return
-        view = self._hosts[host]
-        view.leases[event.lease.lease_id], view.said_at[event.lease.lease_id] = event.lease, now
+        self._said(self._hosts[host], event.lease, now)
         self._show(event.lease.lease_id, host)
 
     def lost(self, host: str, reason: str) -> None:
@@ -163,7 +164,7 @@ class Fleet:
             if host in ("", name) and not self._closed(view, now):
                 for lease in view.leases.values():
                     same = (lease.model, lease.config) == (model, config) and lease.state == "held"
-                    if same and not lease.shares and (not card_uuid or residents.is_on(lease, card_uuid)):
+                    if same and not lease.shares and (not card_uuid or card_uuid in residents.cards_of(lease)):
                         return lease
         return None
 
@@ -194,7 +195,7 @@ class Fleet:
         free = card.grantable_bytes + view.freed.get(card.card_uuid, 0) - in_flight
         free = min(free, view.caps.get(card.card_uuid, free + 1) - 1, most)
         problem = closed or ("" if card.schedulable else card.reason or "not schedulable")
-        there = [lease for lease in view.leases.values() if residents.is_on(lease, card.card_uuid)]
+        there = view.tenants.get(card.card_uuid, {})
         return Candidate(
             card.host,
             card.card,
@@ -203,14 +204,14 @@ class Fleet:
             most,
             problem,
             len(there),
-            any(lease.exclusive for lease in there),
+            any(lease.exclusive for lease in there.values()),
             card.pinned_bytes,
         )
 
     def _on(self, card: Candidate, now: float) -> tuple[tuple[Resident, ...], float]:
         """Who is on the card, and the seconds of loading that are queued there."""
         view = self._hosts[card.host]
-        there = [lease for lease in view.leases.values() if residents.is_on(lease, card.uuid)]
+        there = view.tenants.get(card.uuid, {}).values()
         said = (residents.resident(lease, now - view.said_at.get(lease.lease_id, now)) for lease in there)
         return tuple(said), residents.queued_load_s(there)
 
@@ -224,9 +225,17 @@ class Fleet:
         age = now - view.heard_at
         return f"cards last heard of {age:.1f} s ago" if age > self._policy.stale_s else ""
 
+    def _said(self, view: _Host, lease: Lease, now: float) -> None:
+        """The lease as its host has it now; it stays on the cards that it was granted on."""
+        view.leases[lease.lease_id], view.said_at[lease.lease_id] = lease, now
+        for uuid in residents.cards_of(lease):
+            view.tenants.setdefault(uuid, {})[lease.lease_id] = lease
+
     def _ended(self, host: str, lease: Lease) -> None:
         view = self._hosts[host]
         view.leases.pop(lease.lease_id, None)
+        for uuid in residents.cards_of(lease):
+            view.tenants.get(uuid, {}).pop(lease.lease_id, None)
         view.said_at.pop(lease.lease_id, None)
         view.caps.pop(lease.card_uuid, None)
         flight = self._flights.get(lease.lease_id)

@@ -12,9 +12,9 @@ from common.vram.eviction import Resident
 from common.vram.footprint import BYTES_PER_S, FIXED_S
 
 
-def is_on(lease: Lease, card_uuid: str) -> bool:
-    """Whether the lease holds bytes of its own on the card; a share holds none."""
-    return not lease.shares and (lease.card_uuid == card_uuid or card_uuid in lease.card_uuids)
+def cards_of(lease: Lease) -> frozenset[str]:
+    """The cards on which the lease has bytes of its own; a share has none."""
+    return frozenset() if lease.shares else frozenset((lease.card_uuid, *lease.card_uuids))
 
 
 def load_s(lease: Lease) -> float:
