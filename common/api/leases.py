@@ -453,9 +453,13 @@ class Explanation(Message, frozen=True):
 
 
 class LeaseChanged(Message, frozen=True):
-    """A lease came into being, was renewed or ended; the entity in the header is its id."""
+    """A lease came into being, was renewed or ended; the entity in the header is its id.
 
-    change: Literal["granted", "marked", "expiring", "parked", "corrected", LeaseEnd]
+    `may-return`: it had made way for a program without a lease, and there is room again for what it held, if its holder wants it.
+    The lease is then told as it was before it went.
+    """
+
+    change: Literal["granted", "marked", "expiring", "parked", "corrected", "may-return", LeaseEnd]
     lease: Lease
     reason: str = ""
 

@@ -113,12 +113,14 @@ class LogText(Message, frozen=True):
 class AdmitLease(leases.AcquireLease, frozen=True, kw_only=True):
     """ResourceManager's plan for this supervisor's card: admit or refuse now, under the lease id that it chose.
 
-    `anew`: whoever held a lease under this key before gave it back, so that the key may get another one.
+    `anew`: whoever held a lease under this key before gave it back, so that the key may get another one. `declared_bytes` is what
+    was asked for where `bytes` is what the card's host has learned instead; its supervisor fills it in.
     """
 
     lease_id: Id
     identity: str = ""
     anew: bool = False
+    declared_bytes: Bytes = 0
 
 
 class MakeRoom(Message, frozen=True):

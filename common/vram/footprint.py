@@ -4,6 +4,8 @@ Bytes. What was declared counts until enough looks were taken at a warm model; f
 
     need = p99 of the looks + max(growth floor, growth fraction x p99)
 
+Whoever declares another size than before means another load: its bytes are then learned anew.
+
 Looks before the model has been loaded for `warm_up_s` do not count: caches and graphs are still to come. The looks are
 counted in logarithmic steps (DDSketch: Masson, Rim and Lee, PVLDB 12, 2019), so that a p99 is at most RELATIVE_ERROR above a
 true one, and halved in number now and then, so that what a model was long ago fades.
@@ -59,7 +61,7 @@ class FootprintPolicy(msgspec.Struct, frozen=True, kw_only=True):
     growth_fraction: float = 0.02
     growth_floor_bytes: int = 64 * MIB
     tolerance_fraction: float = 0.05
-    remembered_keys: int = 4_096
+    remembered_keys: int = 1_024
 
 
 DEFAULT: Final = FootprintPolicy()
@@ -111,10 +113,14 @@ class Footprints:
     def restored(cls, host: str, store: RecordStore, policy: FootprintPolicy = DEFAULT) -> Footprints:
         """Those that the store holds; raises CorruptRecord, and StorageUnavailable while it cannot be read."""
         footprints = cls(host, policy)
-        for _, footprint in FOOTPRINTS.load(store):
-            footprints._keep(footprint)
-        footprints._changed.clear()
+        footprints.restore(store)
         return footprints
+
+    def restore(self, store: RecordStore) -> None:
+        """Takes in those that the store holds; raises as `restored`."""
+        for _, footprint in FOOTPRINTS.load(store):
+            self._keep(footprint)
+        self._changed.clear()
 
     def __len__(self) -> int:
         return len(self._known)
@@ -127,10 +133,15 @@ class Footprints:
         return self._known.get(key) or Footprint(model=key.model, config=key.config, host=self._host)
 
     def declared(self, key: ModelKey, bytes: int) -> None:
-        """Takes down what a lease of the key was asked for."""
+        """Takes down what a lease of the key was asked for; 0 says nothing, and what was learned is no other size."""
         known = self.get(key)
-        if known.declared_bytes != bytes:
-            self._keep(msgspec.structs.replace(known, declared_bytes=bytes))
+        if bytes == 0 or known.declared_bytes == bytes:
+            return
+        if not _declared_so(known, bytes):
+            known = msgspec.structs.replace(known, measured_bytes=0, peak_bytes=0, need_bytes=0, steps={})
+        elif known.declared_bytes:
+            return
+        self._keep(msgspec.structs.replace(known, declared_bytes=bytes))
 
     def looked(self, key: ModelKey, bytes: int, warm_s: float) -> None:
         """Counts one look at a lease of the key whose model has been loaded for `warm_s`; earlier is ignored.
@@ -163,13 +174,24 @@ class Footprints:
         )
 
     def need_bytes(self, key: ModelKey, declared: int) -> int:
-        """What a lease of the key should have: what was measured where enough is known, else what is declared."""
-        return self.get(key).need_bytes or declared
+        """What a lease of the key should have: what was measured where enough is known of it as declared, else `declared`."""
+        known = self._known.get(key)
+        if known is None or not (declared and known.need_bytes and _declared_so(known, declared)):
+            return declared
+        return known.need_bytes
 
     def load_seconds(self, key: ModelKey, tier: Tier, bytes: int) -> float:
         """How long a load of the key takes from that tier; `bytes` are what it would load, for an estimate."""
         known = self.get(key).load_s.get(tier)
         return FIXED_S[tier] + bytes / self.bytes_per_s(tier) if known is None else known
+
+    def reload_seconds(self, key: ModelKey, *, asleep: bool = False) -> float | None:
+        """How long a load took after the model was loaded before, from host RAM if it would sleep; None where none was seen."""
+        known = self._known.get(key)
+        if known is None:
+            return None
+        tiers: tuple[Tier, ...] = ("parked",) if asleep else ("cached", "cold")
+        return next((known.load_s[tier] for tier in tiers if tier in known.load_s), None)
 
     def bytes_per_s(self, tier: Tier) -> float:
         """The host's bandwidth of loads from that tier, by all loads seen and the assumed one."""
@@ -191,6 +213,10 @@ class Footprints:
         ]
         self._changed.clear()
         return changed
+
+    def unkept(self) -> None:
+        """What `changes` gave was not committed: every row is among the next ones."""
+        self._changed |= dict.fromkeys(self._known)
 
     def _keep(self, footprint: Footprint, rewrite: bool = True) -> None:
         key = footprint.key
@@ -216,6 +242,11 @@ class Footprints:
         if bytes == 0:
             return 0
         return bytes + max(self._policy.growth_floor_bytes, int(self._policy.growth_fraction * bytes))
+
+
+def _declared_so(known: Footprint, bytes: int) -> bool:
+    """Whether so many bytes are what was declared before, or what was learned."""
+    return known.declared_bytes in (0, bytes) or known.need_bytes == bytes
 
 
 def _row(key: ModelKey) -> str:

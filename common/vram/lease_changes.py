@@ -6,6 +6,8 @@ its holder may still say that its use is over, and then its eviction begins. Fun
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
 from common.api.leases import LeaseMarked, LeaseRenewed, MarkLease, Owner, RenewLease
@@ -57,6 +59,19 @@ def mark(state: LeaseState, asked: MarkLease, now: float) -> Decision:
     facts, told = (Marked(marked, used=bool(asked.in_use)),), _told(state, record, marked, now)
     orders = lease_evictions.evict_orders(state, [marked]) if drained and not busy else ()
     return Decision(facts=facts, reply=reply, instructions=(*told, *orders))
+
+
+def loaded(state: LeaseState, lease_ids: Iterable[str], now: float) -> Decision:
+    """Those of the leases that hold a model, and were not said to, are loaded; this is no use of them."""
+    facts: list[Fact] = []
+    instructions: list[Instruction] = []
+    for lease_id in lease_ids:
+        record = state.live.get(lease_id)
+        if record is not None and record.state == "held" and not record.loaded:
+            marked = msgspec.structs.replace(record, loaded=True)
+            facts.append(Marked(marked))
+            instructions.append(lease_view.announce(state, marked, "marked", now, "seen to be loaded"))
+    return Decision(facts=tuple(facts), instructions=tuple(instructions))
 
 
 def rebind(state: LeaseState, lease_id: str, owner: Owner, now: float) -> Decision:

@@ -50,25 +50,29 @@ def residual_bytes(state: LeaseState, record: LeaseRecord, held: int) -> int:
     return min(max(ASLEEP_FLOOR_BYTES, int(held * ASLEEP_FRACTION)), held // 2)
 
 
-def load_s(record: LeaseRecord) -> float:
-    """How long it takes to load again; where nobody said, as a host loads from its page cache."""
+def load_s(state: LeaseState, record: LeaseRecord, *, asleep: bool = False) -> float:
+    """How long it takes to load again: as seen (from host RAM if it is `asleep`), as said, or as from a page cache."""
+    seen = state.footprints.reload_seconds(key_of(record), asleep=asleep)
+    if seen is not None:
+        return seen
     return record.load_s or FIXED_S["cached"] + (record.declared_bytes or record.bytes) / BYTES_PER_S["cached"]
 
 
 def resident(state: LeaseState, record: LeaseRecord, held: int, priority: int, now: float) -> Resident:
     """The lease as an eviction for a request of this priority weighs it; one whose process others need stays, as if pinned."""
+    residual = residual_bytes(state, record, held)
     return Resident(
         record.lease_id,
         record.model,
         record.config,
-        held - residual_bytes(state, record, held),
+        held - residual,
         record.priority,
         record.pinned or bool(needed_for(state, record, priority)),
         state.in_use(record),
         record.state == "expiring",
         state.idle_s(record, now),
         state.demand.gap(key_of(record)),
-        load_s(record),
+        load_s(state, record, asleep=residual > 0),
     )
 
 

@@ -19,6 +19,7 @@ from common.vram.card_book import CardBook, Room
 from common.vram.cards import ProcessId
 from common.vram.demand import Demand, Horizon, ModelKey
 from common.vram.fencing import BEFORE_ALL, Fence, parse
+from common.vram.footprint import Footprints
 from common.vram.lease_facts import (
     CHANGED,
     Changed,
@@ -61,8 +62,9 @@ class LeaseState:
     under other ids, `reservations` what is kept by lease id and card.
     """
 
-    def __init__(self, host: str, policy: LedgerPolicy = DEFAULT) -> None:
+    def __init__(self, host: str, policy: LedgerPolicy = DEFAULT, footprints: Footprints | None = None) -> None:
         self.host = host
+        self.footprints = footprints if footprints is not None else Footprints(host)
         self.book = CardBook(policy)
         self.resources = HostAccount()
         self.fence: Fence = BEFORE_ALL

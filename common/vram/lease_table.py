@@ -62,7 +62,8 @@ from common.vram import (
 )
 from common.vram.cards import CardSample, ProcessId
 from common.vram.demand import Demand, Horizon
-from common.vram.footprint import FootprintPolicy
+from common.vram.eviction import Resident
+from common.vram.footprint import FootprintPolicy, Footprints
 from common.vram.lease_decision import Decision, Evict
 from common.vram.lease_facts import EpochOpened, Fact, Forgotten
 from common.vram.lease_room import NOTHING_QUEUED
@@ -79,16 +80,25 @@ REMEMBERED: Final = 100_000
 class LeaseTable:
     """One host's leases and cards; `now` is this host's monotonic clock in seconds, `at` the time of day for people."""
 
-    def __init__(self, host: str, policy: LedgerPolicy = DEFAULT) -> None:
-        self._state = LeaseState(host, policy)
+    def __init__(self, host: str, policy: LedgerPolicy = DEFAULT, footprints: Footprints | None = None) -> None:
+        self._state = LeaseState(host, policy, footprints)
 
     @classmethod
-    def restored(cls, host: str, store: RecordStore, now: float, policy: LedgerPolicy = DEFAULT) -> LeaseTable:
+    def restored(
+        cls,
+        host: str,
+        store: RecordStore,
+        now: float,
+        policy: LedgerPolicy = DEFAULT,
+        footprints: Footprints | None = None,
+    ) -> LeaseTable:
         """The table that the store holds; every TTL starts anew, and an epoch must be opened.
+
+        `footprints` are what is learned of models, read here and kept by whoever measures.
 
         Raises CorruptRecord, and StorageUnavailable while the store cannot be read.
         """
-        table = cls(host, policy)
+        table = cls(host, policy, footprints)
         for fact in lease_facts.load(store):
             table._state.apply(fact, now)
         table._state.epoch_open = False
@@ -149,6 +159,10 @@ class LeaseTable:
     def leases(self, now: float) -> list[Lease]:
         """The live leases, in the order of their grants."""
         return [lease_view.lease(self._state, record, now) for record in self._state.live.values()]
+
+    def residents(self, card_uuid: str, now: float) -> list[Resident]:
+        """The leases on the card as an eviction for people weighs them."""
+        return lease_evictions.residents(self._state, card_uuid, lease_evictions.HIGHEST_PRIORITY, now)
 
     def plan(
         self,
@@ -259,6 +273,10 @@ class LeaseTable:
     def mark(self, asked: MarkLease, now: float, at: Timestamp) -> Decision:
         """The lease is in use, or idle, or loaded."""
         return lease_changes.mark(self._state, asked, now)
+
+    def loaded(self, lease_ids: Sequence[str], now: float) -> Decision:
+        """Looks show these leases' models to be loaded, whether anybody said so or not."""
+        return lease_changes.loaded(self._state, lease_ids, now)
 
     def rebind(self, lease_id: str, owner: Owner, now: float, at: Timestamp) -> Decision:
         """The lease hangs on this process from now on, such as an engine that was started after its grant."""

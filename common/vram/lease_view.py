@@ -10,6 +10,7 @@ import msgspec
 from common.api.leases import AcquireLease, Decided, Lease, LeaseChanged, LeaseGranted, Owner, Receipt, Rung, Victim
 from common.api.supervisor import AdmitLease
 from common.api.words import Timestamp
+from common.vram.amount import amount
 from common.vram.lease_decision import Announce, Note
 from common.vram.lease_facts import LeaseRecord
 from common.vram.lease_state import LeaseState, key_of
@@ -25,7 +26,8 @@ LOADED_FRACTION: Final = 0.9
 def body_of(asked: AcquireLease) -> str:
     """What an idempotency key stands for at a card's host: the request without its placement and its patience."""
     owner = asked.owner or Owner()
-    body = (asked.model, asked.bytes, asked.priority, float(asked.ttl_s), owner.agent_name, owner.pid)
+    declared = asked.declared_bytes if isinstance(asked, AdmitLease) else 0
+    body = (asked.model, declared or asked.bytes, asked.priority, float(asked.ttl_s), owner.agent_name, owner.pid)
     more = (
         asked.config,
         asked.cards,
@@ -103,9 +105,15 @@ def lease(state: LeaseState, record: LeaseRecord, now: float) -> Lease:
         cpu_cores=record.cpu_cores,
         idle_s=state.idle_s(record, now) if known else 0.0,
         gap_s=state.demand.gap(key_of(record)),
-        load_s=record.load_s,
+        load_s=_load_s(state, record),
         reason=record.reason,
     )
+
+
+def _load_s(state: LeaseState, record: LeaseRecord) -> float:
+    """How long its load was seen or said to take; 0 where neither is known."""
+    seen = state.footprints.reload_seconds(key_of(record))
+    return record.load_s if seen is None else seen
 
 
 def announce(state: LeaseState, record: LeaseRecord, change: str, now: float, reason: str = "") -> Announce:
@@ -179,7 +187,15 @@ def _chosen(asked: AdmitLease, choice: Choice, at: Timestamp, decision: Decided)
         free_bytes=choice.free_bytes,
         host=choice.card.host if choice.card else "",
         card_uuid=choice.card.uuid if choice.card else "",
-        reason=choice.reason,
+        reason=f"{choice.reason}{_learned(asked)}",
         cards=choice.verdicts,
+        details={"declared_bytes": asked.declared_bytes} if asked.declared_bytes else {},
         victims=list(choice.victims),
     )
+
+
+def _learned(asked: AdmitLease) -> str:
+    """That the request was planned with what its model was seen to hold, and not with what was declared."""
+    if not asked.declared_bytes:
+        return ""
+    return f"; {amount(asked.declared_bytes)} were declared, {amount(asked.bytes)} were learned of it here"

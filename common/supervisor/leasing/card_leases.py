@@ -27,15 +27,18 @@ from common.service.call import Call
 from common.service.shell import Shell
 from common.supervisor.leasing.card_watch import CardWatch
 from common.supervisor.leasing.evictions import Evictions
+from common.supervisor.leasing.footprints import Learning
 from common.supervisor.leasing.own_line import OwnLine, Teller
 from common.supervisor.leasing.owners import pinned, process_of
 from common.supervisor.leasing.rung_acts import FindUnloader, nobody
 from common.supervisor.leasing.sampling import HERE, Look
+from common.supervisor.leasing.strangers import Strangers
 from common.supervisor.leasing.views import LeaseViews
 from common.supervisor.leasing.waiting import Line, Seat, wish_of
 from common.supervisor.leasing.writer import LeaseWriter
 from common.vram import lease_view, placement
 from common.vram.cards import ProcessId
+from common.vram.footprint import Footprints
 from common.vram.lease_decision import Decision, EvictionOrder
 from common.vram.lease_facts import Ended, GivenBack
 from common.vram.placement import Choice
@@ -54,7 +57,8 @@ class CardLeases:
     """One host's leases; `cards` None with the `problem` that says why there are none. Takes the cards over and closes them.
 
     `neighbours` are the hosts on this same machine, whose processes can be watched from here. `unloader` finds whoever knows how
-    the owner of a lease that has to go gives its memory back, beyond what the lease says.
+    the owner of a lease that has to go gives its memory back, beyond what the lease says. `footprints` are those of this host,
+    where whoever runs its engines has restored them already.
     """
 
     def __init__(
@@ -67,15 +71,21 @@ class CardLeases:
         unloader: FindUnloader = nobody,
         policy: LadderPolicy = DEFAULT,
         home: Path = HERE,
+        footprints: Footprints | None = None,
     ) -> None:
         self._shell = shell
         self._host = host
         self._neighbours = frozenset(neighbours)
         self._now = shell.clock.monotonic
         self._line = Line()
-        self._writer = LeaseWriter(shell, host, self._owner_died, self._evict)
+        self._own_footprints = footprints is None
+        self._writer = LeaseWriter(shell, host, self._owner_died, self._evict, footprints)
+        self.learning = Learning(shell, host, self._writer, self._writer.footprints)
         self._cards = CardWatch(shell, host, cards, problem, self._writer, self._line, self._seen, home)
-        self._evictions = Evictions(shell, self._writer, self._record, self._cards.look_soon, unloader, policy)
+        self._evictions = Evictions(
+            shell, self._writer, self._record, self._cards.look_soon, unloader, policy, self.learning
+        )
+        self.strangers = Strangers(shell, self._writer, self._cards.look_soon)
         self.own = OwnLine(shell, host, self._writer, self._grant, self._record)
         self._serving_soon = False
         self._closed = False
@@ -86,7 +96,7 @@ class CardLeases:
         self._shell.handle(supervisor.ADMIT_LEASE, self._admit)
         self._shell.handle(leases.RENEW_LEASE, self._renew)
         self._shell.handle(leases.RELEASE_LEASE, self._release)
-        LeaseViews(self._shell, self._host, self._writer, self._line).add_routes()
+        LeaseViews(self._shell, self._host, self._writer, self._line, self.learning).add_routes()
         self._evictions.add_routes()
 
     async def open(self) -> None:
@@ -94,6 +104,8 @@ class CardLeases:
 
         Raises CorruptRecord, and StorageUnavailable while the store cannot be read; one that only takes no writes is waited for.
         """
+        if self._own_footprints:
+            self.learning.known.restore(self._shell.store)
         self._writer.open()
         await self._cards.open()
         self._shell.every(TICK_S, self._tick)
@@ -112,6 +124,8 @@ class CardLeases:
 
     def _seen(self, look: Look) -> None:
         self._evictions.looked(look)
+        self.strangers.looked(look)
+        self.learning.looked()
         self._correct()
         self._serve()
 
@@ -131,11 +145,18 @@ class CardLeases:
         fields = msgspec.structs.asdict(asked)
         request = pinned(AdmitLease(**fields, lease_id=lease_id, identity=call.identity), self._host, self._neighbours)
         wait_s = call.patience_s(self._now(), asked.wait_s) if self._cards.has_cards else 0.0
-        return await self._grant(request, call, wait_s)
+        return await self._grant_learned(request, call, wait_s)
 
     async def _admit(self, asked: AdmitLease, call: Call) -> LeaseGranted:
         wait_s = call.patience_s(self._now(), asked.wait_s) if self._cards.has_cards else 0.0
-        return await self._grant(pinned(asked, self._host, self._neighbours), call, wait_s)
+        return await self._grant_learned(pinned(asked, self._host, self._neighbours), call, wait_s)
+
+    async def _grant_learned(self, asked: AdmitLease, call: Teller, wait_s: float) -> LeaseGranted:
+        """The lease, planned with what is known of its model."""
+        planned = self.learning.planned(asked)
+        granted = await self._grant(planned, call, wait_s)
+        self.learning.granted(planned)
+        return granted
 
     def _renew(self, asked: leases.RenewLease, _call: Call) -> leases.LeaseRenewed:
         at = self._shell.clock.timestamp()

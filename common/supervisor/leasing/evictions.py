@@ -16,6 +16,7 @@ from common.errors import StorageUnavailable
 from common.service.call import Call
 from common.service.shell import Shell
 from common.supervisor.leasing.evicting import Evictor
+from common.supervisor.leasing.footprints import Learning
 from common.supervisor.leasing.rung_acts import FindUnloader
 from common.supervisor.leasing.sampling import Look
 from common.supervisor.leasing.waiting import Seat
@@ -43,10 +44,12 @@ class Evictions:
         look_soon: Callable[[], None],
         unloader: FindUnloader,
         policy: LadderPolicy,
+        learning: Learning,
     ) -> None:
         self._shell = shell
         self._writer = writer
         self._record = record
+        self._learning = learning
         self._now = shell.clock.monotonic
         self._evictor = Evictor(shell, look_soon, self._ended, unloader, policy)
 
@@ -81,7 +84,8 @@ class Evictions:
             return
         seat.way_at = now
         at = self._shell.clock.timestamp()
-        decision = self._writer.table.evict_for(seat.asked, now, at, PATIENCE_S, kept, draining=draining)
+        queued = self._learning.queued()
+        decision = self._writer.table.evict_for(seat.asked, now, at, PATIENCE_S, kept, queued, draining=draining)
         if isinstance(decision.reply, RoomPromised):
             self._record(decision)
 
@@ -107,7 +111,8 @@ class Evictions:
 
     def _make_room(self, asked: MakeRoom, _call: Call) -> RoomPromised:
         self._writer.make_sound()
-        reply = self._record(self._writer.table.make_room(asked, self._now(), self._shell.clock.timestamp()))
+        planned, at = self._learning.room(asked), self._shell.clock.timestamp()
+        reply = self._record(self._writer.table.make_room(planned, self._now(), at))
         assert isinstance(reply, RoomPromised)
         return reply
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from common.api import leases
 from common.service.call import Call
 from common.service.shell import Shell
+from common.supervisor.leasing.footprints import Learning
 from common.supervisor.leasing.waiting import Line
 from common.supervisor.leasing.writer import LeaseWriter
 
@@ -12,11 +13,12 @@ from common.supervisor.leasing.writer import LeaseWriter
 class LeaseViews:
     """Answers what may be read."""
 
-    def __init__(self, shell: Shell, host: str, writer: LeaseWriter, line: Line) -> None:
+    def __init__(self, shell: Shell, host: str, writer: LeaseWriter, line: Line, learning: Learning) -> None:
         self._shell = shell
         self._host = host
         self._writer = writer
         self._line = line
+        self._learning = learning
         self._now = shell.clock.monotonic
 
     def add_routes(self) -> None:
@@ -45,7 +47,8 @@ class LeaseViews:
 
     def _plan(self, asked: leases.PlanLease, _call: Call) -> leases.LeasePlan:
         now = self._now()
-        return self._writer.table.plan(asked, now, self._line.kept_from(asked.priority, now))
+        planned, load_s = self._learning.plan(asked)
+        return self._writer.table.plan(planned, now, self._line.kept_from(asked.priority, now), load_s=load_s)
 
     def _explain(self, asked: leases.Explain, _call: Call) -> leases.Explanation:
         return self._writer.receipts.explain(asked)

@@ -13,6 +13,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
+import msgspec
+
 from common.api import leases
 from common.api.leases import LeaseChanged, Receipt
 from common.errors import StorageUnavailable, TandemError
@@ -23,7 +25,8 @@ from common.supervisor.leasing.owners import LEASES, OwnerWatch
 from common.supervisor.leasing.sampling import Look
 from common.supervisor.leasing.settling import Settling
 from common.vram import lease_facts
-from common.vram.cards import ProcessId
+from common.vram.cards import CardSample, ProcessId
+from common.vram.footprint import Footprints
 from common.vram.lease_decision import Announce, Decision, EvictionOrder, Instruction, Note, Reply, Unwatch, Watch
 from common.vram.lease_facts import EpochOpened, Fact
 from common.vram.lease_table import LeaseTable
@@ -38,7 +41,7 @@ class LeaseWriter:
     """The table, and all that must agree with it.
 
     `owner_died` hears of every process on which something hangs, `evict` of every order to take memory back, and `listeners` of
-    every change of a lease, once it is committed.
+    every change of a lease, once it is committed. `footprints` are what is known of models.
     """
 
     def __init__(
@@ -47,12 +50,15 @@ class LeaseWriter:
         host: str,
         owner_died: Callable[[ProcessId], None],
         evict: Callable[[EvictionOrder], None],
+        footprints: Footprints | None = None,
     ) -> None:
-        self.table = LeaseTable(host)
+        self.footprints = footprints if footprints is not None else Footprints(host)
+        self.table = LeaseTable(host, footprints=self.footprints)
         self.receipts = Receipts()
         self.owners = OwnerWatch(shell.loop, owner_died)
         self.settling = Settling()
         self.decided: Counter[str] = Counter()
+        self.closed: Mapping[str, str] = {}
         self.listeners: list[Callable[[LeaseChanged], None]] = []
         self._shell = shell
         self._host = host
@@ -93,13 +99,18 @@ class LeaseWriter:
         self.owners.close()
 
     def measure(self, look: Look) -> None:
-        """Takes in a look at the cards."""
+        """Takes in a look at the cards; those in `closed` take nothing new, for the reason there."""
+        if self.closed:
+            look = look._replace(samples=[self._as_closed(sample) for sample in look.samples])
         self._look = look
         self.table.measure(look.samples, look.tree, look.problem)
         self.settling.looked(look.began_at)
         if look.host is not None:
             self._host_look = look.host
             self._measure_host(look.host)
+
+    def _as_closed(self, sample: CardSample) -> CardSample:
+        return msgspec.structs.replace(sample, health=sample.health or self.closed.get(sample.uuid, ""))
 
     def owned_cgroups(self) -> Mapping[str, ProcessId]:
         """The cgroups that hold containers of leases' owners, and whose each is; of two owners of one, who was granted last."""
@@ -158,6 +169,12 @@ class LeaseWriter:
         self.receipts.keep(receipt, key)
         self.decided[receipt.decision] += 1
 
+    def tell(self, change: LeaseChanged) -> None:
+        """Publishes what became of a lease, and has the listeners hear it."""
+        self._shell.publisher.publish(leases.LEASE_CHANGED, change.lease.lease_id, change)
+        for heard in self.listeners:
+            heard(change)
+
     def _journal(self, fact: Fact) -> None:
         if isinstance(fact, EpochOpened):
             self._shell.store.commit(lease_facts.rows(fact), Durability.FULL)
@@ -167,10 +184,7 @@ class LeaseWriter:
     def _perform(self, instructions: Sequence[Instruction]) -> None:
         for instruction in instructions:
             if isinstance(instruction, Announce):
-                change = instruction.change
-                self._shell.publisher.publish(leases.LEASE_CHANGED, change.lease.lease_id, change)
-                for heard in self.listeners:
-                    heard(change)
+                self.tell(instruction.change)
             elif isinstance(instruction, Note):
                 self.note(instruction.receipt, instruction.idempotency_key)
             elif isinstance(instruction, Watch):
@@ -190,7 +204,8 @@ class LeaseWriter:
     def _restore(self) -> None:
         self._epoch_open = False
         self._cgroups = None
-        self.table = LeaseTable.restored(self._host, self._shell.store, self._now())
+        store, now = self._shell.store, self._now()
+        self.table = LeaseTable.restored(self._host, store, now, footprints=self.footprints)
         if self._look is not None:
             self.table.measure(self._look.samples, self._look.tree, self._look.problem)
         if self._host_look is not None:
