@@ -129,9 +129,13 @@ class ReloadModels(Message, frozen=True):
 
 
 class AskModel(Message, frozen=True):
-    """One HTTP request to an engine on this host's loopback, under a live share of its lease; the answer is streamed."""
+    """One HTTP request to an engine on this host's loopback, under a live share of its lease; the answer is streamed.
+
+    The share's fencing token shows that the caller was given it, whoever asked for it.
+    """
 
     lease_id: Id
+    fencing_token: Count
     method: Literal["GET", "POST", "DELETE", "HEAD"]
     path: str
     headers: dict[str, str] = {}

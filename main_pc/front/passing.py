@@ -109,7 +109,15 @@ class Passing:
     async def _there(
         self, ready: ModelReady, path: str, headers: Mapping[str, str], body: bytes
     ) -> AsyncIterator[EngineAnswer]:
-        asked = AskModel(lease_id=ready.lease.lease_id, method="POST", path=path, headers=dict(headers), body=body)
+        lease = ready.lease
+        asked = AskModel(
+            lease_id=lease.lease_id,
+            fencing_token=lease.fencing_token,
+            method="POST",
+            path=path,
+            headers=dict(headers),
+            body=body,
+        )
         target = f"Supervisor/{ready.host}"
         async with aclosing(self._client.stream(target, ASK_MODEL, asked, timeout_s=LONGEST_S)) as items:
             first = await self._first(items)

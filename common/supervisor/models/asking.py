@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from common.api.leases import Lease
 from common.api.models import AskModel, ModelBytes
-from common.errors import BadRequest, DeadlineExceeded, Forbidden, Interrupted, NotFound, StaleFence, Unavailable
+from common.errors import BadRequest, DeadlineExceeded, Interrupted, NotFound, StaleFence, Unavailable
 from common.service.call import Call
 from common.supervisor.models.managed import Serving
 
@@ -24,8 +24,6 @@ SILENCE_S: Final = 600.0
 """How long an engine may say nothing."""
 LONGEST_S: Final = 3_600.0
 PIECE_BYTES: Final = 64 * 1024
-PLANNER: Final = "resource_manager@"
-"""Shares that ResourceManager was lent are used by those it passed them on to."""
 _NOT_SENT: Final = frozenset(
     {"host", "connection", "content-length", "transfer-encoding", "authorization", "upgrade", "te"}
 )
@@ -43,10 +41,10 @@ class Asking:
     async def ask(self, asked: AskModel, call: Call) -> ModelBytes:
         """Streams the engine's answer; what is returned ends it.
 
-        Raises NotFound, StaleFence and Forbidden about the share, Unavailable where the engine takes no connection,
+        Raises NotFound and StaleFence about the share, Unavailable where the engine takes no connection,
         Interrupted where it went away midway, DeadlineExceeded after its silence.
         """
-        url = self._allowed(asked, call) + asked.path
+        url = self._allowed(asked) + asked.path
         import aiohttp
 
         try:
@@ -70,15 +68,15 @@ class Asking:
         if self._session is not None:
             await self._session.close()
 
-    def _allowed(self, asked: AskModel, call: Call) -> str:
-        """The engine's address, where this caller may use it."""
+    def _allowed(self, asked: AskModel) -> str:
+        """The engine's address, where whoever asks was given a share of it."""
         share = self._find(asked.lease_id)
         if not share.shares:
             raise NotFound(
                 f"lease {asked.lease_id} is no share of a model; use_model gives one", lease_id=asked.lease_id
             )
-        if share.identity != call.identity and not share.identity.startswith(PLANNER):
-            raise Forbidden(f"lease {asked.lease_id} is another caller's", lease_id=asked.lease_id)
+        if share.fencing_token != asked.fencing_token:
+            raise StaleFence(f"lease {asked.lease_id} is held under another fencing token", lease_id=asked.lease_id)
         serving = self._serving(share.shares)
         if serving is None:
             raise StaleFence(f"the model of lease {asked.lease_id} is not loaded any more", lease_id=asked.lease_id)
