@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Protocol
 
-from common.api.leases import Card, Lease, LeaseChanged, LeaseGranted, MarkLease, Owner, ReleaseLease
+from common.api.leases import Card, Explain, Lease, LeaseChanged, LeaseGranted, MarkLease, Owner, ReleaseLease
 from common.api.supervisor import AdmitLease
 from common.errors import NoCapacity, NotFound, StaleFence, TandemError
 from common.service.shell import Shell
@@ -103,6 +103,11 @@ class OwnLine:
         if found is None:
             raise NotFound(f"{self._host} knows no lease {lease_id}", lease_id=lease_id)
         return found
+
+    def returned_bytes(self, lease_id: str) -> int:
+        """What the card showed to come back when this lease was evicted or put to sleep last; 0 where it was not."""
+        told = self._writer.receipts.explain(Explain(subject=lease_id)).receipts
+        return next((each.returned_bytes for each in told if each.decision in ("evicted", "parked")), 0)
 
     def leases(self) -> list[Lease]:
         """The live leases."""

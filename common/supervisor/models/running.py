@@ -16,7 +16,7 @@ from common.api.leases import LeaseChanged, LeaseGranted, LeaseProgress, Owner, 
 from common.api.supervisor import AdmitLease
 from common.config.models import Model
 from common.engines.opening import open_engine
-from common.errors import TandemError
+from common.errors import NoCapacity, StorageUnavailable, TandemError
 from common.gpu.process_identity import this_process
 from common.ids import new_id
 from common.service.shell import Shell
@@ -254,7 +254,7 @@ class Engines:
 
     def _not_leased(self, managed: Managed, error: TandemError) -> None:
         name, now = managed.model.name, self._now()
-        if error.can_help_later or managed.life.state != "queued":
+        if isinstance(error, NoCapacity | StorageUnavailable) or managed.life.state != "queued":
             self._roster.no_room(name, error.message, now)
         else:
             self._refuse(self._roster.failed(name, error.message, now))

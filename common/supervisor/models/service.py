@@ -258,12 +258,11 @@ class ManagedModels:
         if managed.model.adopted and (why := self._unstoppable(managed)):
             raise Conflict(why)
         lease_id = managed.held.lease_id
-        before = line.find(lease_id).measured_bytes
         self._put_away(managed, "stopped by its operator")
         until = self._now() + STOP_S
         while (there := self._roster.of_lease(lease_id) is managed) and self._now() < until:
             await asyncio.sleep(STOP_LOOK_S)
-        return api.ModelStopped(state=managed.life.state, returned_bytes=0 if there else before)
+        return api.ModelStopped(state=managed.life.state, returned_bytes=0 if there else line.returned_bytes(lease_id))
 
     def _unstoppable(self, managed: Managed) -> str:
         """Why nothing can be done to have it go; empty where something can."""

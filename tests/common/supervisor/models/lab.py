@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import sys
+import asyncio
+import json
+import time
+import urllib.request
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
@@ -15,11 +17,14 @@ from common.api.models import ASK_MODEL, USE_MODEL, AskModel, ModelBytes, ModelP
 from common.client.aio import AsyncClient
 from common.client.directory import Directory, Place
 from common.config.models import Model, ModelHealth
-from common.config.schema import SimulatedCard, Stop
+from common.config.schema import Ports, SimulatedCard, Stop
 from common.config.units import Duration, Size
+from common.supervisor.models.managed import Managed
 from common.telemetry.system_clock import SystemClock, system_rng
 from common.transport.sockets import Endpoint
 from tests.common.supervisor.host import Host, running, startup
+from tests.common.supervisor.startup_files import write_startup
+from tests.lab.fabric import held_bytes
 
 ROOT = Path(__file__).resolve().parents[4]
 GIB = 2**30
@@ -44,7 +49,7 @@ def model(name: str, gib: float = 4, *arguments: str, engine: str = "llama-serve
             "cwd": str(ROOT),
             "env": env,
             "health": ModelHealth(ready_within_s=Duration(60)),
-            "stop": Stop(term_s=Duration(5)),
+            "stop": Stop(term_s=Duration(fields.pop("term_s", 5))),
             **fields,
         }
     )
@@ -53,7 +58,8 @@ def model(name: str, gib: float = 4, *arguments: str, engine: str = "llama-serve
 class Lab:
     """The supervisor and its caller."""
 
-    def __init__(self, host: Host, client: AsyncClient) -> None:
+    def __init__(self, home: Path, host: Host, client: AsyncClient) -> None:
+        self.home = home
         self.host = host
         self.client = client
 
@@ -83,8 +89,62 @@ class Lab:
     async def states(self) -> dict[str, str]:
         return {name: each["state"] for name, each in (await self.models()).items()}
 
-    async def used_gib(self, index: int = 0) -> float:
-        return float((await self.host.ask("get_gpus"))["cards"][index]["used_bytes"]) / GIB
+    @property
+    def cards(self) -> Path:
+        """The folder of its simulated cards."""
+        return self.home / "h" / "cards"
+
+    def held(self) -> int:
+        """What all processes hold on all cards, counted from outside."""
+        return sum(used for used, _ in held_bytes(self.home).values())
+
+    def managed(self, name: str) -> Managed:
+        return self.host.supervisor._models._roster.find(name)
+
+    def state(self, name: str) -> str:
+        return self.managed(name).life.state
+
+    def may_retry(self, name: str) -> bool:
+        return self.managed(name).life.may_retry(time.monotonic())
+
+    def waiting(self) -> int:
+        return self.host.supervisor._models._roster.waiting
+
+    def gib(self, name: str) -> float:
+        """What the model's engine holds."""
+        serving = self.managed(name).serving
+        assert serving is not None
+        return int(_control(serving.url)["held"]) / GIB
+
+    def tell(self, name: str, **changes: Any) -> None:
+        """Changes the lies of the model's engine."""
+        serving = self.managed(name).serving
+        assert serving is not None
+        _control(serving.url, changes)
+
+    async def acts(self, ready: ModelReady) -> list[str]:
+        return list((await asyncio.to_thread(_control, ready.url))["acts"])
+
+    async def chat(self, url: str, name: str) -> None:
+        body = json.dumps({"model": name, "stream": False, "messages": [{"role": "user", "content": "hello"}]}).encode()
+        await asyncio.to_thread(lambda: urllib.request.urlopen(f"{url}/api/chat", body, 60).read())
+
+    def measured(self, name: str) -> int:
+        """What the cards show the model's lease to hold."""
+        own, held = self.host.supervisor._leases, self.managed(name).held
+        assert own is not None
+        return own.own.find(held.lease_id).measured_bytes if held is not None else 0
+
+    async def asked_under(self, lease_id: str, token: int, path: str) -> None:
+        asked = AskModel(lease_id=lease_id, fencing_token=token, method="GET", path=path)
+        await self.client.call(SUPERVISOR, ASK_MODEL, asked, timeout_s=60)
+
+    def write(self, models: Sequence[Model], **fields: Any) -> None:
+        """The startup file, as an operator would change it now."""
+        told = msgspec.to_builtins(models, enc_hook=int)
+        ports = Ports(1, 2, 3)
+        file = write_startup(self.home / "startup.json", "h", ports, **{"models": told, **fields})
+        self.host.supervisor._config = file
 
     async def decisions(self, subject: str) -> list[str]:
         receipts = (await self.host.ask("explain", subject=subject))["receipts"]
@@ -94,6 +154,7 @@ class Lab:
         """The engine's answer through `ask_model`."""
         asked = AskModel(
             lease_id=ready.lease.lease_id,
+            fencing_token=ready.lease.fencing_token,
             method=method,  # type: ignore[arg-type]
             path=path,
             headers={"content-type": "application/json"},
@@ -115,8 +176,13 @@ async def lab(home: Path, models: Sequence[Model], cards_gib: Sequence[float] = 
         shell = host.supervisor.shell
         place = Place(Endpoint.tcp("127.0.0.1", shell.port), Endpoint.tcp("127.0.0.1", shell.events_port))
         async with AsyncClient(Directory({SUPERVISOR: place}), SystemClock(), system_rng()) as client:
-            yield Lab(host, client)
+            yield Lab(home, host, client)
 
 
-def environ() -> dict[str, str]:
-    return {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+def _control(url: str, changes: dict[str, Any] | None = None) -> dict[str, Any]:
+    """What a stand-in really holds; what it is told to do from now on."""
+    body = None if changes is None else json.dumps(changes).encode()
+    request = urllib.request.Request(f"{url}/stand-in", body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        told: dict[str, Any] = json.load(answer)
+        return told

@@ -127,7 +127,7 @@ def test_an_unknown_model_is_told_with_a_close_match() -> None:
     with pytest.raises(NotFound, match="h has no model 'lama'; did you mean llama") as caught:
         desk.ask("lama")
     assert caught.value.details == {"close": ["llama"]}
-    with pytest.raises(NotFound, match="h has no model 'zzz'$"):
+    with pytest.raises(NotFound, match=r"h has no model 'zzz'$"):
         desk.ask("zzz")
     assert desk.roster.find("chat") is desk.roster.find("llama")
 
@@ -142,7 +142,7 @@ def test_what_a_model_does_not_serve_is_refused_at_once() -> None:
 def test_a_model_whose_files_are_missing_says_which() -> None:
     desk = Desk(model("a"))
     desk.roster.lacks("a", ["/m.gguf"])
-    with pytest.raises(Unavailable, match="not on this host: /m.gguf"):
+    with pytest.raises(Unavailable, match=r"not on this host: /m\.gguf"):
         desk.ask("a")
     assert desk.managed("a").shown("h", desk.footprints, desk.now).problem == "not on this host: /m.gguf"
     desk.roster.lacks("a", [])
