@@ -242,7 +242,9 @@ class Supervisor:
             known,
             lambda order: self._models.unloader(order) or owners.find(order),
             home=self._home.root,
+            footprints=self._models.footprints,
         )
+        self._leases.strangers.back = self._models.bring_back
         self._leases.add_routes()
         await self._leases.open()
 

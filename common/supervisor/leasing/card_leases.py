@@ -362,6 +362,7 @@ class CardLeases:
         else:
             self._record(self._writer.table.expire(self._now(), self._shell.clock.timestamp()))
             self._evictions.resume()
+            self.learning.keep()
         self._serve()
         self._cards.tick()
 

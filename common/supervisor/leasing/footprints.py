@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Final
 
 import msgspec
@@ -112,7 +113,15 @@ class Learning:
             if all(alone[_owner(lease), uuid] == 1 for uuid in lease.card_uuids):
                 loaded += [lease.lease_id] if self._follow(lease, load, now) else []
         self._forget(leases)
-        self._keep(loaded, now)
+        self._mark(loaded, now)
+
+    def keep(self) -> None:
+        """Has what was learned stored, every KEPT_S; to be called where the store takes something."""
+        now = self._now()
+        if now - self._kept_at >= KEPT_S and (changes := self.known.changes()):
+            self._kept_at = now
+            self._shell.journal.write(changes)
+            self._shell.journal.hold(lambda failure: self.known.unkept() if failure is not None else None)
 
     def queued(self) -> dict[str, float]:
         """By card, the seconds of loading that go on there: of leases whose model is not loaded and takes a known time to."""
@@ -203,20 +212,12 @@ class Learning:
         self._loads = {name: load for name, load in self._loads.items() if name in living}
         self._asleep &= living
 
-    def _keep(self, loaded: Sequence[str], now: float) -> None:
-        """Marks leases loaded, and has what was learned in the store, now and then."""
-        if not loaded and now - self._kept_at < KEPT_S:
-            return
-        try:
-            self._writer.make_sound()
-        except StorageUnavailable:
-            return  # the health answer says so; the next look tries again
-        self._kept_at = now
-        if loaded:
-            self._writer.record(self._writer.table.loaded(loaded, now))
-        if changes := self.known.changes():
-            self._shell.journal.write(changes)
-            self._shell.journal.hold(lambda failure: self.known.unkept() if failure is not None else None)
+    def _mark(self, loaded: Sequence[str], now: float) -> None:
+        """Takes down that leases are loaded; where that cannot be stored now, their weights are no less there."""
+        with suppress(StorageUnavailable):
+            if loaded:
+                self._writer.make_sound()
+                self._writer.record(self._writer.table.loaded(loaded, now))
 
 
 def _owner(lease: Lease) -> ProcessId:

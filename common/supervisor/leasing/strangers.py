@@ -17,15 +17,15 @@ from common.supervisor.leasing.writer import LeaseWriter
 from common.vram.yielding import BringBack, CardLook, Park, Yielding, look_of
 
 
-def nobody(_: str) -> None:
+def nobody(_: Lease) -> None:
     """Runs no engine that could be loaded again."""
 
 
 class Strangers:
-    """One host's peace with its strangers; `look_soon` has the cards looked at, `back` hears which model fits again."""
+    """One host's peace with its strangers; `back` hears of each lease for which there is room again."""
 
     def __init__(self, shell: Shell, writer: LeaseWriter, look_soon: Callable[[], None]) -> None:
-        self.back: Callable[[str], None] = nobody
+        self.back: Callable[[Lease], None] = nobody
         self._shell = shell
         self._writer = writer
         self._look_soon = look_soon
@@ -77,7 +77,7 @@ class Strangers:
         lease = self._away.get(back.resident.lease_id)
         if lease is not None:
             self._writer.tell(LeaseChanged(change="may-return", lease=lease, reason=back.reason))
-        self.back(back.resident.model)
+            self.back(lease)
 
     def _forget_those_back(self, leases: Sequence[Lease]) -> None:
         """Whose model has been leased anew meanwhile, by whomever, need not come back."""

@@ -206,6 +206,9 @@ class Engines:
             process = this_process()
         need = managed.need_bytes(self._footprints)
         fields = self._fields(managed, self._loads.owner(model, process), need, begin.card_uuid)
+        if need != model.vram:
+            fields["declared_bytes"] = int(model.vram)
+        self._footprints.declared(managed.key, int(model.vram))
         waiting = list(managed.waiting.values())
         asked_at = min((asked.asked_at for asked in waiting), default=now)
         wait_s = 0.0 if all(asked.preload for asked in waiting) else min(LONGEST_WAIT_S, max(0.0, begin.deadline - now))

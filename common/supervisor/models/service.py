@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from common.api import models as api
-from common.api.leases import LeaseGranted
+from common.api.leases import Lease, LeaseGranted
 from common.api.models import ModelReady, UseModel
 from common.api.supervisor import AdmitLease
 from common.api.words import Cursor
@@ -24,7 +25,6 @@ from common.errors import (
     NoCapacity,
     NotFound,
     StaleFence,
-    StorageUnavailable,
     TandemError,
     Unavailable,
 )
@@ -41,7 +41,7 @@ from common.supervisor.models.engine_process import EngineProcesses
 from common.supervisor.models.managed import Asked, Managed, Serving
 from common.supervisor.models.metrics import ModelFigures
 from common.supervisor.models.roster import Abandon, Begin, Changed, Refuse, Roster, Serve
-from common.supervisor.models.running import Engines
+from common.supervisor.models.running import IDENTITY, Engines
 from common.supervisor.models.seats import Seat, Seats
 from common.supervisor.models.unloading import ModelUnloader
 from common.supervisor.processes import Processes
@@ -91,6 +91,18 @@ class ManagedModels:
         self._adopted: Adopted | None = None
         self._turning = False
         self._closed = False
+
+    @property
+    def footprints(self) -> Footprints:
+        """What is known of models on this host, for whoever looks at its other leases to learn and to store with these."""
+        return self._footprints
+
+    def bring_back(self, lease: Lease) -> None:
+        """There is room again for a lease that made way for a program without one: an engine's model is loaded anew or woken."""
+        if lease.identity == IDENTITY.format(self._host) and self._line is not None and not self._closed:
+            with suppress(NotFound):
+                self._preload(self._roster.find(lease.model))
+                self._soon()
 
     def add_routes(self) -> None:
         """Serves the models' verbs, and their metrics."""
@@ -418,15 +430,6 @@ class ManagedModels:
                 engines.put_away(managed, why, to_stop=idle.then == "stop")
         self._figures.models = tuple(managed.shown(self._host, self._footprints, now) for managed in self._roster)
         self._figures.waiting = self._roster.waiting
-        self._keep_footprints()
-
-    def _keep_footprints(self) -> None:
-        try:
-            self._shell.journal.begin()
-            if changes := self._footprints.changes():
-                self._shell.journal.write(changes)
-        except StorageUnavailable as error:
-            self._shell.log.warning("what is known of models' sizes is not stored: %s", error.message)
 
     async def _follow(self) -> None:
         assert self._adopted is not None

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from common.api.leases import LeaseChanged
+from common.api.leases import Lease, LeaseChanged
 from common.errors import StorageUnavailable
 from common.gpu.process_identity import start_time
 from common.gpu.simulated import GIB, SimulatedCards, ensure_cards, use_bytes
@@ -48,7 +48,7 @@ async def decided(mainpc: Host, subject: str, decision: str) -> list[dict[str, A
 async def test_a_game_that_takes_14_gib_is_yielded_to_never_signalled_and_what_went_may_come_back(
     tmp_path: Path,
 ) -> None:
-    back: list[str] = []
+    back: list[Lease] = []
     told: list[LeaseChanged] = []
     with program() as idle, program() as busy, program(*DEAF) as game:
         async with host(one_card(tmp_path)) as mainpc:
@@ -82,7 +82,7 @@ async def test_a_game_that_takes_14_gib_is_yielded_to_never_signalled_and_what_w
             async with asyncio.timeout(60):
                 while not back:
                     await asyncio.sleep(0.05)
-            assert back == ["qwen"]
+            assert [each.lease_id for each in back] == [resident["lease_id"]]
             (change,) = [each for each in told if each.change == "may-return"]
             assert (change.lease.lease_id, change.lease.bytes) == (resident["lease_id"], 14 * GIB)
             assert "made way for a program without a lease" in change.reason
