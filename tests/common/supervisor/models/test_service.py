@@ -16,7 +16,7 @@ import pytest
 from common.api.models import Model as Shown
 from common.config.models import Idle, ModelHealth
 from common.config.units import Duration
-from common.errors import BadRequest, Cancelled, NoCapacity, NotFound, Unavailable
+from common.errors import BadRequest, Cancelled, NoCapacity, NotFound, StaleFence, Unavailable
 from tests.common.supervisor.host import ask
 from tests.common.supervisor.lives import ended, until
 from tests.common.supervisor.models.lab import GIB, Lab, lab, model
