@@ -83,6 +83,7 @@ class Roster:
     def __init__(self, host: str, models: Sequence[Model], footprints: Footprints, at: float) -> None:
         self._host = host
         self._footprints = footprints
+        self._entries: dict[str, Model] = {}
         self._models: dict[str, Managed] = {}
         self._names: dict[str, str] = {}
         self._tickets: dict[str, str] = {}
@@ -103,18 +104,25 @@ class Roster:
         return len(self._tickets)
 
     def reload(self, models: Sequence[Model], at: float) -> None:
-        """Takes in what the file says now. A model with an engine keeps it, and its entry as it was; one without goes if the file
-        names it no more.
-        """
-        enabled = {model.name: model for model in models if model.enabled}
-        for name in [name for name, managed in self._models.items() if name not in enabled and self._idle(managed)]:
+        """Takes in what the file says now. A model with an engine keeps its entry as it was until that is gone."""
+        self._entries = {model.name: model for model in models if model.enabled}
+        for model in self._entries.values():
+            self._models.setdefault(model.name, Managed(model, at))
+        for managed in self:
+            self._settle(managed)
+        self._name()
+
+    def _settle(self, managed: Managed) -> None:
+        """A model that has no engine is as the file says now, and is forgotten where that names it no more."""
+        if managed.life.state not in ("absent", "failed") or managed.begun is not None:
+            return
+        name = managed.model.name
+        if name in self._entries:
+            managed.model = self._entries[name]
+        elif not managed.waiting:
             del self._models[name]
-        for name, model in enabled.items():
-            managed = self._models.get(name)
-            if managed is None:
-                self._models[name] = Managed(model, at)
-            elif self._idle(managed):
-                managed.model = model
+
+    def _name(self) -> None:
         self._names = {alias: name for name, managed in self._models.items() for alias in managed.model.names}
 
     def find(self, name: str) -> Managed:
@@ -174,7 +182,7 @@ class Roster:
             found += self._look_after(managed, now)
         found += self._begin_some(residency, now)
         changes, self._changes = self._changes, []
-        return [*changes, *found]
+        return [*(each for each in changes if each.name in self._models), *found]
 
     def granted(self, name: str, held: Held, now: float) -> None:
         """The lease of a load is there: it goes on."""
@@ -254,6 +262,9 @@ class Roster:
             self._enqueue(managed, now)
         elif managed.life.state != "absent":
             self._move(managed, Move.END, now)
+            if self._entries.get(name) is not managed.model:
+                self._settle(managed)
+                self._name()
 
     def died(self, name: str, reason: str, now: float) -> list[Refuse]:
         """Its engine ended by itself; one that was on its way out is simply gone."""
@@ -333,7 +344,8 @@ class Roster:
 
     def _in_line(self, managed: Managed, ticket: str, told: ModelProgress, now: float) -> ModelProgress:
         others = [each.model.name for each in self if each.begun is not None]
-        reason = managed.no_room or f"{managed.model.name} waits for room"
+        need = managed.wish(self._footprints).need
+        reason = managed.no_room or f"{managed.model.name} waits for room: it needs {need}"
         if ticket not in self._queue or self._residency is None:
             return msgspec.structs.replace(told, reason=reason)
         outlook = self._queue.outlook(ticket, self._residency, now)
@@ -430,9 +442,6 @@ class Roster:
 
     def _rank(self, asked: Asked) -> tuple[float, str]:
         return asked.asked_at - asked.priority / LINE.points_per_s, asked.ticket
-
-    def _idle(self, managed: Managed) -> bool:
-        return managed.life.state in ("absent", "failed") and not managed.waiting
 
     def _failing(self, managed: Managed, now: float) -> Unavailable:
         pause_ms = max(0, int((managed.life.retry_at - now) * 1_000))

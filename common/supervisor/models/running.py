@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, Final
 
-from common.api.leases import LeaseChanged, LeaseGranted, LeaseProgress, Owner, Unload
+from common.api.leases import Lease, LeaseChanged, LeaseGranted, LeaseProgress, Owner, Unload
 from common.api.supervisor import AdmitLease
 from common.config.models import Model
 from common.engines.opening import open_engine
-from common.errors import NoCapacity, StorageUnavailable, TandemError
-from common.gpu.process_identity import this_process
+from common.errors import NoCapacity, NotFound, StorageUnavailable, TandemError
+from common.gpu.process_identity import is_alive, this_process
 from common.ids import new_id
 from common.service.shell import Shell
 from common.supervisor.instructions import Exited
@@ -155,6 +155,33 @@ class Engines:
         self._roster.found(model.name, _held(granted), serving, self._now())
         self._line.mark(granted.lease_id, in_use=_stays(managed, room), loaded=True)
         self._turn()
+
+    def resume(self) -> None:
+        """What leases an earlier life of this supervisor left: those of engines that ran on go on, any others are given back."""
+        ours = IDENTITY.format(self._host)
+        for lease in self._line.leases():
+            if lease.identity == ours and not lease.shares and not self._resumed(lease):
+                self._give_back(lease.lease_id)
+
+    def _resumed(self, lease: Lease) -> bool:
+        try:
+            managed = self._roster.find(lease.model)
+        except NotFound:
+            return False
+        model, owner = managed.model, lease.owner
+        runs_on = model.adopted and lease.state == "held" and is_alive(owner.pid, owner.start_time)
+        if not runs_on or managed.life.state != "absent":
+            return False
+        room = self.rooms[model.name]
+        room.engine = open_engine(model.engine, model.url, health_path=model.health.path)
+        room.loaded_at = self._now()
+        held = Held(lease_id=lease.lease_id, card_uuids=tuple(lease.card_uuids), bytes=lease.bytes)
+        serving = Serving(url=room.engine.url, upstream=model.upstream_name, pid=owner.pid, start_time=owner.start_time)
+        self._roster.found(model.name, held, serving, self._now())
+        for share in self._line.leases():
+            if share.shares == lease.lease_id:
+                self._roster.used(model.name, share.lease_id)
+        return True
 
     async def close(self) -> None:
         """Ends every load and every engine that was started here."""

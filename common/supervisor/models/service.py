@@ -135,6 +135,7 @@ class ManagedModels:
         self._asking = Asking(line.find, self._serving_under)
         self._adopted = Adopted(self._shell, self._roster, self._engines, line)
         line.listen(self._engines.heard)
+        self._engines.resume()
         await self._look_at_files()
         for managed in self._roster:
             if managed.model.preload:
@@ -221,7 +222,7 @@ class ManagedModels:
 
     def _fits(self, managed: Managed, line: OwnLine) -> None:
         """NoCapacity where no card of this host could ever hold the model."""
-        if managed.held is not None or not managed.model.vram:
+        if managed.held is not None:
             return
         wish, cards = managed.wish(self._footprints), line.candidates()
         if sum(wish.could_hold(card) for card in cards) < wish.cards:
@@ -441,7 +442,7 @@ class ManagedModels:
     async def _look_at_files(self) -> None:
         home = str(self._home / self._host)
         wanted = {m.model.name: [each.replace("{home}", home) for each in m.model.files] for m in self._roster}
-        lacking = await asyncio.to_thread(_lacking, wanted)
+        lacking = await asyncio.to_thread(_lacking, wanted) if any(wanted.values()) else {}
         for managed in self._roster:
             self._roster.lacks(managed.model.name, lacking.get(managed.model.name, ()))
 

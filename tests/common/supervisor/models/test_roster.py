@@ -254,7 +254,7 @@ def test_a_model_that_needs_others_gone_says_that_room_is_made() -> None:
 def test_what_is_known_of_the_wait_is_told_and_nothing_where_it_is_not() -> None:
     desk = Desk(model("a", load_s=Duration(20.0)), model("cpu", 0))
     ticket, other = desk.ask("a"), desk.ask("cpu")
-    assert desk.roster.progress(ticket, desk.now).reason == "a waits for room"
+    assert desk.roster.progress(ticket, desk.now).reason == "a waits for room: it needs 4.0 GiB"
     assert {each.name: each.card_uuid for each in desk.does() if isinstance(each, Begin)} == {"cpu": "", "a": "u0"}
     told = desk.roster.progress(ticket, desk.now + 5)
     assert (told.eta_s, told.waited_s, told.reason) == (15.0, 5.0, "a is next to be loaded")
@@ -295,6 +295,8 @@ def test_nobody_who_waits_any_more_is_loaded_for() -> None:
     assert desk.does() == []
     assert desk.state("a") == "queued"
     assert desk.roster.waiting == 1
+    told = desk.roster.progress(ticket, desk.now)
+    assert (told.reason, told.position, told.eta_s) == ("a waits for room: it needs 9.0 GiB", 1, None)
     desk.roster.leave(ticket)
     desk.roster.leave(ticket)
     assert desk.step() == [Changed("a", "queued")]
@@ -543,11 +545,25 @@ def test_a_reload_takes_in_new_models_and_touches_nothing_that_runs() -> None:
     assert len(desk.roster) == 3
     assert desk.managed("a").model is kept
     assert desk.managed("b").model.vram == 5 * GIB
-    desk.roster.reload([model("a", 6), model("d")], desk.now)
+    desk.roster.reload([model("a", 6, aliases=["new"]), model("d")], desk.now)
     assert desk.managed("a").model is kept
     desk.roster.leaving("a", desk.now)
     desk.roster.ended("a", desk.now)
-    desk.roster.reload([model("d")], desk.now)
+    assert desk.managed("new").model.vram == 6 * GIB
+
+
+def test_a_model_that_the_file_names_no_more_goes_with_its_engine_or_the_last_who_waits() -> None:
+    desk = Desk(model("a"), model("b"))
+    desk.loaded("a")
+    desk.ask("b")
+    desk.step()
+    desk.grant("b")
+    desk.roster.failed("b", "no", desk.now)
+    desk.roster.reload([], desk.now)
+    assert [each.model.name for each in desk.roster] == ["a", "b"]
+    desk.roster.leaving("a", desk.now)
+    desk.roster.ended("a", desk.now)
+    assert Changed("a", "expiring") not in desk.step()
     with pytest.raises(NotFound):
         desk.ask("a")
 
