@@ -27,6 +27,10 @@ from common.api.words import (
 TaskState = Literal["queued", "running", "done", "failed", "expired", "cancelled", "dead"]
 Span = Annotated[float, Meta(gt=0, le=31_536_000, description="seconds")]
 Attempts = Annotated[int, Meta(ge=1, le=1_000, description="times a task may be tried")]
+MaybeModel = Annotated[
+    str,
+    Meta(max_length=128, pattern=r"^([A-Za-z0-9_][A-Za-z0-9_.:/@ -]*)?\Z", description="a managed model; empty: none"),
+]
 
 
 class SubmitTask(Message, frozen=True):
@@ -36,9 +40,14 @@ class SubmitTask(Message, frozen=True):
     other payload is its field `data`. An agent may be given the same task again after a failure or a crash, and tells so by
     `task_id`. The task begins after `delay_s` at the earliest and is over `deadline_s` after its submission at the latest
     (absent: never). One attempt may take `timeout_s`. Of an ended task everything is kept for `retain_s`.
+
+    A task that needs a managed `model` begins once that is on loan for it, at an agent of the model's host, whose verb gets in
+    the field `model` its `name`, `host`, `engine`, the `url` on that host's loopback and the name there, `upstream`. Tasks of
+    one model run together, so that models are not changed for each; one that no host has by now is waited for.
     """
 
     capability: Name
+    model: MaybeModel = ""
     payload: Any = None
     priority: Priority = DEFAULT_PRIORITY
     delay_s: Seconds = 0.0
@@ -81,6 +90,7 @@ class TaskStatus(Message, frozen=True):
     task_id: Id
     state: TaskState
     capability: str
+    model: str = ""
     name: str = ""
     priority: Priority = DEFAULT_PRIORITY
     attempts: Count = 0
@@ -119,7 +129,10 @@ class Tasks(Message, frozen=True):
 
 
 class TaskQueue(Message, frozen=True):
-    """The tasks of one capability: `delayed` ones are not yet to begin, `limit` is how many may run at a time (absent: any)."""
+    """The tasks of one capability, and of one `model` where they need one: `delayed` ones are not yet to begin.
+
+    `limit` is how many of the capability may run at a time, with whatever model (absent: any).
+    """
 
     capability: str
     queued: Count
@@ -127,12 +140,13 @@ class TaskQueue(Message, frozen=True):
     running: Count
     agents: Count
     oldest_s: Seconds
+    model: str = ""
     limit: Count | None = None
     reason: str = ""
 
 
 class TaskQueues(Message, frozen=True):
-    """Every capability that has tasks waiting or running, or a limit."""
+    """Every capability, with every model, that has tasks waiting or running, or a limit."""
 
     queues: list[TaskQueue]
 

@@ -1,5 +1,7 @@
 """Models of all hosts: asked of the host that has them soonest, the answer passed through, the next host where one cannot.
 
+Callers come by the verbs, and tasks by `use`: one way for both.
+
 The hosts are asked anew each time what they have, so nothing here can be out of date, and nothing is kept. Which host comes
 first is model_choice's to say; what is loaded and what goes for it, the host's own.
 """
@@ -14,7 +16,7 @@ import msgspec
 
 from common.api import models
 from common.api.leases import PlanLease
-from common.api.models import Model, ModelReady, UseModel
+from common.api.models import Model, ModelProgress, ModelReady, UseModel
 from common.api.words import Cursor
 from common.client.aio import AsyncClient
 from common.errors import Interrupted, NoCapacity, NotFound, Overloaded, TandemError, Unavailable
@@ -31,6 +33,8 @@ ASKED_ONE_BY_ONE: Final = Cursor(epoch=0, seq=0)
 """What each host says is followed by that host's own events."""
 NEXT: Final = (NoCapacity, NotFound, Overloaded, Unavailable)
 """After these the next host is asked: nothing was lent."""
+
+Told = Callable[[ModelProgress], None]
 
 
 class Borrowing:
@@ -62,7 +66,12 @@ class Borrowing:
         return stopped
 
     async def _use(self, asked: UseModel, call: Call) -> ModelReady:
-        until = self._now() + call.patience_s(self._now(), asked.wait_s)
+        wait_s = call.patience_s(self._now(), asked.wait_s)
+        return await self.use(msgspec.structs.replace(asked, wait_s=wait_s), call.part)
+
+    async def use(self, asked: UseModel, told: Told) -> ModelReady:
+        """The model, within the request's `wait_s`; `told` hears how the wait goes. Raises why it cannot be had."""
+        until = self._now() + asked.wait_s
         found, missing = await self._models(asked.host)
         refusal = model_choice.refusal(asked, found, missing)
         if refusal is not None:
@@ -73,7 +82,7 @@ class Borrowing:
         for model in model_choice.order(asked, able, rooms):
             left_s = max(0.0, until - self._now())
             try:
-                return await self._at(model.host, msgspec.structs.replace(asked, wait_s=left_s), call)
+                return await self._at(model.host, msgspec.structs.replace(asked, wait_s=left_s), told)
             except NEXT as error:
                 errors.append(error)
         raise errors[0]
@@ -95,14 +104,14 @@ class Borrowing:
         price = min((verdict.price for verdict in planned.cards if verdict.feasible), default=0.0)
         return Room(outcome, price)
 
-    async def _at(self, host: str, asked: UseModel, call: Call) -> ModelReady:
+    async def _at(self, host: str, asked: UseModel, told: Told) -> ModelReady:
         timeout_s = asked.wait_s + ANSWER_S
         stream = self._client.stream(f"{SUPERVISOR}{host}", models.USE_MODEL, asked, timeout_s=timeout_s)
         async with aclosing(stream) as items:
             async for item in items:
                 if isinstance(item, ModelReady):
                     return item
-                call.part(item)
+                told(item)
         raise Interrupted(f"{host} ended its answer about {asked.model} without one")
 
     async def _models(self, host: str) -> tuple[list[Model], dict[str, str]]:

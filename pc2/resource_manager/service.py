@@ -93,10 +93,10 @@ class ResourceManager:
         self._calling.turns = self._staying.turns = self._turns
         self._watching = Watching(shell, self._turns, self._client, self._planner.fleet, self._calling.hosts)
         self._agents = open_async_client(AGENTS, directory)
-        self._tasks = TaskService(shell, self._client, self._agents, task_store, task_limits)
+        borrowing = Borrowing(shell, self._client, self._calling, self._planner, self._away)
+        self._tasks = TaskService(shell, self._client, self._agents, task_store, borrowing, task_limits)
         shell.breakers = lambda: [*self._client.breakers(), *self._agents.breakers()]
         self._add_routes()
-        Borrowing(shell, self._client, self._calling, self._planner, self._away)
         self._show_metrics()
 
     async def open(self) -> None:

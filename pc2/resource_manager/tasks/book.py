@@ -24,7 +24,7 @@ from common.errors import Internal, NotFound
 from common.resilience.idempotency import Replies, ReplyForgotten, ReplyKept
 from pc2.resource_manager.tasks.kept import Kept
 from pc2.resource_manager.tasks.limits import Limits
-from pc2.resource_manager.tasks.lines import Lines
+from pc2.resource_manager.tasks.lines import Lines, line_of, parts_of
 from pc2.resource_manager.tasks.shares import Shares
 from pc2.resource_manager.tasks.standing import Standing
 from pc2.resource_manager.tasks.task import (
@@ -47,6 +47,7 @@ from pc2.resource_manager.tasks.task import (
     Started,
     Task,
 )
+from pc2.resource_manager.tasks.wants import Wants
 
 
 class Entry(Struct, gc=False):
@@ -78,13 +79,14 @@ class TaskBook:
         self.standing = Standing()
         self.running: Counter[str] = Counter()
         self.lines = Lines()
+        self.wants = Wants()
         self.kept = Kept()
         self.deadlines = Agenda()
         self.arrivals: dict[str, Agenda] = {}
         self.active_bytes = 0
         self.shares = Shares()
         self.next_seq = 1
-        self._capability_of_call: dict[Call, str] = {}
+        self._line_of_call: dict[Call, str] = {}
 
     def become(self, other: TaskBook) -> None:
         """Knows what the other book knows, which is nobody's any more."""
@@ -106,7 +108,7 @@ class TaskBook:
             case Replayed():
                 return self._replay(fact, moment)
             case _:
-                self._note(fact)
+                self._note(fact, moment)
         return None
 
     def restore(self, task: Task, payload: bytes, result: bytes, moment: Moment) -> None:
@@ -156,13 +158,17 @@ class TaskBook:
         """Tasks waiting or running."""
         return self.standing.counts["queued"] + self.standing.counts["running"]
 
-    def capabilities(self) -> set[str]:
-        """Those that have tasks waiting or running, or a limit."""
+    def lines_known(self) -> set[str]:
+        """The lines that have tasks waiting or running, or a limit."""
         return {*self.arrivals, *self.bounds}
 
-    def oldest_s(self, wall: float, capability: str | None = None) -> float:
+    def queued(self, line: str) -> int:
+        """Tasks of the line that are queued."""
+        return len(self.lines.ready.get(line, ())) + self.lines.late[line]
+
+    def oldest_s(self, wall: float, line: str | None = None) -> float:
         """The age of the oldest task that is waiting or running, in seconds; 0 where there is none."""
-        agendas = self.arrivals.values() if capability is None else filter(None, [self.arrivals.get(capability)])
+        agendas = self.arrivals.values() if line is None else filter(None, [self.arrivals.get(line)])
         oldest = min((first[0] for agenda in agendas if (first := agenda.first()) is not None), default=wall)
         return max(0.0, wall - oldest)
 
@@ -233,7 +239,9 @@ class TaskBook:
         return task
 
     def _note(
-        self, fact: ResultDropped | Forgotten | LimitSet | Settled | Stalled | ReplyKept | ReplyForgotten
+        self,
+        fact: ResultDropped | Forgotten | LimitSet | Settled | Stalled | ReplyKept | ReplyForgotten,
+        moment: Moment,
     ) -> None:
         match fact:
             case ResultDropped():
@@ -245,17 +253,25 @@ class TaskBook:
             case Settled():
                 self._settle(fact)
             case Stalled():
-                self.lines.stall(fact.capability, fact.reason)
+                self._stall(fact, moment)
             case _:
                 pass  # the replies took it in when they decided it
 
     def _settle(self, fact: Settled) -> None:
         self.load.settle((fact.task_id, fact.run))
-        capability = self._capability_of_call.pop((fact.task_id, fact.run))
+        line = self._line_of_call.pop((fact.task_id, fact.run))
+        capability, model = parts_of(line)
+        if model:
+            self.wants.settle(line)
         self.running[capability] -= 1
         if not self.running[capability]:
             del self.running[capability]
         self.lines.wake((capability,))
+
+    def _stall(self, fact: Stalled, moment: Moment) -> None:
+        self.lines.stall(fact.line, fact.reason)
+        if parts_of(fact.line)[1]:
+            self.wants.stall(fact.line, fact.free, fact.able, fact.priority, moment.now)
 
     def _bound(self, fact: LimitSet) -> None:
         if fact.running is None:
@@ -286,7 +302,7 @@ class TaskBook:
         if state is None:
             raise Internal(f"task {task_id} cannot {move}: {_story(task)}")
         if task.state == "queued":
-            self.lines.leave(task_id, task.capability)
+            self._leave_line(task)
         self._exit(task)
         task.state = state
         self._enter(task)
@@ -308,30 +324,41 @@ class TaskBook:
         if task.deadline_at:
             entry.deadline = moment.now + min(task.deadline_s, task.deadline_at - moment.wall)
             self.deadlines.put(task.task_id, entry.deadline)
-        arrivals = self.arrivals.get(task.capability)
+        line = line_of(task.capability, task.model)
+        arrivals = self.arrivals.get(line)
         if arrivals is None:
-            arrivals = self.arrivals[task.capability] = Agenda()
+            arrivals = self.arrivals[line] = Agenda()
         arrivals.put(task.task_id, task.queued_at)
 
     def _leave_arrivals(self, task: Task) -> None:
-        arrivals = self.arrivals[task.capability]
+        line = line_of(task.capability, task.model)
+        arrivals = self.arrivals[line]
         arrivals.drop(task.task_id)
         if not arrivals:
-            del self.arrivals[task.capability]
+            del self.arrivals[line]
 
     def _line_up(self, entry: Entry, moment: Moment) -> None:
         task = entry.task
+        line = line_of(task.capability, task.model)
         wait_s = min(task.delay_s, task.run_at - moment.wall)
         if wait_s > 0.0:
-            self.lines.delay(task.task_id, task.capability, entry.rank, moment.now + wait_s)
+            self.lines.delay(task.task_id, line, entry.rank, moment.now + wait_s)
         else:
-            self.lines.join(task.task_id, task.capability, entry.rank)
+            self.lines.join(task.task_id, line, entry.rank)
+
+    def _leave_line(self, task: Task) -> None:
+        line = line_of(task.capability, task.model)
+        self.lines.leave(task.task_id, line)
+        if task.model and line not in self.lines.ready:
+            self.wants.empty(line)
 
     def _call(self, task: Task) -> None:
         call = (task.task_id, task.runs)
         self.load.begin(call, task.agent_name)
         self.running[task.capability] += 1
-        self._capability_of_call[call] = task.capability
+        line = self._line_of_call[call] = line_of(task.capability, task.model)
+        if task.model:
+            self.wants.begin(line)
 
     def _keep(self, entry: Entry, moment: Moment) -> None:
         task = entry.task

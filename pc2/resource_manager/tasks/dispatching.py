@@ -25,6 +25,7 @@ from common.store.protocol import RecordStore
 from pc2.resource_manager.tasks import records, view
 from pc2.resource_manager.tasks.book import TaskBook
 from pc2.resource_manager.tasks.following import Following
+from pc2.resource_manager.tasks.lending import Lending
 from pc2.resource_manager.tasks.queue import Tasks
 from pc2.resource_manager.tasks.staying import Staying
 from pc2.resource_manager.tasks.task import ACTIVE, Decision, Moment, Send, Task
@@ -46,6 +47,7 @@ class Dispatching:
         shell: Shell,
         following: Following,
         client: AsyncClient,
+        lending: Lending,
         book: TaskBook,
         tasks: Tasks,
         journal: Journal,
@@ -59,6 +61,7 @@ class Dispatching:
         self._journal.prepare = self._loaded_aside
         self._calls = AgentCalls(client, shell.clock, shell.spawn)
         self._following = following
+        self._lending = lending
         self.staying = Staying()
         self._unreported: dict[Call, object] = {}
         self._must_resume = False
@@ -86,6 +89,7 @@ class Dispatching:
     def begin(self) -> None:
         """Follow the agents and dispatch until the shell ends."""
         self._following.begin(self)
+        self._lending.begin(self._model_changed)
         self._shell.every(TICK_S, self._tick)
         self._shell.every(WAKE_S, self._look_again)
 
@@ -93,6 +97,7 @@ class Dispatching:
         """Send nothing more, and let calls under way end; the next life runs anew what is still running then."""
         self._stopping = True
         await self._calls.finish(within_s)
+        await self._lending.finish(within_s)
         self.staying.dismiss()
         await asyncio.sleep(0)
 
@@ -135,8 +140,10 @@ class Dispatching:
         moment = self.moment()
         for _ in range(MOST_AT_ONCE):
             if not self._book.lines.awake:
-                return
+                break
             self.take(self._tasks.dispatch(moment, self._offers))
+        if self._book.wants.news:
+            self._lend()
         if self._book.lines.awake and not self._scheduled:
             self._scheduled = True
             self._shell.loop.call_soon(self._dispatch_on)
@@ -154,7 +161,7 @@ class Dispatching:
 
     def _look_again(self) -> None:
         """Lines for which there are agents; where nobody offers what they want only news of an agent can help."""
-        self.woken(self._book.lines.stalls.keys() & self.agents.keys())
+        self.woken(self._book.lines.stalled() & self.agents.keys())
 
     def agent_lost(self, agent_name: str) -> None:
         """The agent is gone with what it worked on; while nothing can be committed, its calls are heard out instead."""
@@ -188,6 +195,18 @@ class Dispatching:
             decision = self._tasks.answered(*call, outcome)
         self.take(decision, lambda: self._unreported.pop(call, None))
 
+    # what models bring about
+
+    def _lend(self) -> None:
+        self._book.wants.news = False
+        self._lending.look(self._book.wants.needs(self._book.lines))
+
+    def _model_changed(self, model: str) -> None:
+        """The model is there for tasks, or why it is not is told anew."""
+        self._book.lines.wake_model(model)
+        self._book.wants.news = True
+        self.dispatch()
+
     # what time brings about
 
     def _tick(self) -> None:
@@ -204,6 +223,8 @@ class Dispatching:
         self._repeat(lambda: self._tasks.expire(now))
         self._repeat(lambda: self._tasks.trim(now))
         self._book.lines.release(now)
+        if self._book.wants or len(self._lending):
+            self._book.wants.news = True
         self.dispatch()
 
     def _resume(self) -> None:

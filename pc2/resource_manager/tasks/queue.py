@@ -7,7 +7,8 @@ applied. When a commit fails, the book is loaded anew from the store.
 
 A task is done at least once. While its run's outcome is unknown (its agent or this service died midway) it is not done, and is
 run again while attempts are left; the agent knows it again by `task_id`. A task is never lost: it ends done, failed, dead,
-expired or cancelled, and waits for as long as no agent offers its capability.
+expired or cancelled, and waits for as long as no agent offers its capability. One that needs a model begins only while that is
+on loan, at an agent of the model's host: there its address is good, and the one loan covers every use.
 
 Every `Send` is answered by exactly one of `answered`, `failed` or `agent_lost`, also when the task has ended meanwhile: only
 then is the agent's place free again.
@@ -23,14 +24,17 @@ from typing import Any, Final
 
 from msgspec import msgpack
 
+from common.api.models import ModelReady
 from common.api.tasks import LimitTasks, SubmitTask, TaskState
 from common.clock import Rng
-from common.dispatch.provider import Offers
-from common.dispatch.rule import Chosen, Wait, Wish, choose
+from common.dispatch.provider import Offer, Offers
+from common.dispatch.rule import Candidate, Chosen, Nobody, Reason, Wait, Wish, choose
 from common.errors import Cancelled, Code, Conflict, DeadlineExceeded, Interrupted, Overloaded, TandemError, TooLarge
 from common.resilience.idempotency import Answered, Scope, digest
 from common.resilience.share import has_share
 from pc2.resource_manager.tasks.book import TaskBook, metadata_bytes
+from pc2.resource_manager.tasks.lines import line_of
+from pc2.resource_manager.tasks.loans import Loans
 from pc2.resource_manager.tasks.retry import verdict
 from pc2.resource_manager.tasks.task import (
     ACTIVE,
@@ -65,10 +69,11 @@ class Submitted:
 
 
 class Tasks:
-    """The decisions on one book."""
+    """The decisions on one book, by the models that are on loan."""
 
-    def __init__(self, book: TaskBook, rng: Rng) -> None:
+    def __init__(self, book: TaskBook, rng: Rng, loans: Loans) -> None:
         self._book = book
+        self._loans = loans
         self._limits = book.limits
         self._rng = rng
 
@@ -88,7 +93,7 @@ class Tasks:
                 return Submitted(claim.reply.decode(), True, Decision())
         try:
             size = self._size(asked, payload)
-            self._admit(asked.capability, size, identity)
+            self._admit(asked.capability, asked.model, size, identity)
         except TandemError:
             self._book.replies.abandon(scope)
             raise
@@ -110,7 +115,7 @@ class Tasks:
             raise Conflict(
                 f"task {task_id} is {task.state}; only one that failed, died, expired or was cancelled is replayed"
             )
-        self._admit(task.capability, task.size, task.identity)
+        self._admit(task.capability, task.model, task.size, task.identity)
         return Decision((Replayed(task_id),))
 
     def limit(self, asked: LimitTasks) -> Decision:
@@ -122,7 +127,7 @@ class Tasks:
     def dispatch(self, moment: Moment, offers: Offers) -> Decision:
         """Gives the most urgent task to an agent that is free for it; to be made again while the book has some awake.
 
-        A capability whose first task has to wait stalls, for all behind it want the same agents, until the book is told to
+        A line whose first task has to wait stalls, for all behind it want the same agents and model, until the book is told to
         wake it.
         """
         task_id = self._book.lines.next()
@@ -130,7 +135,7 @@ class Tasks:
             return Decision()
         task = self._book.entries[task_id].task
         given = self._give(task, moment, offers)
-        return Decision((Stalled(task.capability, given),)) if isinstance(given, str) else given
+        return Decision((given,)) if isinstance(given, Stalled) else given
 
     def answered(self, task_id: str, run: int, result: Any) -> Decision:
         """The agent performed this run; done, unless the task no longer waits for it."""
@@ -215,11 +220,12 @@ class Tasks:
             identity=identity,
             host=host,
             size=size,
+            model=asked.model,
         )
 
-    def _admit(self, capability: str, size: int, identity: str) -> None:
+    def _admit(self, capability: str, model: str, size: int, identity: str) -> None:
         book, limits = self._book, self._limits
-        if capability not in book.arrivals and len(book.arrivals) >= limits.capabilities:
+        if len(book.arrivals) >= limits.capabilities and line_of(capability, model) not in book.arrivals:
             self._refuse(f"tasks wait or run for {len(book.arrivals)} capabilities; {limits.capabilities} are allowed")
         waiting, active = book.waiting(capability), book.active()
         if waiting >= limits.queued:
@@ -264,7 +270,7 @@ class Tasks:
     def _refuse(self, message: str) -> None:
         raise Overloaded(message, retry_after_ms=self._limits.retry_after_ms)
 
-    def _give(self, task: Task, moment: Moment, offers: Offers) -> Decision | str:
+    def _give(self, task: Task, moment: Moment, offers: Offers) -> Decision | Stalled:
         """The task goes to an agent, or is over, or why it has to wait."""
         book = self._book
         deadline = book.entries[task.task_id].deadline
@@ -272,21 +278,50 @@ class Tasks:
             return self._stop(task, "expired", DeadlineExceeded(_late(task)))
         bound, running = book.bounds.get(task.capability), book.running[task.capability]
         if bound is not None and running >= bound:
-            return f"{running} run; {bound} may run at a time"
+            return Stalled(line_of(task.capability, task.model), f"{running} run; {bound} may run at a time")
         offer = offers(task.capability)
         load = book.load
         candidates = [each.candidate(load.in_flight(each.name), load.last_used(each.name)) for each in offer.providers]
-        match choose(Wish(task.host, frozenset(task.tried)), candidates, moment.now):
+        if task.model:
+            return self._give_with_model(task, moment, offer, candidates)
+        match choose(_wish(task), candidates, moment.now):
             case Chosen(name):
-                verb = next(each.verb for each in offer.providers if each.name == name)
-                run = task.runs + 1
-                fields = fields_for(task, book.entries[task.task_id].payload)
-                send = Send(task.task_id, run, name, verb, fields, min(deadline, moment.now + task.timeout_s))
-                return Decision((Started(task.task_id, name),), (send,))
+                return self._send(task, name, offer, moment)
             case Wait(_, detail):
-                return detail
+                return Stalled(task.capability, detail)
             case _:
-                return NOBODY
+                return Stalled(task.capability, NOBODY)
+
+    def _give_with_model(
+        self, task: Task, moment: Moment, offer: Offer, candidates: Collection[Candidate]
+    ) -> Decision | Stalled:
+        lent = self._loans.lent(task.model)
+        hosts = {candidate.host for candidate in candidates}
+        by_host = {
+            host: choose(_wish(task), [each for each in candidates if each.host == host], moment.now) for host in hosts
+        }
+        here = by_host.get(lent.host, Nobody()) if lent is not None else choose(_wish(task), candidates, moment.now)
+        if lent is not None and isinstance(here, Chosen):
+            return self._send(task, here.name, offer, moment, lent)
+        free = frozenset(host for host, answer in by_host.items() if isinstance(answer, Chosen))
+        busy = (host for host, answer in by_host.items() if isinstance(answer, Wait) and answer.reason is Reason.BUSY)
+        match here:
+            case Wait(_, detail):
+                why = detail
+            case Chosen():
+                why = self._loans.reason(task.model)
+            case _:
+                why = f"{task.model} is on {lent.host}, where no agent offers it" if lent and hosts else NOBODY
+        return Stalled(line_of(task.capability, task.model), why, free, free.union(busy), task.priority)
+
+    def _send(self, task: Task, name: str, offer: Offer, moment: Moment, lent: ModelReady | None = None) -> Decision:
+        entry = self._book.entries[task.task_id]
+        verb = next(each.verb for each in offer.providers if each.name == name)
+        fields = fields_for(task, entry.payload, lent)
+        deadline = min(entry.deadline, moment.now + task.timeout_s)
+        return Decision(
+            (Started(task.task_id, name),), (Send(task.task_id, task.runs + 1, name, verb, fields, deadline),)
+        )
 
     def _seq(self, task_id: str) -> int:
         return self._book.entries[task_id].task.seq
@@ -307,13 +342,28 @@ class Tasks:
         return Decision((end,), (Withdraw(task.task_id, task.runs),) if task.state == "running" else ())
 
 
-def fields_for(task: Task, payload: bytes) -> dict[str, Any]:
-    """What the agent's verb is called with: an object's fields, or any other payload as `data`, and what tells the task."""
+def fields_for(task: Task, payload: bytes, lent: ModelReady | None = None) -> dict[str, Any]:
+    """What the agent's verb is called with: an object's fields, or any other payload as `data`, and what tells the task.
+
+    With a model on loan, where that answers too.
+    """
     fields = msgpack.decode(payload)
     if not isinstance(fields, dict):
         fields = {} if fields is None else {"data": fields}
-    told = {"task_id": task.task_id, "attempt": task.attempts + 1}
+    told: dict[str, Any] = {"task_id": task.task_id, "attempt": task.attempts + 1}
+    if lent is not None:
+        told["model"] = {
+            "name": task.model,
+            "url": lent.url,
+            "upstream": lent.upstream,
+            "host": lent.host,
+            "engine": lent.engine,
+        }
     return {"request_id": task.task_id} | fields | told
+
+
+def _wish(task: Task) -> Wish:
+    return Wish(task.host, frozenset(task.tried))
 
 
 def _late(task: Task) -> str:
@@ -332,5 +382,6 @@ def _digest(asked: SubmitTask) -> bytes:
         asked.retain_s,
         asked.name,
         asked.metadata,
+        *((asked.model,) if asked.model else ()),
     )
     return digest(msgpack.encode(told, order="deterministic"))

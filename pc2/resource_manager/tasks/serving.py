@@ -17,7 +17,10 @@ from pc2.resource_manager.tasks import view
 from pc2.resource_manager.tasks.book import TaskBook
 from pc2.resource_manager.tasks.dispatching import Dispatching
 from pc2.resource_manager.tasks.following import Following
+from pc2.resource_manager.tasks.lending import Lender, Lending
 from pc2.resource_manager.tasks.limits import Limits
+from pc2.resource_manager.tasks.lines import parts_of
+from pc2.resource_manager.tasks.loans import Loans
 from pc2.resource_manager.tasks.queue import Tasks
 from pc2.resource_manager.tasks.task import ACTIVE, Decision
 
@@ -30,7 +33,7 @@ OTHERS: Final = "(others)"
 class TaskService:
     """The task verbs of one shell; `store` is theirs alone and is closed with the shell.
 
-    CoreOrchestrator is asked by `client`, agents are called by `agents`.
+    CoreOrchestrator and supervisors are asked by `client`, agents are called by `agents`; models are had of `lender`.
     """
 
     def __init__(
@@ -39,14 +42,23 @@ class TaskService:
         client: AsyncClient,
         agents: AsyncClient,
         store: RecordStore,
+        lender: Lender,
         limits: Limits | None = None,
     ) -> None:
         self._shell = shell
         self._book = TaskBook(limits)
-        self._tasks = Tasks(self._book, shell.rng)
+        loans = Loans()
+        self._tasks = Tasks(self._book, shell.rng, loans)
         self._journal = shell.open_journal(store, Durability.FULL)
         self._dispatching = Dispatching(
-            shell, Following(shell, client, agents), agents, self._book, self._tasks, self._journal, store
+            shell,
+            Following(shell, client, agents),
+            agents,
+            Lending(shell, client, lender, loans),
+            self._book,
+            self._tasks,
+            self._journal,
+            store,
         )
         self._queued: dict[tuple[str, ...], float] = {}
         self._running: dict[tuple[str, ...], float] = {}
@@ -95,7 +107,8 @@ class TaskService:
     def _measure(self) -> None:
         """Look at what a scrape, in a thread of its own, may not walk through itself."""
         book = self._book
-        lines = {capability: book.waiting(capability) for capability in book.arrivals}
+        capabilities = {parts_of(line)[0] for line in book.arrivals}
+        lines = {capability: book.waiting(capability) for capability in capabilities}
         named = sorted(lines, key=lambda capability: (-lines[capability], capability))[:LABELS]
         queued, running = Counter[str](), Counter[str]()
         for capability, waiting in lines.items():

@@ -95,6 +95,7 @@ class Task(Struct, kw_only=True, gc=False):
     identity: str = ""
     host: str = ""
     size: int = 0
+    model: str = ""
     state: TaskState = "queued"
     attempts: int = 0
     runs: int = 0
@@ -186,10 +187,17 @@ class Settled:
 
 @dataclass(frozen=True, slots=True)
 class Stalled:
-    """Fact of memory alone: why the tasks of a capability wait, until something wakes them."""
+    """Fact of memory alone: why the tasks of a line wait, until something wakes them.
 
-    capability: str
+    Of one that needs a model: `free` are the hosts where an agent could take its first, of this `priority`, at once, and `able`
+    those where one will sooner or later.
+    """
+
+    line: str
     reason: str
+    free: frozenset[str] = frozenset()
+    able: frozenset[str] = frozenset()
+    priority: int = 0
 
 
 Fact = (

@@ -9,6 +9,7 @@ from msgspec import msgpack
 from common.api.tasks import TaskQueue, TaskStatus
 from common.clock import timestamp
 from pc2.resource_manager.tasks.book import Entry, TaskBook, kept_s
+from pc2.resource_manager.tasks.lines import line_of, parts_of
 from pc2.resource_manager.tasks.task import ACTIVE
 
 RESULT_GONE: Final = "done, but its result is no longer kept"
@@ -23,6 +24,7 @@ def status(book: TaskBook, entry: Entry, *, with_result: bool = True) -> TaskSta
         task_id=task.task_id,
         state=task.state,
         capability=task.capability,
+        model=task.model,
         name=task.name,
         priority=task.priority,
         attempts=task.attempts,
@@ -46,26 +48,30 @@ def status(book: TaskBook, entry: Entry, *, with_result: bool = True) -> TaskSta
 
 
 def queues(book: TaskBook, agents: dict[str, int], wall: float) -> list[TaskQueue]:
-    """Each capability that has tasks waiting or running, or a limit, by name; `agents` is how many offer it."""
-    return [
-        TaskQueue(
-            capability=capability,
-            queued=book.waiting(capability),
-            delayed=book.waiting(capability) - len(book.lines.ready.get(capability, ())),
-            running=book.running[capability],
-            agents=agents.get(capability, 0),
-            oldest_s=book.oldest_s(wall, capability),
-            limit=book.bounds.get(capability),
-            reason=book.lines.stalls.get(capability, ""),
-        )
-        for capability in sorted(book.capabilities())
-    ]
+    """Each line that has tasks waiting or running, or a limit, by name; `agents` is how many offer each capability."""
+    with_model = book.wants.calls()
+    return [_queue(book, line, agents, wall, with_model[line]) for line in sorted(book.lines_known())]
+
+
+def _queue(book: TaskBook, line: str, agents: dict[str, int], wall: float, with_model: int) -> TaskQueue:
+    capability, model = parts_of(line)
+    return TaskQueue(
+        capability=capability,
+        model=model,
+        queued=book.queued(line),
+        delayed=book.lines.late[line],
+        running=book.wants.running(line) if model else book.running[capability] - with_model,
+        agents=agents.get(capability, 0),
+        oldest_s=book.oldest_s(wall, line),
+        limit=book.bounds.get(capability),
+        reason=book.lines.stalls.get(line, ""),
+    )
 
 
 def _reason(book: TaskBook, entry: Entry) -> str:
     task = entry.task
     delayed = f"it may begin at {_time(task.run_at)}" if task.task_id in book.lines.delayed else ""
-    stall = "" if delayed else book.lines.stalls.get(task.capability, "")
+    stall = "" if delayed else book.lines.stalls.get(line_of(task.capability, task.model), "")
     return "; ".join(part for part in (task.reason, delayed, stall) if part)
 
 

@@ -6,6 +6,8 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+from common.api.leases import LeaseGranted
+from common.api.models import ModelReady
 from common.api.tasks import LimitTasks, SubmitTask, TaskState, TaskStatus
 from common.dispatch.provider import Offer, Provider
 from common.errors import TandemError
@@ -14,6 +16,8 @@ from common.store.protocol import Durability
 from pc2.resource_manager.tasks import records, view
 from pc2.resource_manager.tasks.book import TaskBook, metadata_bytes
 from pc2.resource_manager.tasks.limits import Limits
+from pc2.resource_manager.tasks.lines import line_of
+from pc2.resource_manager.tasks.loans import Ask, GiveBack, Loans
 from pc2.resource_manager.tasks.queue import Tasks
 from pc2.resource_manager.tasks.task import ACTIVE, Decision, Moment, Send, Withdraw
 
@@ -23,6 +27,13 @@ EPOCH = 1_800_000_000.0
 def provider(name: str = "a", **changes: Any) -> Provider:
     known: dict[str, Any] = {"host": "pc2", "liveness": "alive", "verb": "say", "idempotent": False, "concurrency": 1}
     return Provider(name=name, **(known | changes))
+
+
+def ready(model: str, host: str = "pc2") -> ModelReady:
+    lease = LeaseGranted(f"lease-{model}", host, 0, "GPU-0", 7, 1e9, 0)
+    return ModelReady(
+        model, host, f"http://127.0.0.1:1/{model}", f"{model}.gguf", "llama-server", lease, 0.0, loaded=True
+    )
 
 
 class Bench:
@@ -44,7 +55,9 @@ class Bench:
     def live(self) -> None:
         """A life of the process begins; nothing is loaded yet."""
         self.book = TaskBook(self.limits)
-        self.tasks = Tasks(self.book, self.rng)
+        self.loans = Loans()
+        self.asked: dict[str, Ask] = {}
+        self.tasks = Tasks(self.book, self.rng, self.loans)
 
     @property
     def moment(self) -> Moment:
@@ -80,11 +93,40 @@ class Bench:
             sent += [each for each in decision.instructions if isinstance(each, Send)]
         return sent
 
+    def lend(self) -> list[str]:
+        """What is wanted of models is asked for or given back; told in short."""
+        told = []
+        for step in self.loans.look(self.book.wants.needs(self.book.lines), self.now):
+            self.asked.pop(step.model, None)
+            if isinstance(step, Ask):
+                self.asked[step.model] = step
+            told.append(
+                f"{'ask' if isinstance(step, Ask) else 'back' if isinstance(step, GiveBack) else 'desist'} {step.model}"
+            )
+        return told
+
+    def grant(self, model: str, host: str = "pc2") -> None:
+        """The model that is asked for is there."""
+        assert self.loans.granted(model, self.asked.pop(model).number, ready(model, host), self.now)
+        self.book.lines.wake_model(model)
+
+    def refuse(self, model: str, error: TandemError) -> None:
+        """It cannot be had."""
+        self.loans.refused(model, self.asked.pop(model).number, error, self.now)
+        self.book.lines.wake_model(model)
+
+    def lose_loan(self, model: str) -> None:
+        """The model's loan ends under its tasks."""
+        loan = self.loans._loans.get(model)
+        if loan is not None:
+            self.loans.lost(model, loan.number, "evicted", self.now)
+            self.book.lines.wake_model(model)
+
     def offers(self, capability: str) -> Offer:
         return Offer(tuple(self.agents.get(capability, ())))
 
     def wake(self) -> None:
-        self.book.lines.wake(list(self.book.lines.stalls))
+        self.book.lines.wake(self.book.lines.stalled())
 
     def answer(self, send: Send, result: Any = "ok") -> Decision:
         self.open.pop((send.task_id, send.run), None)
@@ -150,10 +192,25 @@ class Bench:
         lines = book.lines
         waiting = [name for agenda in lines.ready.values() for name in agenda._entries] + list(lines.delayed._entries)
         assert sorted(waiting) == sorted(name for name, state in states.items() if state == "queued")
-        awake = {capability: number for capability, (number, _) in lines.awake._entries.items()}
+        awake = {line: number for line, (number, _) in lines.awake._entries.items()}
         assert awake.keys() | lines.stalls.keys() == lines.ready.keys()
         assert not awake.keys() & lines.stalls.keys()
-        assert all(lines.ready[capability].first()[0] == rank for capability, rank in awake.items())  # type: ignore[index]
+        assert all(lines.ready[line].first()[0] == rank for line, rank in awake.items())  # type: ignore[index]
+        late = [line for line, _ in lines._later.values()]
+        assert lines.late == {line: late.count(line) for line in late}
+        assert {line for of in lines._with_model.values() for line in of} == {
+            line for line in lines.ready if "\n" in line
+        }
+        calls = [entry_line for entry_line in book._line_of_call.values() if "\n" in entry_line]
+        assert all(book.wants.running(line) == calls.count(line) for line in {*calls, *book.wants._wants})
+        for line, want in book.wants._wants.items():
+            assert line in lines.ready or (want.running and not want.able), "a want of nobody is kept"
+        for line, agenda in book.arrivals.items():
+            assert all(
+                line_of(book.entries[each].task.capability, book.entries[each].task.model) == line
+                for each in agenda._entries
+            )
+            assert book.queued(line) == sum(states[each] == "queued" for each in agenda._entries)
         running = {(name, book.entries[name].task.runs) for name, state in states.items() if state == "running"}
         assert running <= book.load.calls.keys()
         assert sum(book.running.values()) == len(book.load.calls)

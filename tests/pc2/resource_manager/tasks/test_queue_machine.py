@@ -12,17 +12,20 @@ from common.errors import (
     IdempotencyMismatch,
     Internal,
     Interrupted,
+    NoCapacity,
     NotFound,
     Overloaded,
     TandemError,
     Unavailable,
 )
 from pc2.resource_manager.tasks.limits import Limits
-from pc2.resource_manager.tasks.task import ACTIVE
+from pc2.resource_manager.tasks.lines import line_of
+from pc2.resource_manager.tasks.task import ACTIVE, Send
 from tests.pc2.resource_manager.tasks.bench import Bench, provider
 
 LIMITS = Limits(queued=6, active=12, active_bytes=1_024, kept=8, kept_bytes=200, backoff_s=1.0, backoff_max_s=4.0)
 CAPABILITIES = ("say", "sing")
+MODELS = ("", "", "qwen", "flux")
 ERRORS: tuple[TandemError, ...] = (
     Internal("no luck"),
     Interrupted("gone"),
@@ -30,6 +33,7 @@ ERRORS: tuple[TandemError, ...] = (
     Overloaded("busy"),
     BadRequest("never"),
 )
+REFUSALS: tuple[TandemError, ...] = (NoCapacity("no room"), NotFound("no such model"))
 
 
 class QueueMachine(RuleBasedStateMachine):
@@ -49,6 +53,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(
         capability=st.sampled_from(CAPABILITIES),
+        model=st.sampled_from(MODELS),
         size=st.integers(0, 300),
         priority=st.integers(0, 100),
         delay_s=st.sampled_from([0.0, 0.0, 3.0]),
@@ -73,8 +78,36 @@ class QueueMachine(RuleBasedStateMachine):
             agents = self.bench.agents[self.bench.book.entries[send.task_id].task.capability]
             assert send.agent_name in {agent.name for agent in agents}
             assert send.fields["task_id"] == send.task_id
+            self.has_its_model(send)
         for name, agent in self.here.items():
             assert self.bench.book.load.in_flight(name) <= agent.concurrency
+
+    def has_its_model(self, send: Send) -> None:
+        task = self.bench.book.entries[send.task_id].task
+        lent = self.bench.loans.lent(task.model)
+        assert ("model" in send.fields) == bool(task.model)
+        if task.model:
+            assert lent is not None
+            assert lent.host == self.here[send.agent_name].host
+            assert send.fields["model"]["url"] == lent.url
+
+    @rule(data=st.data(), host=st.sampled_from(["pc2", "mainpc"]), error=st.sampled_from([None, None, *REFUSALS]))
+    def a_model_is_lent_or_refused(self, data: st.DataObject, host: str, error: TandemError | None) -> None:
+        self.dispatch()
+        for step in self.bench.lend():
+            verb, model = step.split()
+            running = sum(self.bench.book.wants.running(line_of(each, model)) for each in CAPABILITIES)
+            assert verb != "back" or not running, "a model was given back while tasks ran on it"
+        if self.bench.asked:
+            model = data.draw(st.sampled_from(sorted(self.bench.asked)))
+            if error is None:
+                self.bench.grant(model, self.bench.asked[model].host or host)
+            else:
+                self.bench.refuse(model, error)
+
+    @rule(model=st.sampled_from(["qwen", "flux"]))
+    def a_loan_is_lost(self, model: str) -> None:
+        self.bench.lose_loan(model)
 
     @rule(data=st.data(), error=st.sampled_from([None, *ERRORS]))
     def an_agent_answers(self, data: st.DataObject, error: TandemError | None) -> None:
@@ -131,6 +164,16 @@ class QueueMachine(RuleBasedStateMachine):
             assert now == state or (state == "running" and now in ("queued", "dead"))
 
     @invariant()
+    def no_model_is_kept_that_nobody_wants(self) -> None:
+        if self.bench.book.lines.awake:
+            return
+        self.bench.lend()
+        needs = self.bench.book.wants.needs(self.bench.book.lines)
+        for model in ("qwen", "flux"):
+            lent, need = self.bench.loans.lent(model), needs.get(model)
+            assert lent is None or (need is not None and (need.running or (need.waits and lent.host in need.able)))
+
+    @invariant()
     def nothing_acknowledged_vanishes(self) -> None:
         known = set(self.bench.book.entries)
         assert known | self.bench.forgotten >= self.acknowledged
@@ -139,6 +182,28 @@ class QueueMachine(RuleBasedStateMachine):
         )
         self.done = {task_id for task_id in known if self.bench.state(task_id) == "done"}
         self.bench.check()
+
+    def teardown(self) -> None:
+        """Once agents and models are there, everything that waits is done."""
+        if not hasattr(self, "bench"):
+            return
+        bench, self.offer = self.bench, {capability: {"a", "b", "c"} for capability in CAPABILITIES}
+        self.arrange()
+        for capability in CAPABILITIES:
+            bench.limit(capability, None)
+        for _ in range(100):
+            bench.advance(5.0)
+            bench.dispatch()
+            bench.lend()
+            for model in sorted(bench.asked):
+                bench.grant(model, bench.asked[model].host or "pc2")
+            self.dispatch()
+            for send in list(bench.open.values()):
+                bench.answer(send)
+            bench.check()
+        assert bench.book.active() == 0
+        bench.lend()
+        assert len(bench.loans) == 0
 
 
 TestQueueMachine = QueueMachine.TestCase
