@@ -40,6 +40,8 @@ __all__ = ["Shell", "ShellSettings"]
 SWEEP_S: Final = 0.25
 BEAT_S: Final = 1.0
 DRAIN_S: Final = 5.0
+PARTING_S: Final = 0.1
+"""The last answers leave this long before their connections end: libzmq drops what was not read by then (IMMEDIATE)."""
 RETRY_ADDRESS_S: Final = 2.0
 REOPEN_S: Final = 0.05
 """An address that cannot be bound is tried again after this time, then ever later, at the latest after RETRY_ADDRESS_S."""
@@ -310,7 +312,10 @@ class Shell:
             return
         self.phase = "draining"
         self.onion.draining = Unavailable(f"{self.settings.service} is shutting down", retry_after_ms=500)
+        answers = self.onion.in_flight
         await self.onion.finish(within_s)
+        if answers:
+            await asyncio.sleep(PARTING_S)
 
     async def close(self, drain_s: float = DRAIN_S) -> None:
         """Drain, then close the ports, the health port last, and the store; a second call does nothing."""

@@ -287,8 +287,9 @@ async def fabric(
     store: RecordStore | None = None,
     policy: PlannerPolicy = PLANNER,
 ) -> AsyncIterator[Fabric]:
-    """Two hosts and ResourceManager."""
+    """Two hosts and ResourceManager, which has heard of both."""
     async with two_hosts(folder, mainpc, pc2) as hosts, manager(hosts, store, policy) as made:
+        await until(lambda: not made.hosts_lacked)
         yield made
 
 
