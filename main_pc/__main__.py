@@ -1,5 +1,5 @@
-"""The door of MainPC: `python -m main_pc` is its supervisor, `python -m main_pc core_orchestrator` that service, `python -m main_pc front` the
-HTTP front.
+"""The door of MainPC: `python -m main_pc` is its supervisor, `python -m main_pc core_orchestrator` that service, and
+`python -m main_pc front` the HTTP front.
 
 What is not run is not imported, so that a service stays small.
 """
