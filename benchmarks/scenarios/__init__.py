@@ -24,6 +24,7 @@ ORDER: Final = (
     "probing",
     "watched",
     "fabric",
+    "swapping",
     "vram_residency",
     "vram_queueing",
     "vram_placement",

@@ -73,10 +73,11 @@ def until(probe: Callable[[], T], within_s: float, what: str) -> T:
 
 @dataclass
 class Fabric:
-    """A running fabric; `agents` are startup entries by host, as JSON (which is YAML)."""
+    """A running fabric; `agents` and `models` are startup entries by host, as JSON (which is YAML)."""
 
     folder: Path
     agents: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    models: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     ports: dict[str, int] = field(default_factory=lambda: dict(zip(NAMES, free_ports(len(NAMES)), strict=True)))
     extra: Mapping[str, str] = field(default_factory=dict)
     door: subprocess.Popen[bytes] | None = None
@@ -167,6 +168,7 @@ class Fabric:
                 for process in sorted(own)
             ],
             "agents": list(self.agents.get(host, ())),
+            "models": list(self.models.get(host, ())),
         }
         file = self.folder / f"startup_{host}.yaml"
         file.write_text(json.dumps(document, indent=1))
@@ -264,9 +266,13 @@ def _held(file: Path) -> int:
 
 
 @contextmanager
-def running(folder: Path, agents: Mapping[str, Sequence[Mapping[str, Any]]] | None = None) -> Iterator[Fabric]:
+def running(
+    folder: Path,
+    agents: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    models: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+) -> Iterator[Fabric]:
     """A fabric that is up, and is stopped at the end."""
-    fabric = Fabric(folder, agents or {})
+    fabric = Fabric(folder, agents or {}, models or {})
     fabric.home.mkdir(parents=True)
     try:
         fabric.start()
