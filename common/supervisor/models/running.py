@@ -93,8 +93,8 @@ class Engines:
         if not self._processes.exited(event):
             return False
         for managed in self._roster:
-            if managed.model.label == event.name and managed.life.state != "loading":
-                self._gone(managed, last_words(event))
+            if managed.model.label == event.name and managed.life.state not in ("loading", "expiring"):
+                self._gone(managed, last_words(event))  # else the load, or its lease's end, tells what comes of it
         return True
 
     def heard(self, change: LeaseChanged) -> None:
