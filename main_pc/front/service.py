@@ -86,7 +86,7 @@ class Front:
 
     async def open(self) -> None:
         """Serve; Conflict where a port is taken."""
-        server = web.Server(self._handle, handler_cancellation=True)
+        server = web.Server(self._handle, handler_cancellation=True, access_log=None)
         self._runner = web.ServerRunner(server, shutdown_timeout=CLOSE_S)
         await self._runner.setup()
         for address in self._settings.addresses:
