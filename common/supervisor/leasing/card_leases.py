@@ -113,6 +113,7 @@ class CardLeases:
     async def close(self) -> None:
         """Sends the waiting away, watches nothing more and lets go of the cards; the leases stay."""
         self._closed = True
+        self.learning.keep(0.0)
         for seat in self._line:
             seat.end(self._closing())
         await self._evictions.close()

@@ -105,23 +105,29 @@ class Learning:
         alone = Counter((_owner(lease), uuid) for lease in leases for uuid in lease.card_uuids)
         loaded = []
         for lease in leases:
+            if lease.state != "held":
+                continue
             load = self._loads.get(lease.lease_id)
             if load is None:
                 load = self._loads[lease.lease_id] = self._begun(lease, now, timed=False)
-            if lease.state != "held" or load.own or not lease.verified:
+            if load.own or not lease.verified:
                 continue
             if all(alone[_owner(lease), uuid] == 1 for uuid in lease.card_uuids):
                 loaded += [lease.lease_id] if self._follow(lease, load, now) else []
         self._forget(leases)
         self._mark(loaded, now)
 
-    def keep(self) -> None:
-        """Has what was learned stored, every KEPT_S; to be called where the store takes something."""
+    def keep(self, every_s: float = KEPT_S) -> None:
+        """Has what was learned stored, not sooner than that after the last time; no matter where the store takes nothing."""
         now = self._now()
-        if now - self._kept_at >= KEPT_S and (changes := self.known.changes()):
+        if now - self._kept_at < every_s:
+            return
+        with suppress(StorageUnavailable):
+            self._writer.make_sound()
             self._kept_at = now
-            self._shell.journal.write(changes)
-            self._shell.journal.hold(lambda failure: self.known.unkept() if failure is not None else None)
+            if changes := self.known.changes():
+                self._shell.journal.write(changes)
+                self._shell.journal.hold(lambda failure: self.known.unkept() if failure is not None else None)
 
     def queued(self) -> dict[str, float]:
         """By card, the seconds of loading that go on there: of leases whose model is not loaded and takes a known time to."""

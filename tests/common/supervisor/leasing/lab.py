@@ -23,6 +23,7 @@ from common.supervisor.leasing.card_leases import CardLeases
 from common.telemetry.system_clock import SystemClock, system_rng
 from common.transport.sockets import Endpoint
 from common.vram.cards import ProcessId
+from common.vram.footprint import Footprints
 from common.vram.rungs import DEFAULT as LADDER
 from common.vram.rungs import LadderPolicy
 from tests.common.service.lab import Peer, peer
@@ -83,12 +84,13 @@ async def host(
     store: RecordStore | None = None,
     problem: str = "",
     policy: LadderPolicy = LADDER,
+    footprints: Footprints | None = None,
     **settings: Any,
 ) -> AsyncIterator[Host]:
     """The host, open; closed at the end unless it was already."""
     made = ShellSettings(**{"service": "Supervisor", "host": "mainpc", "port": 0, "events_port": 0} | settings)
     shell = Shell(made, supervisor.TOPICS, store or MemoryStore())
-    card_leases = CardLeases(shell, "mainpc", cards, problem, policy=policy)
+    card_leases = CardLeases(shell, "mainpc", cards, problem, policy=policy, footprints=footprints)
     card_leases.add_routes()
     await card_leases.open()
     await shell.open()
