@@ -39,7 +39,10 @@ def renew(state: LeaseState, asked: RenewLease, now: float, at: Timestamp) -> De
 
 
 def mark(state: LeaseState, asked: MarkLease, now: float) -> Decision:
-    """Takes down that the lease is in use, idle or loaded; a mark that changes nothing leaves no fact."""
+    """Takes down that the lease is in use, idle or loaded, or where its owner's container runs.
+
+    A mark that changes nothing leaves no fact.
+    """
     problem = lease_ending.not_current(state, asked.lease_id, asked.fencing_token)
     if problem is not None:
         return Decision(reply=problem)
@@ -51,7 +54,8 @@ def mark(state: LeaseState, asked: MarkLease, now: float) -> Decision:
         return Decision(reply=lease_ending.expiring(record))
     in_use = record.in_use if asked.in_use is None else asked.in_use
     loaded = record.loaded if asked.loaded is None else asked.loaded
-    marked = msgspec.structs.replace(record, in_use=in_use, loaded=loaded)
+    owner = record.owner if asked.cgroup is None else msgspec.structs.replace(record.owner, cgroup=asked.cgroup)
+    marked = msgspec.structs.replace(record, in_use=in_use, loaded=loaded, owner=owner)
     busy = in_use or record.lease_id in state.users
     reply = LeaseMarked(state=record.state, in_use=busy, loaded=loaded)
     if marked == record and not asked.in_use:

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+from typing import Any
+
+import msgspec
+
 from common.api.leases import LeaseMarked, MarkLease, Owner
 from common.api.words import Empty
 from common.errors import NotFound, StaleFence
@@ -21,6 +25,21 @@ def test_marks_of_use_and_of_loading_are_kept() -> None:
     shown = bench.lease("lease-1")
     assert (shown.loaded, shown.in_use) == (True, False)
     assert bench.table.cards(bench.now)[1].loading == ""
+
+
+def test_a_container_that_is_told_of_after_the_grant_is_its_owners_over_a_restart_too() -> None:
+    bench, box = Bench(), "/system.slice/docker-4f2d9c.scope"
+    granted = bench.grant("lease-1", 10, 1)
+    decision = bench.commit(bench.table.mark(_mark("lease-1", granted.fencing_token, cgroup=box), bench.now, AT))
+    assert decision.reply == LeaseMarked(state="held", in_use=True, loaded=False)
+    assert changes(decision) == [("marked", "lease-1")]
+    bench.restart()
+    assert bench.lease("lease-1").owner == msgspec.structs.replace(owner(1), cgroup=box)
+    assert bench.mark(granted, loaded=True).reply == LeaseMarked(state="held", in_use=True, loaded=True)
+    assert bench.lease("lease-1").owner.cgroup == box
+    bench.commit(bench.table.mark(_mark("lease-1", granted.fencing_token, cgroup=""), bench.now, AT))
+    assert bench.lease("lease-1").owner == owner(1)
+    assert bench.table.owners() == {ProcessId(1, TICK)}
 
 
 def test_a_mark_that_changes_nothing_leaves_nothing_but_each_use_counts() -> None:
@@ -171,5 +190,5 @@ def test_a_look_that_failed_corrects_nothing() -> None:
     assert bench.table.corrections(bench.now, AT).facts == ()
 
 
-def _mark(lease_id: str, token: int) -> MarkLease:
-    return MarkLease(lease_id=lease_id, fencing_token=token, in_use=True)
+def _mark(lease_id: str, token: int, **marks: Any) -> MarkLease:
+    return MarkLease(lease_id=lease_id, fencing_token=token, **(marks or {"in_use": True}))

@@ -217,6 +217,30 @@ async def test_what_a_container_holds_is_its_owners_lease(tmp_path: Path, monkey
                     await asyncio.sleep(0.05)
 
 
+async def test_a_container_that_is_told_of_after_the_grant_holds_its_owners_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cgroup = "/system.slice/docker-4f2d9c.scope"
+    with program() as asker, program() as contained:
+        monkeypatch.setattr(cgroups, "paths", lambda pid: (f"{cgroup}/init",) if pid == contained.pid else ())
+        async with host(two_cards(tmp_path)) as mainpc:
+            granted = await mainpc.granted(4, owner=owner(asker))
+            use_bytes(card_folder(tmp_path, granted["card"]), 3 * GIB, contained)
+            async with asyncio.timeout(60):
+                while not (await mainpc.card(granted["card"]))["strangers"]:
+                    await asyncio.sleep(0.05)
+            which = {"lease_id": granted["lease_id"], "fencing_token": granted["fencing_token"]}
+            assert (await mainpc.ask("mark_lease", **which, cgroup=cgroup))["status"] == "success"
+            async with asyncio.timeout(60):
+                while (await mainpc.ask("list_leases"))["leases"][0]["measured_bytes"] != 3 * GIB:
+                    await asyncio.sleep(0.05)
+            assert (await mainpc.card(granted["card"]))["strangers"] == []
+            assert (await mainpc.ask("mark_lease", **which, cgroup=""))["status"] == "success"
+            async with asyncio.timeout(60):
+                while not (await mainpc.card(granted["card"]))["strangers"]:
+                    await asyncio.sleep(0.05)
+
+
 async def test_what_the_host_has_beside_its_cards_is_measured_leased_and_refused(tmp_path: Path) -> None:
     async with host(two_cards(tmp_path)) as mainpc:
         (before,) = (await mainpc.ask("get_gpus"))["hosts"]
