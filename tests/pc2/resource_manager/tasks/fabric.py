@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -19,6 +19,7 @@ from common.store.protocol import RecordStore
 from pc2.resource_manager.service import ResourceManager
 from pc2.resource_manager.tasks.limits import Limits
 from tests.main_pc.core_orchestrator.fabric import Core, core, directory, until
+from tests.pc2.resource_manager.fabric import Host
 
 __all__ = ["Core", "Gate", "Queue", "core", "queue", "task_agent", "until"]
 
@@ -49,20 +50,22 @@ class Queue:
         return await until(lambda: self.get(task_id), lambda status: status["state"] in states, within_s)
 
 
-def places_beside(core_port: int, core_events: int) -> Directory:
-    return directory(CoreOrchestrator=(core_port, core_events))
+def places_of(beside: Core | None, hosts: Sequence[Host] = (), *more: tuple[str, tuple[int, int]]) -> Directory:
+    """Where CoreOrchestrator is, or nowhere, and the supervisors of these hosts."""
+    core_at = (1, 1) if beside is None else (beside.shell.port, beside.shell.events_port)
+    supervisors = {f"Supervisor__{host.name}": (host.cable.port, host.shell.events_port) for host in hosts}
+    return directory(CoreOrchestrator=core_at, **supervisors, **dict(more))
 
 
 @asynccontextmanager
 async def queue(
-    beside: Core | None, task_store: RecordStore | None = None, limits: Limits = QUICK
+    beside: Core | None,
+    task_store: RecordStore | None = None,
+    limits: Limits = QUICK,
+    hosts: Sequence[Host] = (),
 ) -> AsyncIterator[Queue]:
-    """ResourceManager, which finds CoreOrchestrator `beside` it or nowhere."""
-    places = (
-        directory(CoreOrchestrator=(1, 1))
-        if beside is None
-        else places_beside(beside.shell.port, beside.shell.events_port)
-    )
+    """ResourceManager, which finds CoreOrchestrator `beside` it or nowhere, and these hosts."""
+    places = places_of(beside, hosts)
     settings = ShellSettings(SERVICE, "pc2", 0, 0, 0)
     service = ResourceManager(settings, places, MemoryStore(), task_store or MemoryStore(), task_limits=limits)
     await service.open()

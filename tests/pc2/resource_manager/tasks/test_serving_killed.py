@@ -14,9 +14,9 @@ from common.client.settings import ClientSettings
 from common.errors import TandemError
 from common.resilience.budget import RetrySettings
 from common.service.call import Call
-from tests.main_pc.core_orchestrator.fabric import directory
-from tests.pc2.resource_manager.fabric import RM
-from tests.pc2.resource_manager.tasks.fabric import Core, Dict, Gate, core, task_agent, until
+from tests.pc2.resource_manager.fabric import RM, Host
+from tests.pc2.resource_manager.tasks.fabric import Core, Dict, Gate, core, places_of, task_agent, until
+from tests.pc2.resource_manager.tasks.models import model_host
 from tests.pc2.resource_manager.test_service_killed import Process, serving
 
 KILLS = 5
@@ -25,12 +25,11 @@ CALLERS = 4
 
 
 class TaskProcess(Process):
-    """ResourceManager's own process beside this CoreOrchestrator."""
+    """ResourceManager's own process beside this CoreOrchestrator and these hosts."""
 
-    def __init__(self, folder: Path, one: Core) -> None:
+    def __init__(self, folder: Path, one: Core, *hosts: Host) -> None:
         super().__init__(folder, {})
-        own, there = (self.ports[0], self.ports[1]), (one.shell.port, one.shell.events_port)
-        self.places = directory(CoreOrchestrator=there, ResourceManager=own)
+        self.places = places_of(one, hosts, (RM, (self.ports[0], self.ports[1])))
         self._environ["TANDEM_SERVICES"] = self.places.render()
 
 
@@ -127,3 +126,38 @@ async def test_a_task_that_ran_when_it_was_killed_runs_again_and_its_attempt_is_
         assert (status["code"], status["attempts"]) == ("interrupted", 1)
         await client.close()
         assert await process.stop() == 0
+
+
+async def test_a_task_with_a_model_that_ran_when_it_was_killed_has_a_loan_anew_and_the_old_one_ends_by_itself(
+    tmp_path: Path,
+) -> None:
+    gate = Gate()
+    async with (
+        core() as one,
+        model_host(tmp_path, qwen=10) as pc2,
+        task_agent("worker", say=gate.work) as agent,
+    ):
+        await one.register("worker", agent.port, "say", dress="native", location="pc2", metadata={"concurrency": 8})
+        process = TaskProcess(tmp_path, one, pc2)
+        client = client_of(process)
+        await process.start()
+        await serving(client)
+        asked = {"capability": "say", "payload": {"text": "hi"}, "model": "qwen"}
+        task_id = (await client.call(RM, "submit_task", asked))["task_id"]
+        await gate.until_begun()
+        (old,) = pc2.shares("qwen")
+        assert (old.ttl_s, old.owner.pid) == (30.0, 0)
+        await process.kill()
+        gate.open.set()
+        await process.start()
+        await serving(client)
+
+        status = await until(
+            lambda: client.call(RM, "get_task", {"task_id": task_id}), lambda it: it["state"] == "done"
+        )
+        assert (status["attempts"], status["result"], status["model"]) == (2, "hi", "qwen")
+        assert len(pc2.used) == 2
+        assert [each["model"]["host"] for each in gate.begun] == ["pc2", "pc2"]
+        await client.close()
+        assert await process.stop() == 0
+        assert {lease.lease_id for lease in pc2.live} <= {old.lease_id}
