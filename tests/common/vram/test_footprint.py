@@ -76,6 +76,39 @@ def test_the_p99_is_no_less_than_a_true_one_and_at_most_one_step_above_it(gib: l
     assert true * 0.9999 <= footprints.get(LLAMA).measured_bytes <= true * 1.0101 + MIB
 
 
+def test_who_declares_another_size_means_another_load_which_is_learned_anew() -> None:
+    footprints = looked(Footprints("mainpc"), *[10.0] * 60)
+    footprints.declared(LLAMA, 9 * GIB)
+    assert footprints.need_bytes(LLAMA, 9 * GIB) == footprints.get(LLAMA).need_bytes
+    assert footprints.need_bytes(LLAMA, 0) == 0, "who wants none gets none"
+    assert footprints.need_bytes(LLAMA, 20 * GIB) == 20 * GIB
+    learned = footprints.get(LLAMA).need_bytes
+    footprints.declared(LLAMA, learned)
+    assert footprints.get(LLAMA).declared_bytes == 9 * GIB, "what was learned is no other size"
+    footprints.loaded(LLAMA, "cold", 9.0, 10 * GIB)
+    footprints.declared(LLAMA, 20 * GIB)
+    known = footprints.get(LLAMA)
+    assert (known.declared_bytes, known.need_bytes, known.looks, known.load_s) == (20 * GIB, 0, 0, {"cold": 9.0})
+
+
+def test_a_reload_is_expected_from_the_page_cache_or_from_host_ram_and_unknown_where_none_was_seen() -> None:
+    footprints = Footprints("mainpc")
+    assert footprints.reload_seconds(LLAMA) is None
+    footprints.loaded(LLAMA, "cold", 9.0, GIB)
+    assert (footprints.reload_seconds(LLAMA), footprints.reload_seconds(LLAMA, asleep=True)) == (9.0, None)
+    footprints.loaded(LLAMA, "cached", 4.0, GIB)
+    footprints.loaded(LLAMA, "parked", 1.0, GIB)
+    assert (footprints.reload_seconds(LLAMA), footprints.reload_seconds(LLAMA, asleep=True)) == (4.0, 1.0)
+
+
+def test_rows_that_were_not_committed_are_given_again() -> None:
+    footprints = Footprints("mainpc")
+    footprints.declared(LLAMA, GIB)
+    first = footprints.changes()
+    footprints.unkept()
+    assert footprints.changes() == first
+
+
 def test_two_configurations_of_a_model_have_footprints_of_their_own() -> None:
     footprints = looked(Footprints("mainpc"), *[5.0] * 60)
     assert footprints.need_bytes(ModelKey("llama", "ctx=512"), 3 * GIB) == 3 * GIB
