@@ -92,6 +92,7 @@ class Evictor:
         self._policy = policy
         self._last: CardLook | None = None
         self._evictions: list[_Eviction] = []
+        self._untold: list[_Eviction] = []
         self._ended: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -100,11 +101,11 @@ class Evictor:
 
     def concerns(self, owner: ProcessId) -> bool:
         """Whether an eviction from this owner is under way: what its end means is then seen on the card."""
-        return any(eviction.order.owner == owner for eviction in self._evictions)
+        return any(eviction.order.owner == owner for eviction in (*self._evictions, *self._untold))
 
     def evict(self, order: EvictionOrder) -> float:
         """Begins, unless one of these leases' evictions is under way; the seconds it takes at most, in all."""
-        for other in self._evictions:
+        for other in (*self._evictions, *self._untold):
             if not set(other.order.lease_ids).isdisjoint(order.lease_ids):
                 return other.bound_s
         eviction = self._eviction(order, rungs_for(self._acts.means(order)))
@@ -213,6 +214,7 @@ class Evictor:
 
     def _finish(self, eviction: _Eviction, outcome: Outcome) -> None:
         self._evictions.remove(eviction)
+        self._untold.append(eviction)  # until what came of it is written down nobody else may say how its leases ended
         self._ended |= eviction.acts
         for act in eviction.acts:
             act.add_done_callback(self._ended.discard)
@@ -221,6 +223,7 @@ class Evictor:
 
     def _tell(self, eviction: _Eviction, outcome: Outcome) -> None:
         eviction.end()
+        self._untold.remove(eviction)
         if not self._closed:
             self._done(eviction.order, outcome, eviction.ladder.rungs())
 

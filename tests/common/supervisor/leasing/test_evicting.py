@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -414,3 +415,27 @@ async def test_each_lease_is_asked_for_and_none_by_a_verb_of_the_fabric(tmp_path
             _, rungs = await at.evict(order(owner, "a", "b", unload=how))
         assert asked == ["a", "b"]
         assert rung(rungs, "sleep").claimed == "stop_agent is a verb of the fabric, and gives no memory back"
+
+
+def ends_within_this_turn(process: ProcessId) -> None:
+    os.kill(process.pid, signal.SIGKILL)
+    deadline = time.monotonic() + 60
+    while is_alive(*process):
+        assert time.monotonic() < deadline
+
+
+async def test_until_it_is_told_what_came_of_it_an_eviction_concerns_its_owner(tmp_path: Path) -> None:
+    async with bench(tmp_path, LONG) as at:
+        with holder(tmp_path) as owner:
+            ordered = order(owner)
+            at.look()
+            at.evictor.evict(ordered)
+            ends_within_this_turn(owner)
+            while len(at.evictor):
+                at.look()
+            assert not at.told, "it is told in a turn of its own"
+            assert at.evictor.concerns(owner)
+            at.evictor.evict(ordered)
+            assert len(at.evictor) == 0, "and is not begun anew"
+            await until(lambda: bool(at.told))
+            assert not at.evictor.concerns(owner)
