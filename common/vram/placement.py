@@ -248,6 +248,8 @@ def _why_not(wish: Wish, card: Candidate, kept: Collection[str], barred: Mapping
         return NOT_ASKED
     if card.host in barred:
         return barred[card.host]
+    if card.problem and not most:
+        return card.problem
     if need > most:
         return f"gives {amount(most)} at most, {amount(need)} needed"
     if wish.pinned and not _pins(wish, card):

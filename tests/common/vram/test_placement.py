@@ -79,6 +79,11 @@ def test_on_many_cards_a_grant_explains_only_the_card_it_chose() -> None:
     assert [verdict.card for verdict in choice.verdicts] == [0]
 
 
+def test_a_card_of_unknown_size_says_why_it_is_unknown() -> None:
+    taken = msgspec.structs.replace(card("mainpc", 0, 0, 0), problem="owned by pc2 (pid 7)")
+    assert choose(wish(10), [taken]).verdicts[0].reason == "owned by pc2 (pid 7)"
+
+
 def test_what_fits_an_empty_card_but_not_now_waits_and_says_what_is_free() -> None:
     choice = choose(wish(10), [card("mainpc", 0, 3.2), card("mainpc", 1, 5, 6)])
     assert (choice.outcome, choice.card, choice.free_bytes) == ("wait", None, int(3.2 * GIB))
