@@ -90,7 +90,7 @@ async def host(
     """The host, open; closed at the end unless it was already."""
     made = ShellSettings(**{"service": "Supervisor", "host": "mainpc", "port": 0, "events_port": 0} | settings)
     shell = Shell(made, supervisor.TOPICS, store or MemoryStore())
-    card_leases = CardLeases(shell, "mainpc", cards, problem, policy=policy, footprints=footprints)
+    card_leases = CardLeases(shell, made.host, cards, problem, policy=policy, footprints=footprints)
     card_leases.add_routes()
     await card_leases.open()
     await shell.open()
