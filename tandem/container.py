@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import re
 import shutil
 import tempfile
 from asyncio.subprocess import DEVNULL
@@ -16,10 +18,11 @@ from pathlib import Path
 from typing import Final
 
 from common.api.leases import LeaseGranted
-from common.gpu import cgroups
+from common.gpu import cgroups, process_identity
 from tandem.child import POLL_S
 from tandem.container_words import ContainerRun
 
+CIDFILE: Final = "cid"
 FIRST_LOOK_S: Final = 0.1
 LAST_LOOK_S: Final = 2.0
 UNSEEN_S: Final = 30.0
@@ -28,6 +31,8 @@ STOP_S: Final = 5.0
 """From the engine's TERM to its KILL."""
 END_S: Final = 15.0
 """How long the engine has for one command."""
+FOLDER: Final = re.compile(r"tandem-run-(\d{1,10})-(\d{1,19})-(\d{1,19})-\w+")
+"""Where a run keeps its container's id: its pid, its start time, its PID namespace, and something of chance."""
 
 
 class Container:
@@ -36,8 +41,8 @@ class Container:
     def __init__(self, run: ContainerRun, warn: Callable[[str], None]) -> None:
         self._run = run
         self._warn = warn
-        self._folder = "" if run.cidfile else tempfile.mkdtemp(prefix="tandem-run-")
-        self._cidfile = Path(run.cidfile or f"{self._folder}/cid")
+        self._folder = "" if run.cidfile else _own_folder()
+        self._cidfile = Path(run.cidfile or f"{self._folder}/{CIDFILE}")
 
     def words(self, granted: LeaseGranted) -> list[str]:
         """The command with the lease's cards in it; what the user said of cards stands, and is told where it is another's."""
@@ -85,10 +90,7 @@ class Container:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def _id(self) -> str:
-        try:
-            return self._cidfile.read_text().strip()
-        except OSError:
-            return ""
+        return _read(self._cidfile)
 
     def _cgroup(self) -> str:
         return cgroups.container_cgroup(self._id())
@@ -115,3 +117,27 @@ class Container:
         except TimeoutError:
             process.kill()
             await process.wait()
+
+
+def _own_folder() -> str:
+    """A new folder of this run; those of runs that were killed, and whose containers have ended, leave with it."""
+    me, space = process_identity.this_process(), _pid_namespace()
+    for folder in Path(tempfile.gettempdir()).glob("tandem-run-*"):
+        named = FOLDER.fullmatch(folder.name)
+        if named is None or int(named[3]) != space or process_identity.is_alive(int(named[1]), int(named[2])):
+            continue
+        if not cgroups.members(_read(folder / CIDFILE)):
+            shutil.rmtree(folder, ignore_errors=True)
+    return tempfile.mkdtemp(prefix=f"tandem-run-{me.pid}-{me.start_time}-{space}-")
+
+
+def _pid_namespace() -> int:
+    """In which namespace this process's pid means something; temporary folders are shared by several."""
+    return os.stat("/proc/self/ns/pid").st_ino
+
+
+def _read(cidfile: Path) -> str:
+    try:
+        return cidfile.read_text().strip()
+    except OSError:
+        return ""

@@ -4,6 +4,7 @@ import asyncio
 import os
 import shutil
 import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from common.api import leases
 from common.errors import Unavailable
 from common.gpu import cgroups
-from common.gpu.process_identity import start_time
+from common.gpu.process_identity import start_time, this_process
 from common.gpu.simulated import card_uuid
 from common.service.call import Call
 from tandem import container
@@ -134,6 +135,35 @@ async def test_kill_9_of_the_holder_ends_the_container_too(fabric: Fabric, docke
         process.kill()
         await until(lambda: start_time(pid) is None)
     assert docker.ended == [f"kill {docker.id}"]
+
+
+def test_the_folders_of_runs_that_were_killed_leave_with_the_next_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(cgroups, "members", lambda found: [1] if found == "lives" else [])
+    mine, space = this_process(), os.stat("/proc/self/ns/pid").st_ino
+    killed = f"tandem-run-{mine.pid}-{mine.start_time + 1}-{space}"
+    named = {
+        f"{killed}-early": "",
+        f"{killed}-over": "ended",
+        f"{killed}-on": "lives",
+        f"tandem-run-{mine.pid}-{mine.start_time}-{space}-own": "",
+        f"tandem-run-{mine.pid}-{mine.start_time + 1}-{space + 1}-elsewhere": "",
+        "tandem-run-abc": "",
+    }
+    for name, cid in named.items():
+        (tmp_path / name).mkdir()
+        if cid:
+            (tmp_path / name / "cid").write_text(cid)
+    found = container_run(["docker", "run", "img"])
+    assert found is not None
+    run = Container(found, print)
+    left = {each.name for each in tmp_path.iterdir()}
+    own = Path(run.last_words[0]).parent.name
+    assert left == {own, *named} - {f"{killed}-early", f"{killed}-over"}
+    run.close()
+    assert {each.name for each in tmp_path.iterdir()} == left - {own}
 
 
 async def test_a_container_that_the_engine_cannot_end_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
