@@ -68,9 +68,9 @@ def named(models: Iterable[Model], name: str) -> Model | None:
 
 
 def _one_each(models: Iterable[Model]) -> list[Model]:
-    """One of each name, though several hosts have it: the one that is loaded, else the first."""
+    """One of each name that is to be listed, though several hosts have it: the one that is loaded, else the first."""
     found: dict[str, Model] = {}
-    for model in models:
+    for model in (each for each in models if each.listed):
         if model.name not in found or (model.state in LOADED and found[model.name].state not in LOADED):
             found[model.name] = model
     return list(found.values())

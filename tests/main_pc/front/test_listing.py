@@ -28,6 +28,13 @@ def test_ollamas_tags_have_every_name() -> None:
     assert [each["name"] for each in listing.ollama_tags(MODELS, AT)["models"]] == ["qwen", "gpt-4o", "nomic"]
 
 
+def test_a_model_that_is_not_to_be_listed_is_found_by_its_name_alone() -> None:
+    hidden = model("hidden", listed=False)
+    assert listing.openai_models([*MODELS, hidden])["data"] == listing.openai_models(MODELS)["data"]
+    assert listing.ollama_tags([hidden], AT)["models"] == []
+    assert listing.named([hidden], "hidden") is hidden
+
+
 def test_what_is_in_memory_never_expires_and_what_is_parked_holds_no_vram() -> None:
     loaded = listing.ollama_loaded(MODELS, AT, NEVER)["models"]
     assert [(each["name"], each["size_vram"], each["expires_at"]) for each in loaded] == [

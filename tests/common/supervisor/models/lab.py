@@ -129,6 +129,10 @@ class Lab:
         body = json.dumps({"model": name, "stream": False, "messages": [{"role": "user", "content": "hello"}]}).encode()
         await asyncio.to_thread(lambda: urllib.request.urlopen(f"{url}/api/chat", body, 60).read())
 
+    async def unload(self, url: str, name: str) -> None:
+        body = json.dumps({"model": name, "keep_alive": 0}).encode()
+        await asyncio.to_thread(lambda: urllib.request.urlopen(f"{url}/api/generate", body, 60).read())
+
     def measured(self, name: str) -> int:
         """What the cards show the model's lease to hold."""
         own, held = self.host.supervisor._leases, self.managed(name).held

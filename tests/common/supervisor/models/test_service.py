@@ -7,7 +7,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import pytest
 
 from common.api.models import Model as Shown
 from common.config.models import Idle, ModelHealth
-from common.config.units import Duration
+from common.config.units import Duration, Size
 from common.errors import BadRequest, Cancelled, NoCapacity, NotFound, StaleFence, Unavailable
 from tests.common.supervisor.host import ask
 from tests.common.supervisor.lives import ended, until
@@ -185,6 +185,69 @@ async def test_an_ollama_that_runs_already_is_used_by_model_and_never_ended(tmp_
             await it.host.supervisor._models.close()
             assert server.returncode() is None
             assert server.held() == 2 * GIB
+
+
+async def test_an_engine_that_runs_on_through_a_restart_keeps_its_lease_and_its_users(tmp_path: Path) -> None:
+    (port,) = free_ports(1)
+    fields: dict[str, Any] = {
+        "engine": "ollama",
+        "url": f"http://127.0.0.1:{port}",
+        "command": [],
+        "cwd": "",
+        "env": {},
+    }
+    models = [model("one", 2, **fields)]
+    async with AsyncExitStack() as stack:
+        async with lab(tmp_path, models, [4]) as it:
+            server = stack.enter_context(ollama(port, it, one="2GiB"))
+            first = await it.use("one", ttl_s=600)
+        async with lab(tmp_path, models, [4]) as it:
+            shown = (await it.models())["one"]
+            assert (shown["state"], shown["lease_id"], shown["users"]) == ("ready", first.lease.shares, 1)
+            await it.back(first)
+            server.tell(lies=[])
+            await it.unload(first.url, "one")  # by a client that knows nothing of Tandem
+            await until(lambda: it.state("one") == "absent")
+            await it.use("one")
+            server.kill()
+            await until(lambda: it.state("one") == "absent")
+            assert (await it.host.ask("list_leases"))["leases"] == []
+
+
+async def test_a_model_that_needs_no_card_is_served_and_sees_none(tmp_path: Path) -> None:
+    bare = model(
+        "bare",
+        0,
+        engine="openai",
+        command=["{python}", "-m", "tests.lab.engines.openai_server", "--model", "bare", "--port", "{port}"],
+        vram=Size(0),
+        health=ModelHealth(how="tcp", ready_within_s=Duration(60)),
+    )
+    at_once = model(
+        "at-once", 0, vram=Size(0), command=["sh", "-c", "exec sleep 1000; {port}"], health=ModelHealth("none")
+    )
+    async with lab(tmp_path, [bare, at_once]) as it:
+        ready = await it.use("bare")
+        assert (ready.engine, ready.lease.bytes) == ("openai", 0)
+        assert it.held() == 0
+        await it.back(ready)
+        await it.use("at-once")
+        stopped = await it.host.ask("stop_model", model="at-once")
+        assert stopped["state"] == "absent"
+
+
+async def test_room_that_nobody_waits_for_any_more_is_not_waited_for(tmp_path: Path) -> None:
+    deaf = model("deaf", 8, env={"STAND_IN_LIES": "ignores_term"}, term_s=2)
+    async with lab(tmp_path, [deaf, model("a", 8)]) as it:
+        await it.back(await it.use("deaf"))
+        waiting = asyncio.ensure_future(it.use("a"))
+        await until(lambda: it.state("deaf") == "expiring")
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        await until(lambda: it.state("a") == "absent")
+        await until(lambda: it.state("deaf") == "absent")
+        assert [each["model"] for each in (await it.host.ask("list_leases"))["leases"]] == []
+        assert it.waiting() == 0
 
 
 async def test_requests_of_other_hosts_are_passed_on_under_a_live_share_and_no_other(tmp_path: Path) -> None:
