@@ -212,15 +212,72 @@ async def test_a_look_whose_loop_has_gone_ends_the_thread(tmp_path: Path) -> Non
     assert cards.closed.is_set()
 
 
-async def test_nvmls_real_binding_serves_the_same_leases(
-    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    library = build_stand_in(tmp_path_factory.mktemp("nvml"))
+@pytest.fixture(scope="module")
+def nvml_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_stand_in(tmp_path_factory.mktemp("nvml"))
+
+
+@pytest.fixture
+def nvml(tmp_path: Path, nvml_library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two cards that are seen through NVML's real binding."""
     two_cards(tmp_path)
-    monkeypatch.setattr(pynvml, "nvmlLib", ctypes.CDLL(str(library)))
+    monkeypatch.setattr(pynvml, "nvmlLib", ctypes.CDLL(str(nvml_library)))
     monkeypatch.setattr(pynvml, "_nvmlGetFunctionPointer_cache", {})
     monkeypatch.setenv("TANDEM_SIMULATED_CARDS", str(card_folder(tmp_path).parent))
     monkeypatch.delenv("TANDEM_NVML_WITHOUT", raising=False)
+
+
+@pytest.mark.usefixtures("nvml")
+async def test_an_ill_card_takes_no_new_lease_says_why_and_keeps_those_it_has(tmp_path: Path) -> None:
+    async with host(NvmlCards("mainpc")) as mainpc:
+        held = await mainpc.granted(20)
+        ills: list[tuple[dict[str, Any], str]] = [
+            ({"temperature_c": 89.0, "slowdown_c": 90.0}, "too hot: 89 °C of 90 °C; open again at 80 °C"),
+            ({"temperature_c": 85.0, "slowdown_c": 90.0}, "too hot: 85 °C of 90 °C; open again at 80 °C"),
+            ({"temperature_c": 75.0, "slowdown_c": 90.0}, ""),
+            ({"throttled": ("hw-thermal",)}, "too hot: 35 °C of 90 °C, and slowed by its hardware"),
+            ({}, ""),
+            ({"uncorrected_errors": 3}, "uncorrected memory errors since its driver was loaded: 3"),
+            ({"repair_pending": True}, "broken memory waits to be replaced by spare memory"),
+            ({"xids": (31,)}, ""),
+            ({"xids": (31, 79)}, "the driver reported XID 79, it fell off the bus"),
+        ]
+        for told, why in ills:
+            create_card(card_folder(tmp_path), CardFile(held["card_uuid"], "card", TOTALS[0], **told))
+            await looked(mainpc)
+            card = await mainpc.card(0)
+            assert card["schedulable"] is not bool(why), (told, card["reason"])
+            assert card["reason"].startswith(why)
+            assert await mainpc.held() == [held["lease_id"]]
+            refused = await mainpc.acquire(2, card_uuid=card["card_uuid"])
+            if why:
+                assert raises(NoCapacity, refused)
+                assert why in refused["error"]
+            else:
+                assert (await mainpc.release(refused))["status"] == "success"
+
+
+@pytest.mark.usefixtures("nvml")
+async def test_the_leases_of_a_card_that_fell_off_the_bus_end_after_a_grace(tmp_path: Path) -> None:
+    async with host(NvmlCards("mainpc")) as mainpc:
+        with program() as process:
+            held = await mainpc.granted(20, owner=owner(process))
+            other = await mainpc.granted(4, card_uuid=(await mainpc.card(1))["card_uuid"])
+            fault(tmp_path, "lost")
+            await looked(mainpc)
+            card = await mainpc.card(0)
+            assert (card["schedulable"], "fallen off the bus" in card["reason"]) == (False, True)
+            assert await mainpc.held() == [held["lease_id"], other["lease_id"]]
+            table = mainpc.leases._writer.table
+            decision = table.expire(mainpc.shell.clock.monotonic() + 31.0, mainpc.shell.clock.timestamp())
+            mainpc.leases._record(decision)
+            assert await mainpc.held() == [other["lease_id"]]
+            assert (await mainpc.decisions(held["lease_id"]))[-1] == "card-lost"
+            assert identify(process.pid) == process, "what its process does is between it and the card"
+
+
+@pytest.mark.usefixtures("nvml")
+async def test_nvmls_real_binding_serves_the_same_leases(tmp_path: Path) -> None:
     async with host(NvmlCards("mainpc")) as mainpc:
         with program() as process:
             granted = await mainpc.granted(20, owner=owner(process))
