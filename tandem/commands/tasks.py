@@ -15,8 +15,8 @@ from tandem import asking, output
 from tandem.exits import Exit
 from tandem.options import PRIORITY, duration, some_time, with_json
 
-HEADERS: Final = ("TASK", "STATE", "CAPABILITY", "ATTEMPTS", "SINCE", "AGENT", "")
-QUEUES: Final = ("CAPABILITY", "QUEUED", "DELAYED", "RUNNING", "AGENTS", "OLDEST", "")
+HEADERS: Final = ("TASK", "STATE", "CAPABILITY", "MODEL", "ATTEMPTS", "SINCE", "AGENT", "")
+QUEUES: Final = ("CAPABILITY", "MODEL", "QUEUED", "DELAYED", "RUNNING", "AGENTS", "OLDEST", "")
 UNDONE: Final = ("failed", "expired", "cancelled", "dead")
 GRACE_S: Final = 5.0
 SLICE_S: Final = 20.0
@@ -48,18 +48,19 @@ def command(context: click.Context, state: tasks.TaskState | None, capability: s
     output.say("   ".join(f"{name} {count}" for name, count in found.counts.items() if count) or "no tasks")
     if shown:
         output.say()
-        output.table(QUEUES, [queue_row(queue) for queue in shown], right=(1, 2, 3, 4, 5))
+        output.table(QUEUES, [queue_row(queue) for queue in shown], right=(2, 3, 4, 5, 6))
     if found.tasks:
         output.say()
-        output.table(HEADERS, [row(task) for task in found.tasks], right=(3, 4))
+        output.table(HEADERS, [row(task) for task in found.tasks], right=(4, 5))
 
 
 def queue_row(queue: tasks.TaskQueue) -> tuple[object, ...]:
-    """A capability's queue as a line of the table."""
+    """The queue of a capability, and of a model where its tasks need one, as a line of the table."""
     limit = "" if queue.limit is None else f"at most {queue.limit} at a time"
     oldest = output.age(queue.oldest_s) if queue.queued else ""
     remark = "; ".join(text for text in (queue.reason, limit) if text)
-    return queue.capability, queue.queued, queue.delayed, queue.running, queue.agents, oldest, remark
+    waiting = queue.queued, queue.delayed, queue.running, queue.agents
+    return queue.capability, queue.model, *waiting, oldest, remark
 
 
 def row(task: tasks.TaskStatus) -> tuple[object, ...]:
@@ -67,7 +68,8 @@ def row(task: tasks.TaskStatus) -> tuple[object, ...]:
     since = task.ended_at or task.started_at or task.queued_at
     remark = "; ".join(text for text in (task.name, task.error or task.reason) if text)
     attempts = f"{task.attempts} of {task.max_attempts}"
-    return task.task_id, task.state, task.capability, attempts, output.ago(since), task.agent_name, remark
+    what = task.task_id, task.state, task.capability, task.model
+    return *what, attempts, output.ago(since), task.agent_name, remark
 
 
 def _show(task: tasks.TaskStatus, as_json: bool) -> None:
@@ -93,6 +95,7 @@ def _told(task: tasks.TaskStatus) -> dict[str, Any]:
 @command.command("submit")
 @click.argument("capability")
 @click.argument("payload", metavar="[JSON|@FILE|-]", default="{}")
+@click.option("--model", default="", metavar="NAME", help="The managed model that it needs: lent before it begins.")
 @click.option("--priority", type=PRIORITY, default=50, show_default=True, help="0 to 100, higher first.")
 @click.option("--delay", type=duration, default="0s", metavar="TIME", help="Begin no sooner than after this.")
 @click.option("--deadline", type=some_time, default=None, metavar="TIME", help="Over after this, done or not.")
@@ -109,6 +112,7 @@ def _told(task: tasks.TaskStatus) -> dict[str, Any]:
 def submit(
     capability: str,
     payload: str,
+    model: str,
     priority: int,
     delay: float,
     deadline: float | None,
@@ -127,6 +131,7 @@ def submit(
 
     asked = tasks.SubmitTask(
         capability=capability,
+        model=model,
         payload=read_request(payload),
         priority=priority,
         delay_s=float(delay),

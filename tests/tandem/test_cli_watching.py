@@ -109,7 +109,7 @@ async def test_one_group_is_shown_with_its_samples_and_resolved(fabric: Fabric, 
 async def test_tasks_are_listed_with_their_queues_and_the_reason_to_wait(fabric: Fabric, tandem: Tandem) -> None:
     assert (await tandem("tasks"))[1] == "no tasks\n"
     fabric.tasks = {
-        "task-1": task("task-1", name="nightly"),
+        "task-1": task("task-1", name="nightly", model="qwen3-14b"),
         "task-2": task("task-2", state="dead", attempts=3, error="it fell over", ended_at=AT, agent_name="whisper"),
     }
     code, out, _ = await tandem("tasks")
@@ -119,6 +119,7 @@ async def test_tasks_are_listed_with_their_queues_and_the_reason_to_wait(fabric:
         "no agent offers it; at most 0 at a time",
         "1m 01s",
         "nightly",
+        "qwen3-14b",
         "3 of 3",
         "it fell over",
     ):
@@ -136,6 +137,8 @@ async def test_a_task_is_submitted_and_waited_for(fabric: Fabric, tandem: Tandem
         "submit",
         "echo",
         '{"data": 1}',
+        "--model",
+        "qwen3-14b",
         "--priority",
         "80",
         "--delay",
@@ -153,6 +156,7 @@ async def test_a_task_is_submitted_and_waited_for(fabric: Fabric, tandem: Tandem
     assert (code, out) == (Exit.OK, "task-1\n")
     asked = fabric.submitted[0]
     assert (asked.capability, asked.payload, asked.priority) == ("echo", {"data": 1}, 80)
+    assert asked.model == "qwen3-14b"
     assert (asked.delay_s, asked.deadline_s, asked.max_attempts) == (5.0, 3600.0, 7)
     assert (asked.timeout_s, asked.retain_s) == (120.0, 0.0)
     code, out, err = await tandem("tasks", "submit", "echo", "--wait")

@@ -19,6 +19,7 @@ It asks nobody and reads no clock.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -65,6 +66,7 @@ class Move(StrEnum):
 NEXT: Final[dict[tuple[State, Move], State]] = {
     (State.ASKING, Move.LEND): State.HELD,
     (State.ASKING, Move.REFUSE): State.REFUSED,
+    (State.ASKING, Move.ASK): State.ASKING,
     (State.REFUSED, Move.ASK): State.ASKING,
     (State.HELD, Move.YIELD): State.YIELDING,
     (State.HELD, Move.LOSE): State.REFUSED,
@@ -107,9 +109,11 @@ Step = Ask | Desist | GiveBack
 
 
 class Loan(Struct):
-    """One model's; times are monotonic seconds. `host` is where it may be, `at` where it waits, `due_at` when others make room.
+    """One model's; times are monotonic seconds.
 
-    `quiet_since` is when all who had to had made room; `held_since` and `sure_until` are of the loan itself.
+    `host` is where it may be (empty: anywhere), `at` where it waits, `coming` whether it is being loaded there, `due_at` when
+    others make room for it; `quiet_since` is when all who had to had made room. `held_since` and `sure_until` are of
+    the loan itself.
     """
 
     model: str
@@ -120,6 +124,7 @@ class Loan(Struct):
     asked_at: float
     at: str = ""
     why: str = ""
+    coming: bool = False
     failures: int = 0
     retry_at: float = 0.0
     full: bool = True
@@ -153,6 +158,10 @@ class Loans:
 
     # questions
 
+    def states(self) -> Counter[str]:
+        """How many loans are in each state."""
+        return Counter(loan.state.value for loan in self._loans.values())
+
     def lent(self, model: str) -> ModelReady | None:
         """The loan on which a task may begin; None where there is none."""
         loan = self._loans.get(model)
@@ -179,6 +188,7 @@ class Loans:
         if loan is None:
             return False
         before, loan.at, loan.why = loan.why, part.host, _progress(part)
+        loan.coming = part.phase != "queued"
         return before != loan.why
 
     def granted(self, model: str, number: int, ready: ModelReady, now: float) -> bool:
@@ -250,7 +260,7 @@ class Loans:
             if _has_to_yield(loan, turns):
                 return []
             loan.due_at = now + BATCH_S
-        elif loan.state is State.ASKING or loan.retry_at > now:
+        elif not _elsewhere(loan, need) and (loan.state is State.ASKING or loan.retry_at > now):
             return []
         return [self._ask(loan, need, now)] if need.free or need.running else []
 
@@ -312,7 +322,7 @@ class Loans:
     def _ask(self, loan: Loan, need: Need, now: float) -> Ask:
         loan.move(Move.ASK)
         self._number += 1
-        loan.number, loan.asked_at, loan.at = self._number, now, ""
+        loan.number, loan.asked_at, loan.at, loan.coming = self._number, now, "", False
         if need.free:
             loan.host = next(iter(need.free)) if len(need.free) == 1 else ""
         loan.why = loan.why or "it was asked for"
@@ -335,6 +345,11 @@ def _leave(loan: Loan) -> Step:
     if loan.lent is None:
         return Desist(loan.model, loan.number)
     return GiveBack(loan.model, loan.number, loan.lent)
+
+
+def _elsewhere(loan: Loan, need: Need) -> bool:
+    """Whether it was asked of one host alone, is not coming there, and could be used on another by now."""
+    return bool(loan.host) and not loan.coming and not need.free <= {loan.host}
 
 
 def _has_to_yield(loan: Loan, turns: Sequence[Loan]) -> bool:

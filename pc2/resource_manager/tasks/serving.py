@@ -47,7 +47,7 @@ class TaskService:
     ) -> None:
         self._shell = shell
         self._book = TaskBook(limits)
-        loans = Loans()
+        self._loans = loans = Loans()
         self._tasks = Tasks(self._book, shell.rng, loans)
         self._journal = shell.open_journal(store, Durability.FULL)
         self._dispatching = Dispatching(
@@ -62,6 +62,7 @@ class TaskService:
         )
         self._queued: dict[tuple[str, ...], float] = {}
         self._running: dict[tuple[str, ...], float] = {}
+        self._lent: dict[tuple[str, ...], float] = {}
         self._oldest_s = 0.0
         self._add_routes()
         self._show_metrics()
@@ -102,6 +103,7 @@ class TaskService:
         )
         gauge("tandem_tasks_kept", "Ended tasks that are kept.", lambda: float(len(book.kept)))
         gauge("tandem_tasks_bytes", "Bytes of payload and metadata that wait or run.", lambda: float(book.active_bytes))
+        gauge("tandem_tasks_models", "Models on loan for tasks, by the loan's state.", lambda: self._lent, ("state",))
         gauge("tandem_tasks_oldest_seconds", "Age of the oldest task not ended.", lambda: self._oldest_s)
 
     def _measure(self) -> None:
@@ -117,6 +119,7 @@ class TaskService:
             running[label] += book.running[capability]
         self._queued = {(label,): float(count) for label, count in queued.items()}
         self._running = {(label,): float(count) for label, count in running.items()}
+        self._lent = {(state,): float(count) for state, count in self._loans.states().items()}
         self._oldest_s = book.oldest_s(self._shell.clock.wall())
 
     # the verbs

@@ -163,6 +163,25 @@ def test_a_refused_model_that_nobody_can_use_now_is_not_asked_for() -> None:
     assert desk.look(a=Need(waits=True, able=PC2), after_s=99.0) == []
 
 
+def test_a_model_asked_of_one_host_is_asked_of_all_once_an_agent_is_free_on_another() -> None:
+    desk = Desk()
+    desk.look(a=wants())
+    assert desk.look(a=wants(BOTH)) == ["ask a anywhere"]
+    assert desk.look() == desk.look(a=wants()) == []
+    desk.refuse("a")
+    assert desk.look(after_s=1.0) == ["ask a pc2"]
+    desk.refuse("a", NotFound("no model 'a' on pc2"))
+    assert desk.look() == []
+    assert desk.look(a=wants(BOTH)) == ["ask a anywhere"]
+
+
+def test_a_model_that_is_being_loaded_is_not_asked_for_elsewhere() -> None:
+    desk = Desk()
+    desk.look(a=wants())
+    desk.loans.told("a", 1, ModelProgress("loading", "pc2", 0, 1.0, 11.6, "cold"))
+    assert desk.look(a=wants(BOTH)) == []
+
+
 def test_why_tasks_wait_is_told_as_the_host_tells_it() -> None:
     desk = Desk()
     loans = desk.loans
@@ -347,6 +366,7 @@ def test_at_the_end_everything_is_given_back() -> None:
     desk.hold("a")
     desk.look(b=wants(), c=wants())
     desk.refuse("c")
+    assert desk.loans.states() == {"held": 1, "asking": 1, "refused": 1}
     told = {type(step).__name__: step.model for step in desk.loans.end()}
     assert told == {"GiveBack": "a", "Desist": "b"}
     assert len(desk.loans) == 0
