@@ -126,6 +126,7 @@ class _Step:
     claimed: str = ""
     seen: bool = False
     freed: bool = False
+    freed_at: float = 0.0
     took_s: float = 0.0
 
     def report(self) -> Rung:
@@ -231,8 +232,10 @@ class Ladder:
             return ()
         self._shown = step.after = shown
         self._verified = step.verified = event.owner_bytes is not None
-        step.seen, step.freed = True, shown <= self._allowed(step.rung)
-        if step.freed:
+        freed = shown <= self._allowed(step.rung)
+        step.freed_at = step.freed_at if step.freed and freed else self._now
+        step.seen, step.freed = True, freed
+        if freed:
             return self._freed(step)
         if step.refused_at is not None and event.began_at > step.refused_at and not self._gone:
             return self._given_up(step)
@@ -246,7 +249,7 @@ class Ladder:
 
     def _ticked(self) -> tuple[Action, ...]:
         step = self._steps[-1]
-        if self._now < step.due:
+        if self._now < step.due and not self._says_nothing(step):
             return (Look(),)
         if not step.answered:
             step.claimed = f"no answer within {self._now - step.began_at:.1f} s"
@@ -260,12 +263,21 @@ class Ladder:
         return self._climb()
 
     def _freed(self, step: _Step) -> tuple[Action, ...]:
-        """The bytes are gone. Whether the weights are kept only the owner can say, so its answer is waited for."""
-        if step.rung not in KEEPING or self._gone:
+        """The bytes are gone. Whether the weights are kept only the owner can say, so its answer is waited for.
+
+        One that unloads has a moment for its answer too, which is on its way: who leaves now would cut it short in its work.
+        """
+        if step.rung in ENDING or self._gone:
             return self._end_as(step, "evicted")
         if not step.answered:
             return ()
-        return self._end_as(step, "parked" if step.refused_at is None else "evicted")
+        kept = step.rung in KEEPING and step.refused_at is None
+        return self._end_as(step, "parked" if kept else "evicted")
+
+    def _says_nothing(self, step: _Step) -> bool:
+        """Whether an owner that unloaded had its moment to say so."""
+        hushed = step.freed and not step.answered and step.rung not in KEEPING
+        return hushed and self._now - step.freed_at >= self._policy.claim_s
 
     def _end_as(self, step: _Step, kind: Kind) -> tuple[Action, ...]:
         step.took_s = self._now - step.began_at

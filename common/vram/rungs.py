@@ -61,8 +61,9 @@ class LadderPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
     A rung has its own time to be answered, then `verify_s` to be seen done (`term_s` after TERM, `kill_s` after KILL). One that
     failed is looked at once more, within `look_s`. Where an owner does not say how long it takes to answer it has `ask_s`, and
-    `longest_ask_s` where it says more. `tolerance_bytes`, and at most `tolerance_fraction` of what is expected, may
-    stay with a process that lives on (its CUDA context), or be missing where only the card's free bytes speak.
+    `longest_ask_s` where it says more; once the bytes of one that unloads are gone, `claim_s` at most. `tolerance_bytes`, and at
+    most `tolerance_fraction` of what is expected, may stay with a process that lives on (its CUDA context), or be missing where
+    only the card's free bytes speak.
     """
 
     ask_s: float = 10.0
@@ -74,6 +75,7 @@ class LadderPolicy(msgspec.Struct, frozen=True, kw_only=True):
     term_s: float = 10.0
     kill_s: float = 10.0
     look_s: float = 2.0
+    claim_s: float = 1.0
     tolerance_bytes: int = 512 * MIB
     tolerance_fraction: float = 0.25
 

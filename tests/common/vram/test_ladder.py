@@ -136,6 +136,37 @@ def test_an_owner_that_lets_go_and_never_answers_is_evicted_in_its_time() -> Non
     assert (climb.outcome.kind, climb.rung("sleep").claimed) == ("evicted", "no answer within 10.1 s")
 
 
+def test_an_owner_that_unloads_has_a_moment_to_say_so_once_its_bytes_are_gone() -> None:
+    climb = Climb("unload", "term", "kill")
+    climb.held = 0
+    climb.look().look()
+    assert not climb.over, "who leaves now would not hear its answer"
+    climb.answer(text="unloaded")
+    assert (climb.outcome.kind, climb.rung("unload").claimed) == ("evicted", "unloaded")
+
+
+def test_an_owner_that_unloads_and_says_nothing_is_not_waited_for_in_its_whole_time() -> None:
+    climb = Climb("unload", "term", "kill")
+    climb.held = 0
+    climb.look().look().after(0.8)
+    assert not climb.over
+    climb.after(0.2)
+    assert (climb.outcome.kind, climb.rung("unload").claimed) == ("evicted", "no answer within 1.2 s")
+
+
+def test_an_owner_that_takes_its_bytes_again_before_it_answers_has_its_whole_time() -> None:
+    climb = Climb("unload", "term", "kill")
+    climb.held = 0
+    climb.look()
+    climb.held = 10 * GIB
+    climb.look().after(5.0)
+    climb.held = 0
+    climb.look().after(0.9)
+    assert not climb.over
+    climb.after(0.2)
+    assert climb.outcome.kind == "evicted"
+
+
 def test_a_refusal_is_looked_at_once_and_climbed_over() -> None:
     climb = Climb("unload", "stop").answer(ok=False, text="unknown verb")
     climb.look(began_ago=5.0)
@@ -156,7 +187,7 @@ def test_a_refusal_that_no_look_follows_is_climbed_over_in_time() -> None:
 def test_a_look_that_began_before_the_act_shows_nothing() -> None:
     climb = Climb("unload", "term")
     climb.held = 0
-    climb.look(began_ago=1.0)
+    climb.look(began_ago=1.0).answer()
     assert not climb.over
     assert climb.look().over
 

@@ -35,7 +35,7 @@ from tests.common.supervisor.leasing.lab import card_folder, program, two_cards
 
 BRIEF = LadderPolicy(stop_s=0.2, verify_s=0.2, term_s=0.2, kill_s=60.0, look_s=0.2, signal_s=60.0)
 """What is to be climbed over is soon; what is to succeed has all the time in the world."""
-LONG = LadderPolicy(ask_s=60, stop_s=60, signal_s=60, verify_s=60, term_s=60, kill_s=60, look_s=60)
+LONG = LadderPolicy(ask_s=60, stop_s=60, signal_s=60, verify_s=60, term_s=60, kill_s=60, look_s=60, claim_s=60)
 STUBBORN = "import signal,time; signal.signal(15,signal.SIG_IGN); print('up',flush=True); time.sleep(1000)"
 PARENT = (
     "import subprocess,time; child=subprocess.Popen(['sleep','1000']); print(child.pid,flush=True); time.sleep(1000)"
