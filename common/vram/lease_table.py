@@ -160,6 +160,10 @@ class LeaseTable:
         """The live leases, in the order of their grants."""
         return [lease_view.lease(self._state, record, now) for record in self._state.live.values()]
 
+    def asleep(self) -> int:
+        """How many leases are parked."""
+        return sum(record.state == "parked" for record in self._state.live.values())
+
     def residents(self, card_uuid: str, now: float) -> list[Resident]:
         """The leases on the card as an eviction for people weighs them."""
         return lease_evictions.residents(self._state, card_uuid, lease_evictions.HIGHEST_PRIORITY, now)

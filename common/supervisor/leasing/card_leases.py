@@ -98,6 +98,10 @@ class CardLeases:
         self._shell.handle(leases.RELEASE_LEASE, self._release)
         LeaseViews(self._shell, self._host, self._writer, self._line, self.learning).add_routes()
         self._evictions.add_routes()
+        self.learning.figures.show(self._shell.metrics)
+        self._shell.metrics.read_gauge(
+            "tandem_vram_away", "Leases that made way for programs without one.", lambda: self.strangers.away
+        )
 
     async def open(self) -> None:
         """Restores the leases, watches their owners, opens a fence epoch and takes a first look.

@@ -133,6 +133,7 @@ class CardWatch:
         changed = _essence(cards) != _essence(self._figures.cards)
         self._figures.cards = cards
         self._figures.leases, self._figures.waiters = len(self._writer.table), len(self._line)
+        self._figures.parked = self._writer.table.asleep()
         problem = self._problem(now, cards)
         if problem and self.has_cards:
             self._shell.problems["cards"] = problem

@@ -17,6 +17,7 @@ from common.service.call import Call
 from common.service.shell import Shell
 from common.supervisor.leasing.evicting import Evictor
 from common.supervisor.leasing.footprints import Learning
+from common.supervisor.leasing.metrics import EvictionFigures
 from common.supervisor.leasing.rung_acts import FindUnloader
 from common.supervisor.leasing.sampling import Look
 from common.supervisor.leasing.waiting import Seat
@@ -50,6 +51,7 @@ class Evictions:
         self._writer = writer
         self._record = record
         self._learning = learning
+        self._figures = EvictionFigures()
         self._now = shell.clock.monotonic
         self._evictor = Evictor(shell, look_soon, self._ended, unloader, policy)
 
@@ -60,6 +62,7 @@ class Evictions:
         """Serves make_room and mark_lease."""
         self._shell.handle(supervisor.MAKE_ROOM, self._make_room)
         self._shell.handle(leases.MARK_LEASE, self._mark)
+        self._figures.show(self._shell.metrics)
 
     def begin(self, order: EvictionOrder) -> None:
         """Has these leases' memory taken back."""
@@ -128,6 +131,9 @@ class Evictions:
             self._writer.make_sound()
         except StorageUnavailable:
             return
+        self._figures.ended[outcome.rung, outcome.kind] += 1
+        self._figures.expected_bytes += order.expected_bytes
+        self._figures.returned_bytes += outcome.returned_bytes
         self._shell.log.info("eviction of %s: %s, %s", ", ".join(order.lease_ids), outcome.kind, outcome.reason)
         if outcome.kind == "parked":
             for lease_id in order.lease_ids:

@@ -8,7 +8,7 @@ and teaches the same footprints. The rules are those of common/vram/footprint.py
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import Final
@@ -19,6 +19,7 @@ from common.api.leases import Lease, LeaseChanged, PlanLease
 from common.api.supervisor import AdmitLease, MakeRoom
 from common.errors import StorageUnavailable
 from common.service.shell import Shell
+from common.supervisor.leasing.metrics import LoadFigures
 from common.supervisor.leasing.writer import LeaseWriter
 from common.vram import lease_facts
 from common.vram.amount import MIB
@@ -58,12 +59,11 @@ class _Load(msgspec.Struct):
 
 
 class Learning:
-    """One host's; `known` are its footprints, with which its engines are planned too. `loads` and `load_s` are by tier."""
+    """One host's; `known` are its footprints, with which its engines are planned too."""
 
     def __init__(self, shell: Shell, host: str, writer: LeaseWriter, known: Footprints) -> None:
         self.known = known
-        self.load_s: defaultdict[str, float] = defaultdict(float)
-        self.loads: Counter[str] = Counter()
+        self.figures = LoadFigures()
         self._shell = shell
         self._engines = ENGINES.format(host)
         self._writer = writer
@@ -205,12 +205,13 @@ class Learning:
         if len(self._warm) >= MOST_WARM:
             self._warm.clear()
         self._warm.add(key)
-        if load.timed and not load.own:
+        if load.timed:
             seconds = now - load.began_at
-            held = max(lease.bytes, lease.measured_bytes) * len(lease.card_uuids)
-            self.known.loaded(key, load.tier, seconds, held)
-            self.load_s[load.tier] += seconds
-            self.loads[load.tier] += 1
+            self.figures.loads[load.tier] += 1
+            self.figures.seconds[load.tier] += seconds
+            if not load.own:
+                held = max(lease.bytes, lease.measured_bytes) * len(lease.card_uuids)
+                self.known.loaded(key, load.tier, seconds, held)
 
     def _forget(self, leases: Iterable[Lease]) -> None:
         """What is followed of leases that are gone, such as by a table that was restored without them."""

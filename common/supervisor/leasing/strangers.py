@@ -22,20 +22,16 @@ def nobody(_: Lease) -> None:
 
 
 class Strangers:
-    """One host's peace with its strangers; `back` hears of each lease for which there is room again."""
+    """One host's peace with its strangers: `away` counts who made way and is not back, `back` hears for whom there is room again."""
 
     def __init__(self, shell: Shell, writer: LeaseWriter, look_soon: Callable[[], None]) -> None:
         self.back: Callable[[Lease], None] = nobody
+        self.away = 0
         self._shell = shell
         self._writer = writer
         self._look_soon = look_soon
         self._cards: dict[str, Yielding] = {}
         self._away: dict[str, Lease] = {}
-
-    @property
-    def away(self) -> int:
-        """How many leases made way and are not back."""
-        return sum(len(each.away) for each in self._cards.values())
 
     def looked(self, look: Look) -> None:
         """Takes in a look that the writer has measured."""
@@ -88,6 +84,7 @@ class Strangers:
                 if each.lease_id not in living and (each.model, each.config) in here:
                     yielding.forget(each.lease_id)
         waited_for = {each.lease_id for yielding in self._cards.values() for each in yielding.away}
+        self.away = len(waited_for)
         self._away = {name: lease for name, lease in self._away.items() if name in waited_for}
 
     def _close(self) -> None:

@@ -99,7 +99,7 @@ def test_a_load_is_timed_from_the_grant_until_most_of_the_lease_is_seen_to_be_he
     desk.look(9.5, 2.0)
     assert desk.load_s() == {"cold": 8.0}
     assert desk.marked == ["lease-1"], "others learn that it has loaded"
-    assert (desk.learning.loads["cold"], desk.learning.load_s["cold"]) == (1, 8.0)
+    assert (desk.learning.figures.loads["cold"], desk.learning.figures.seconds["cold"]) == (1, 8.0)
     desk.look(9.5, 2.0, 5)
     assert desk.marked == ["lease-1"]
 

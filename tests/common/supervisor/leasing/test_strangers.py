@@ -76,6 +76,9 @@ async def test_a_game_that_takes_14_gib_is_yielded_to_never_signalled_and_what_w
             assert refused["code"] == "no_capacity"
             assert "is taking memory" in refused["error"]
             assert mainpc.leases.strangers.away == 1
+            figures = mainpc.shell.metrics.exposition().decode()
+            assert "tandem_vram_away 1.0" in figures
+            assert 'tandem_vram_evictions_total{outcome="evicted",rung="term"} 1.0' in figures
             assert start_time(game.pid) == game.start_time
             use_bytes(card_folder(tmp_path), 0, game)
             await shown(mainpc, lambda card: card["schedulable"])
@@ -88,7 +91,7 @@ async def test_a_game_that_takes_14_gib_is_yielded_to_never_signalled_and_what_w
             assert "made way for a program without a lease" in change.reason
             assert start_time(game.pid) == game.start_time, "it never heard a signal"
             await mainpc.granted(14, model="qwen")
-            assert mainpc.leases.strangers.away == 0
+            await shown(mainpc, lambda card: mainpc.leases.strangers.away == 0)
 
 
 async def test_whose_model_was_leased_anew_meanwhile_need_not_come_back(tmp_path: Path) -> None:
