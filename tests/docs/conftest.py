@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ import pytest
 import zmq
 
 from tests.docs.documents import ROOT
+from tests.lab.fabric import free_ports
 
 PATIENCE_MS = 60_000
 MARK = b"\xffdocs"
@@ -81,12 +81,6 @@ def _registered(events: zmq.Socket[bytes]) -> Iterator[dict[str, Any]]:
         event = json.loads(body) if topic == b"agents.changed" else {}
         if event.get("change") == "registered":
             yield event["agent"]
-
-
-def free_ports(count: int) -> list[int]:
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [each.getsockname()[1] for each in sockets]
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import asyncio
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -22,6 +21,7 @@ from common.client.aio import AsyncClient
 from common.client.opening import open_async_client
 from common.errors import TandemError
 from common.service.call import Call
+from tests.lab.fabric import free_ports
 from tests.main_pc.core_orchestrator.fabric import Dict, ask, core, directory, native_agent, until
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -29,14 +29,6 @@ SEEDS = range(int(os.environ.get("TANDEM_TEST_KILLS", "4")))
 """Each seed is a life under load that ends by kill -9."""
 
 IDLE_RSS_BYTES = 45 * 2**20
-
-
-def free_ports(count: int) -> list[int]:
-    servers = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(server.getsockname()[1]) for server in servers]
-    for server in servers:
-        server.close()
-    return ports
 
 
 @dataclass

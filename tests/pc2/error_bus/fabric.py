@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -27,6 +26,7 @@ from common.store.memory import MemoryStore
 from common.store.protocol import RecordStore
 from pc2.error_bus.book import Limits
 from pc2.error_bus.service import ErrorBus
+from tests.lab.fabric import free_ports
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -97,14 +97,6 @@ def _asked(port: int, message: bytes) -> Dict:
 async def ask(port: int, verb: str, /, **fields: Any) -> Dict:
     """What a bare REQ socket gets for one JSON object."""
     return await asyncio.to_thread(_asked, port, json.dumps({"action": verb, **fields}).encode())
-
-
-def free_ports(count: int) -> list[int]:
-    servers = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(server.getsockname()[1]) for server in servers]
-    for server in servers:
-        server.close()
-    return ports
 
 
 @dataclass

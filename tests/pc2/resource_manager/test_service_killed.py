@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import socket
 import sys
 from collections import Counter
 from pathlib import Path
@@ -17,23 +16,13 @@ from common.client.opening import open_async_client
 from common.client.settings import ClientSettings
 from common.errors import TandemError
 from common.resilience.budget import RetrySettings
+from tests.lab.fabric import free_ports
 from tests.pc2.resource_manager.fabric import RM, Host, directory, two_hosts, until
 
 KILLS = 10
 SEED = 11
 CALLERS = 6
 MIB = 2**20
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody uses now."""
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 class Process:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import socket
 import sys
 from pathlib import Path
 
@@ -16,21 +15,11 @@ from common.client.aio import AsyncClient
 from common.client.directory import Directory
 from common.client.opening import open_async_client
 from common.errors import Conflict, TandemError
+from tests.lab.fabric import free_ports
 
 KILLS = 6
 SEED = 5
 CALLERS = 3
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody uses now."""
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [int(each.getsockname()[1]) for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
 
 
 class Process:
