@@ -211,8 +211,7 @@ class Roster:
         managed = self._models[name]
         self._over(managed, loaded=False)
         managed.no_room, managed.no_room_until = reason, now + NO_ROOM_PAUSE_S
-        for ticket in managed.waiting:
-            self._queue.withdraw(ticket)
+        self._withdraw(managed)
 
     def again(self, name: str, now: float) -> None:
         """A load was given up before it could fail, such as a wake that did not succeed: it is begun anew, from nothing."""
@@ -244,6 +243,7 @@ class Roster:
         managed = self._models[name]
         if managed.life.state in ("ready", "parked", "loading", "queued"):
             self._over(managed, loaded=False)
+            self._withdraw(managed)
             self._move(managed, Move.LEAVE, now)
 
     def asleep(self, name: str, held: Held, now: float) -> None:
@@ -389,8 +389,9 @@ class Roster:
         while (load := self._queue.next(residency, now)) is not None:
             managed = self._models[load.key.model]
             if load.victims and all(asked.preload for asked in managed.waiting.values()):
-                for ticket in list(managed.waiting):
-                    self.leave(ticket)
+                for asked in list(managed.waiting.values()):
+                    self.leave(asked.ticket)
+                    found.append(Refuse(asked, self._refusal(managed, now)))
                 continue
             found.append(self._begin(managed, load, residency, now))
         return found
@@ -417,6 +418,11 @@ class Roster:
         if managed.model.vram and managed.no_room_until <= now:
             for asked in managed.waiting.values():
                 self._queue.ask(managed.load_asked(asked, self._footprints))
+
+    def _withdraw(self, managed: Managed) -> None:
+        """Those who wait for the model are in the queue for loading no more, until it may be loaded again."""
+        for ticket in managed.waiting:
+            self._queue.withdraw(ticket)
 
     def _over(self, managed: Managed, *, loaded: bool) -> None:
         """The load under way, if there is one, is over."""
