@@ -22,7 +22,7 @@ def nobody(_: Lease) -> None:
 
 
 class Strangers:
-    """One host's peace with its strangers: `away` counts who made way and is not back, `back` hears for whom there is room again."""
+    """One host's peace with its strangers: `away` made way and are not back, `back` hears for whom there is room again."""
 
     def __init__(self, shell: Shell, writer: LeaseWriter, look_soon: Callable[[], None]) -> None:
         self.back: Callable[[Lease], None] = nobody
