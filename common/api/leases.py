@@ -164,7 +164,10 @@ class LeaseMarked(Message, frozen=True):
 
 
 class ReleaseLease(Message, frozen=True):
-    """Gives the bytes back; doing so twice is not an error, doing so with an old token is."""
+    """Gives the bytes back; doing so twice is not an error, doing so with an old token is.
+
+    A parked lease is given back with the token that its holder had when it was put to sleep.
+    """
 
     lease_id: Id
     fencing_token: Count

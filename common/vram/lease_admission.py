@@ -310,6 +310,7 @@ def _wake(
         declared_bytes=asked.declared_bytes or asked.bytes,
         parked_bytes=0,
         fencing_token=fence.token,
+        slept_token=0,
         priority=asked.priority,
         pinned=asked.pinned,
         exclusive=asked.exclusive,

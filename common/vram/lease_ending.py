@@ -84,9 +84,12 @@ def let_go(
 def release(state: LeaseState, asked: ReleaseLease, now: float, at: Timestamp) -> Decision:
     """Gives the bytes back; once more with the same token is no error.
 
-    Of a lease that has to go this is its holder's word: it ends when the card shows that process's bytes gone.
+    Of a lease that has to go this is its holder's word: it ends when the card shows that process's bytes gone. One that sleeps is
+    let go of under the token that its holder had before.
     """
     record, past = state.live.get(asked.lease_id), state.past.get(asked.lease_id)
+    if record is not None and asked.fencing_token and record.slept_token == asked.fencing_token:
+        record = msgspec.structs.replace(record, fencing_token=asked.fencing_token)
     if record is not None and record.fencing_token == asked.fencing_token:
         if record.given_back:
             return Decision(reply=Empty())

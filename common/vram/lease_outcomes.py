@@ -1,7 +1,8 @@
 """What became of evictions: leases ended with their bytes seen back, put to sleep, or ended with their bytes in quarantine.
 
 Whatever came of it, no victim is revived: a lease that was marked expiring ends, or sleeps under a token that nobody
-holds. The card's looks said what came back; here it is only written down. Functions decide and change nothing.
+holds: its holder's former one only lets go of it. The card's looks said what came back; here it is only written down.
+Functions decide and change nothing.
 """
 
 from __future__ import annotations
@@ -76,6 +77,7 @@ def parked(
         declared_bytes=record.declared_bytes or record.bytes,
         parked_bytes=ram,
         fencing_token=fence.token,
+        slept_token=record.fencing_token,
         in_use=False,
         loaded=False,
         reason=why,

@@ -200,7 +200,7 @@ def test_a_parked_lease_wakes_under_its_own_id_with_a_new_token() -> None:
     bench.look()
     assert bench.lease("lease-1").state == "parked"
     refused(bench.renew(old), StaleFence)
-    refused(bench.release(old), StaleFence)
+    refused(bench.mark(old, in_use=True), StaleFence)
     decision = bench.admit("lease-7", 10, 1, in_use=True)
     awake = decision.reply
     assert isinstance(awake, LeaseGranted)

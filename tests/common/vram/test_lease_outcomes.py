@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import msgspec
 
-from common.api.leases import LeaseGranted
+from common.api.leases import LeaseGranted, ReleaseLease, RenewLease
+from common.api.words import Empty
 from common.errors import Conflict, StaleFence
 from common.store.protocol import Change, Durability
 from common.vram.amount import GIB
@@ -91,6 +92,44 @@ def test_a_sleeping_owner_keeps_what_is_left_on_the_card_and_its_weights_in_ram(
     assert bench.lease("old").state == "parked"
     bench.end(1)
     assert bench.table.host_memory().ram_leased_bytes == 0
+
+
+def test_a_sleeping_lease_ends_when_its_holder_lets_go_of_it() -> None:
+    bench = evicting(unload=SLEEPER)
+    held = ReleaseLease(lease_id="old", fencing_token=bench.lease("old").fencing_token)
+    bench.parked("old")
+    bench.restart()
+    refused(bench.table.renew(RenewLease(lease_id="old", fencing_token=held.fencing_token), bench.now, AT), StaleFence)
+    decision = bench.commit(bench.table.release(held, bench.now, AT))
+    assert (decision.reply, changes(decision)) == (Empty(), [("released", "old")])
+    assert bench.held_ids() == []
+    assert bench.table.host_memory().ram_leased_bytes == 0
+    assert bench.commit(bench.table.release(held, bench.now, AT)).reply == Empty(), "once more is no error"
+    bench.restart()
+    assert bench.table.release(held, bench.now, AT).reply == Empty()
+
+
+def test_a_lease_that_woke_is_not_let_go_of_under_the_token_from_before() -> None:
+    bench = evicting(unload=SLEEPER)
+    held = ReleaseLease(lease_id="old", fencing_token=bench.lease("old").fencing_token)
+    bench.parked("old")
+    bench.commit(bench.table.forget_room("want"))
+    bench.use("a", 1, 0.5)
+    bench.look()
+    woken = bench.admit("again", 10, 1, card_uuid="GPU-a").reply
+    assert isinstance(woken, LeaseGranted)
+    assert woken.lease_id == "old"
+    refused(bench.table.release(held, bench.now, AT), StaleFence)
+
+
+def test_a_sleeper_that_has_to_go_entirely_goes_when_the_card_shows_it_and_not_by_its_holders_word() -> None:
+    bench = evicting(unload=SLEEPER)
+    held = ReleaseLease(lease_id="old", fencing_token=bench.lease("old").fencing_token)
+    bench.parked("old")
+    bench.commit(bench.table.evict(["old"], "for another", bench.now, AT))
+    assert bench.lease("old").state == "expiring"
+    decision = bench.commit(bench.table.release(held, bench.now, AT))
+    assert (decision.reply, decision.facts) == (Empty(), ())
 
 
 def test_a_lease_that_sleeps_alone_on_a_card_leaves_it_to_others() -> None:
