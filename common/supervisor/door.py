@@ -59,7 +59,7 @@ def main(default_config: Path, arguments: Sequence[str]) -> int:
     except OSError as error:
         return _refuse(f"nothing was started: {home.root} cannot be written: {error.strerror}")
     configure(OWN_LOG, startup.host, stream=_LogStream(home.log_file(OWN_LOG)))
-    return run(_supervise(startup, home, settings, options))
+    return run(_supervise(startup, home, settings, options), small=True)
 
 
 async def _supervise(startup: Startup, home: HostHome, settings: Settings, options: argparse.Namespace) -> int:
