@@ -12,9 +12,8 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, Final
 
-from common.api.leases import Lease, LeaseChanged, LeaseGranted, LeaseProgress, Owner, Unload
+from common.api.leases import Lease, LeaseChanged, LeaseGranted, LeaseProgress, Owner
 from common.api.supervisor import AdmitLease
-from common.config.models import Model
 from common.engines.opening import open_engine
 from common.errors import NoCapacity, NotFound, StorageUnavailable, TandemError
 from common.gpu.process_identity import is_alive, this_process
@@ -22,11 +21,12 @@ from common.ids import new_id
 from common.service.shell import Shell
 from common.supervisor.instructions import Exited
 from common.supervisor.leasing.own_line import OwnLine
+from common.supervisor.models.engine_lease import held_of, lease_request, stays
 from common.supervisor.models.engine_process import EngineProcesses, last_words
 from common.supervisor.models.loads import Loads, Room
 from common.supervisor.models.managed import Held, Managed, Serving
 from common.supervisor.models.roster import Begin, Refuse, Roster
-from common.supervisor.models.unloading import ASK_S, ModelUnloader, can_sleep, rungs_of
+from common.supervisor.models.unloading import ModelUnloader
 from common.vram.cards import ProcessId
 from common.vram.footprint import Footprints
 from common.vram.lease_decision import EvictionOrder
@@ -143,8 +143,8 @@ class Engines:
         uuid = max(already, key=lambda each: already[each], default=model.card_uuid)
         need = managed.need_bytes(self._footprints)
         missing = max(1, need - min(need, already.get(uuid, 0)))
-        fields = self._fields(managed, self._loads.owner(model, owner), missing, uuid)
-        granted = await self._line.acquire(AdmitLease(**fields), 0.0, Hears(lambda _: None), self._now())
+        asked = self._request(managed, self._loads.owner(model, owner), missing, uuid)
+        granted = await self._line.acquire(asked, 0.0, Hears(lambda _: None), self._now())
         if managed.life.state not in ("absent", "failed") or self._closed:
             self._give_back(granted.lease_id)
             return
@@ -152,8 +152,8 @@ class Engines:
         room.engine = room.engine or open_engine(model.engine, model.url, health_path=model.health.path)
         room.loaded_at = self._now()
         serving = Serving(url=room.engine.url, upstream=upstream, pid=owner.pid, start_time=owner.start_time)
-        self._roster.found(model.name, _held(granted), serving, self._now())
-        self._line.mark(granted.lease_id, in_use=_stays(managed, room), loaded=True)
+        self._roster.found(model.name, held_of(granted), serving, self._now())
+        self._line.mark(granted.lease_id, in_use=stays(managed.model, room.engine), loaded=True)
         self._turn()
 
     def resume(self) -> None:
@@ -208,7 +208,7 @@ class Engines:
             return
         began, tier = self._now(), managed.tier
         serving = managed.serving
-        self._roster.granted(name, _held(granted), began)
+        self._roster.granted(name, held_of(granted), began)
         self._turn()
         try:
             serving = await self._bring(managed, room, granted, owner, serving, wake=begin.wake)
@@ -232,15 +232,13 @@ class Engines:
         else:
             process = this_process()
         need = managed.need_bytes(self._footprints)
-        fields = self._fields(managed, self._loads.owner(model, process), need, begin.card_uuid)
-        if need != model.vram:
-            fields["declared_bytes"] = int(model.vram)
+        asked = self._request(managed, self._loads.owner(model, process), need, begin.card_uuid)
         self._footprints.declared(managed.key, int(model.vram))
         waiting = list(managed.waiting.values())
-        asked_at = min((asked.asked_at for asked in waiting), default=now)
-        wait_s = 0.0 if all(asked.preload for asked in waiting) else min(LONGEST_WAIT_S, max(0.0, begin.deadline - now))
+        asked_at = min((each.asked_at for each in waiting), default=now)
+        wait_s = 0.0 if all(each.preload for each in waiting) else min(LONGEST_WAIT_S, max(0.0, begin.deadline - now))
         hears = Hears(lambda reason: self._roster.hears(model.name, reason))
-        return await self._line.acquire(AdmitLease(**fields), wait_s, hears, asked_at), process
+        return await self._line.acquire(asked, wait_s, hears, asked_at), process
 
     async def _bring(
         self,
@@ -279,7 +277,7 @@ class Engines:
             granted.lease_id,
         )
         self._turn()  # those who wait are served before the lease is let go of
-        if not _stays(managed, room):
+        if not stays(managed.model, room.engine):
             self._shell.loop.call_soon(self._line.let_go, granted.lease_id)
 
     def _not_leased(self, managed: Managed, error: TandemError) -> None:
@@ -364,47 +362,6 @@ class Engines:
         if process is not None and not process.ended.done():
             await self._processes.stop(process)
 
-    def _fields(self, managed: Managed, owner: Owner, need: int, card_uuid: str) -> dict[str, Any]:
-        model = managed.model
-        return {
-            "lease_id": new_id("lease", self._shell.rng),
-            "identity": IDENTITY.format(self._host),
-            "model": model.name,
-            "config": model.config,
-            "bytes": need,
-            "priority": model.priority,
-            "card_uuid": card_uuid,
-            "owner": owner,
-            "cards": model.cards,
-            "exclusive": model.exclusive,
-            "pinned": model.pinned,
-            "in_use": True,
-            "ram_bytes": int(model.needs.ram),
-            "disk_bytes": int(model.needs.disk),
-            "cpu_cores": model.needs.cpus,
-            "load_s": managed.seconds(self._footprints)[0],
-            "unload": _unload(model),
-        }
-
-
-def _held(granted: LeaseGranted) -> Held:
-    uuids = tuple(granted.card_uuids) or (granted.card_uuid,)
-    return Held(lease_id=granted.lease_id, card_uuids=uuids, bytes=granted.bytes)
-
-
-def _unload(model: Model) -> Unload | None:
-    """What the ledger is told of how the engine gives way; who does it is found by `unloader`."""
-    engine = open_engine(model.engine, model.url or "http://127.0.0.1")
-    rungs = rungs_of(model, engine, to_stop=False)
-    asked = [rung for rung in ("sleep", "unload") if rung in rungs]
-    if not asked:
-        return None
-    return Unload(
-        sleep="sleep" if can_sleep(model, engine) else "", unload="unload" if "unload" in rungs else "", timeout_s=ASK_S
-    )
-
-
-def _stays(managed: Managed, room: Room) -> bool:
-    """Whether nothing can be done to get the memory back, so that nobody should plan on it."""
-    model, engine = managed.model, room.engine
-    return model.adopted and not model.manage and engine is not None and not rungs_of(model, engine, to_stop=False)
+    def _request(self, managed: Managed, owner: Owner, need: int, card_uuid: str) -> AdmitLease:
+        lease_id, seconds = new_id("lease", self._shell.rng), managed.seconds(self._footprints)[0]
+        return lease_request(managed.model, lease_id, IDENTITY.format(self._host), owner, need, card_uuid, seconds)

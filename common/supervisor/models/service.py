@@ -7,7 +7,6 @@ the one and has the other follow, one turn of the loop at a time.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -34,7 +33,6 @@ from common.service.shell import Shell
 from common.supervisor.instructions import Exited
 from common.supervisor.leasing.own_line import OwnLine
 from common.supervisor.leasing.owners import pinned
-from common.supervisor.models.adopted import Adopted
 from common.supervisor.models.asking import Asking
 from common.supervisor.models.cards_seen import residency
 from common.supervisor.models.engine_process import EngineProcesses
@@ -44,6 +42,7 @@ from common.supervisor.models.roster import Abandon, Begin, Changed, Refuse, Ros
 from common.supervisor.models.running import IDENTITY, Engines
 from common.supervisor.models.seats import Seat, Seats
 from common.supervisor.models.unloading import ModelUnloader
+from common.supervisor.models.upkeep import Upkeep
 from common.supervisor.processes import Processes
 from common.vram.footprint import Footprints
 from common.vram.lease_decision import EvictionOrder
@@ -51,7 +50,6 @@ from common.vram.lease_decision import EvictionOrder
 TICK_S: Final = 0.25
 LOOK_S: Final = 1.0
 """How often what engines hold is learned, and idle ones are looked for."""
-FILES_S: Final = 5.0
 STOP_LOOK_S: Final = 0.02
 STOP_S: Final = 60.0
 """How long a stop is waited for; it goes on after that."""
@@ -88,7 +86,7 @@ class ManagedModels:
         self._engines: Engines | None = None
         self._line: OwnLine | None = None
         self._asking: Asking | None = None
-        self._adopted: Adopted | None = None
+        self._upkeep: Upkeep | None = None
         self._turning = False
         self._closed = False
 
@@ -133,17 +131,19 @@ class ManagedModels:
             self._shell, self._host, self._roster, self._footprints, line, engines, self._soon, self._refuse
         )
         self._asking = Asking(line.find, self._serving_under)
-        self._adopted = Adopted(self._shell, self._roster, self._engines, line)
         line.listen(self._engines.heard)
         self._engines.resume()
-        await self._look_at_files()
+        upkeep = self._upkeep = Upkeep(
+            self._shell, self._home / self._host, self._roster, self._engines, line, self._footprints, self._figures
+        )
+        await upkeep.look_at_files()
         for managed in self._roster:
             if managed.model.preload:
                 self._preload(managed)
         self._soon()
         self._shell.every(TICK_S, self._tick)
-        self._shell.every(LOOK_S, self._look)
-        self._shell.spawn(self._follow(), "following models' files and engines")
+        self._shell.every(LOOK_S, upkeep.look)
+        self._shell.spawn(upkeep.follow(), "following models' files and engines")
 
     def exited(self, event: Exited) -> bool:
         """Whether the process that ended was an engine's."""
@@ -161,11 +161,10 @@ class ManagedModels:
 
     async def _use(self, asked: UseModel, call: Call) -> ModelReady:
         line = self._opened()
-        if asked.host not in ("", self._host):
-            raise NotFound(f"this is {self._host}'s supervisor; ask {asked.host}'s own, or ResourceManager")
+        self._is_here(asked.host)
         managed = self._roster.find(asked.model)
-        if managed.missing:
-            await self._look_at_files()
+        if managed.missing and self._upkeep is not None:
+            await self._upkeep.look_at_files()
         self._fits(managed, line)
         now = self._now()
         wait_s = call.patience_s(now, asked.wait_s)
@@ -220,11 +219,17 @@ class ManagedModels:
         )
         return pinned(request, self._host, self._neighbours)
 
+    def _is_here(self, host: str) -> None:
+        if host not in ("", self._host):
+            raise NotFound(f"this is {self._host}'s supervisor; ask {host}'s own, or ResourceManager")
+
     def _fits(self, managed: Managed, line: OwnLine) -> None:
         """NoCapacity where no card of this host could ever hold the model."""
         if managed.held is not None:
             return
         wish, cards = managed.wish(self._footprints), line.candidates()
+        if not cards:
+            raise NoCapacity(f"{self._host} has no cards, and an engine's lease is one of a card")
         if sum(wish.could_hold(card) for card in cards) < wish.cards:
             most = max((card.capacity_bytes for card in cards), default=0) / 2**30
             raise NoCapacity(
@@ -260,6 +265,7 @@ class ManagedModels:
         return self._shell.publisher.cursor(api.MODEL_CHANGED.name)
 
     async def _stop(self, asked: api.StopModel, _call: Call) -> api.ModelStopped:
+        self._is_here(asked.host)
         line, managed = self._opened(), self._roster.find(asked.model)
         name = managed.model.name
         for waiting in list(managed.waiting.values()):
@@ -300,7 +306,8 @@ class ManagedModels:
         models = await self._read()
         self._turn()
         self._roster.reload(models, self._now())
-        await self._look_at_files()
+        if self._upkeep is not None:
+            await self._upkeep.look_at_files()
         self._soon()
         return self._shown({})
 
@@ -411,41 +418,3 @@ class ManagedModels:
     def _tick(self) -> None:
         if self._roster.waiting or any(each.life.state == "queued" for each in self._roster):
             self._turn()
-
-    def _look(self) -> None:
-        """Learns what engines hold, puts away who is idle for longer than it may, and takes the figures."""
-        line, engines, now = self._line, self._engines, self._now()
-        if line is None or engines is None or self._closed:
-            return
-        leases = {lease.lease_id: lease for lease in line.leases()}
-        for managed in self._roster:
-            lease = leases.get(managed.held.lease_id) if managed.held is not None else None
-            if lease is None or managed.life.state != "ready":
-                continue
-            if lease.verified:
-                warm_s = now - engines.rooms[managed.model.name].loaded_at
-                self._footprints.looked(managed.key, lease.measured_bytes, warm_s)
-            idle = managed.model.idle
-            if idle.after_s is not None and not managed.users and now - managed.idle_since >= idle.after_s:
-                why = f"idle for {now - managed.idle_since:.0f} s"
-                engines.put_away(managed, why, to_stop=idle.then == "stop")
-        self._figures.models = tuple(managed.shown(self._host, self._footprints, now) for managed in self._roster)
-        self._figures.waiting = self._roster.waiting
-
-    async def _follow(self) -> None:
-        assert self._adopted is not None
-        while not self._closed:
-            await self._adopted.look()
-            await asyncio.sleep(FILES_S)
-            await self._look_at_files()
-
-    async def _look_at_files(self) -> None:
-        home = str(self._home / self._host)
-        wanted = {m.model.name: [each.replace("{home}", home) for each in m.model.files] for m in self._roster}
-        lacking = await asyncio.to_thread(_lacking, wanted) if any(wanted.values()) else {}
-        for managed in self._roster:
-            self._roster.lacks(managed.model.name, lacking.get(managed.model.name, ()))
-
-
-def _lacking(wanted: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    return {name: [each for each in files if not os.path.exists(each)] for name, files in wanted.items()}
