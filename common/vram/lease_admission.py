@@ -20,7 +20,7 @@ from common.api.leases import LeasePlan, Owner, PlanLease
 from common.api.supervisor import AdmitLease
 from common.api.words import Timestamp
 from common.errors import Conflict, IdempotencyMismatch, Unavailable
-from common.vram import lease_ending, lease_room, lease_view, placement
+from common.vram import lease_ending, lease_evictions, lease_room, lease_view, placement
 from common.vram.demand import ModelKey
 from common.vram.lease_decision import Decision, Instruction, Watch
 from common.vram.lease_facts import End, FurtherCard, Granted, LeaseRecord, Unparked, Unreserved
@@ -77,7 +77,8 @@ def evict_for(
     if choice.barred or choice.outcome == "never":
         return Decision(reply=placement.refusal(wish, choice))
     sleeper = asleep.lease_id if asleep else ""
-    need = Need(asked.lease_id, wish, asked.priority, patience_s, draining, sleeper)
+    owner = state.pinned(asked.owner or Owner())
+    need = Need(asked.lease_id, wish, asked.priority, patience_s, draining, sleeper, owner)
     return lease_room.make(state, need, choice.cards or choice.seen, now, at, kept, queued)
 
 
@@ -189,6 +190,8 @@ def _choose(
     if asleep is not None:
         mine = asleep.card_uuids
         cards = [msgspec.structs.replace(card, leases=card.leases - 1) for card in cards if card.uuid in mine]
+    if isinstance(asked, AdmitLease) and asked.owner is not None:
+        cards = _where_its_owner_may(state, asked.owner, cards)
     barred = NONE_BARRED
     if missing_files:
         barred = {state.host: f"it lacks {', '.join(missing_files)}"}
@@ -196,6 +199,21 @@ def _choose(
         cards, barred = _on_the_host(state, asked, cards, asleep)
     why = state.book.missing()
     return placement.choose(wish, cards, kept, missing={state.host: why} if why else {}, barred=barred)
+
+
+def _where_its_owner_may(state: LeaseState, owner: Owner, cards: list[Candidate]) -> list[Candidate]:
+    """The cards, closed where the owner's process is giving bytes back: those would not be told from what it took anew."""
+    process = state.pinned(owner)
+    if process not in state.owned:
+        return cards
+    seen: list[Candidate] = []
+    for card in cards:
+        going = lease_evictions.giving_back(state, process, card.uuid)
+        if going is not None and not card.problem:
+            why = f"its process is giving back {going.model} ({going.lease_id}) first"
+            card = msgspec.structs.replace(card, grantable_bytes=0, problem=why)
+        seen.append(card)
+    return seen
 
 
 def _on_the_host(

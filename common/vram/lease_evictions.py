@@ -14,6 +14,7 @@ import msgspec
 
 from common.api.leases import Unload, Victim
 from common.vram.amount import MIB
+from common.vram.cards import ProcessId
 from common.vram.eviction import Resident
 from common.vram.footprint import BYTES_PER_S, FIXED_S
 from common.vram.lease_decision import Evict, EvictionOrder
@@ -107,6 +108,26 @@ def companions(state: LeaseState, record: LeaseRecord) -> list[LeaseRecord]:
         return []
     others = (state.live.get(each) for each in state.owned[owner] if each != record.lease_id)
     return [each for each in others if each is not None]
+
+
+def giving_back(state: LeaseState, owner: ProcessId | None, card_uuid: str) -> LeaseRecord | None:
+    """A lease whose eviction from the process is under way and must not be taken for another one's bytes on this card.
+
+    A process without a verb is being ended: whatever it leased now would end with it.
+    """
+    for lease_id in state.owned.get(owner, ()) if owner is not None else ():
+        record = state.live.get(lease_id)
+        if record is None or record.state != "expiring" or state.in_use(record):
+            continue
+        if card_uuid in record.card_uuids or not _has_verb(record):
+            return record
+    return None
+
+
+def ends_with(state: LeaseState, owner: ProcessId | None) -> frozenset[str]:
+    """The leases that only the end of this process would return: they are not had go for a request of its own."""
+    hung = state.owned.get(owner, ()) if owner is not None else ()
+    return frozenset(each for each in hung if each in state.live and not _has_verb(state.live[each]))
 
 
 def all_that_go(state: LeaseState, chosen: Sequence[str]) -> list[LeaseRecord]:

@@ -21,6 +21,7 @@ from common.api.supervisor import MakeRoom, RoomPromised
 from common.api.words import Timestamp
 from common.errors import Conflict, NotFound, Unavailable
 from common.vram import lease_evictions, lease_view, placement, ranking
+from common.vram.cards import ProcessId
 from common.vram.demand import want
 from common.vram.lease_decision import Decision, Instruction
 from common.vram.lease_facts import Expiring, Fact, LeaseRecord, Reserved, Unreserved
@@ -34,7 +35,10 @@ WEIGHED: Final = 16
 
 
 class Need(msgspec.Struct, frozen=True):
-    """A request for which room is to be made. `asleep` is a lease of its own that it wakes: never among those that go."""
+    """A request for which room is to be made.
+
+    `asleep` is a lease of its own that it wakes; that never goes for it, nor do those that would go with `owner`, its process.
+    """
 
     lease_id: str
     wish: Wish
@@ -42,6 +46,7 @@ class Need(msgspec.Struct, frozen=True):
     patience_s: float
     draining: bool = False
     asleep: str = ""
+    owner: ProcessId | None = None
 
 
 def make_room(state: LeaseState, asked: MakeRoom, now: float, at: Timestamp) -> Decision:
@@ -203,7 +208,8 @@ def _likeliest(state: LeaseState, cards: Sequence[Candidate]) -> Sequence[Candid
 def _site(state: LeaseState, need: Need, card: Candidate, now: float, queued_s: float) -> Site:
     """The card with the room that the request would find there, what is on its way counted in, and with who may go."""
     weighed = lease_evictions.residents(state, card.uuid, need.priority, now)
-    mine = [each for each in weighed if each.lease_id != need.asleep]
+    staying = lease_evictions.ends_with(state, need.owner) | {need.asleep}
+    mine = [each for each in weighed if each.lease_id not in staying]
     room = state.book.spare_bytes(card.uuid, need.lease_id) + lease_evictions.coming_bytes(mine)
     if need.wish.exclusive or card.exclusive:
         room = min(room, need.wish.need_bytes - sum(each.bytes for each in mine if not each.expiring))

@@ -17,6 +17,7 @@ from tests.common.vram.table_lab import (
     Bench,
     changes,
     orders,
+    owner,
     receipts,
     refused,
 )
@@ -438,7 +439,8 @@ def test_what_an_owner_without_a_verb_leased_last_goes_with_what_goes_already() 
     (fact,) = (fact for fact in first.facts if isinstance(fact, Expiring))
     assert (fact.lease_id, fact.for_lease, fact.reason) == ("old", "want", "makes room for llama")
     bench.commit(bench.table.forget_room("want"))
-    bench.grant("new", 8, 1, model="tts", in_use=False, card_uuid="GPU-a")
+    bench.grant("new", 8, model="tts", in_use=False, card_uuid="GPU-a")
+    bench.commit(bench.table.rebind("new", owner(1), bench.now, AT))
     decision = bench.commit(bench.table.evict(["new"], "asked to", bench.now, AT))
     assert changes(decision) == [("expiring", "new")]
     assert [sorted(order.lease_ids) for order in orders(decision)] == [["new", "old"]]
