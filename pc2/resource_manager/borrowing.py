@@ -1,6 +1,6 @@
 """Models of all hosts: asked of the host that has them soonest, the answer passed through, the next host where one cannot.
 
-Callers come by the verbs, and tasks by `use`: one way for both.
+Callers come by the verbs, and tasks by `use`: one way for both. `callers` are those who wait.
 
 The hosts are asked anew each time what they have, so nothing here can be out of date, and nothing is kept. Which host comes
 first is model_choice's to say; what is loaded and what goes for it, the host's own.
@@ -23,6 +23,7 @@ from common.errors import Interrupted, NoCapacity, NotFound, Overloaded, TandemE
 from common.service.call import Call
 from common.service.shell import Shell
 from pc2.resource_manager import model_choice
+from pc2.resource_manager.callers import Callers
 from pc2.resource_manager.calling import SUPERVISOR, Calling
 from pc2.resource_manager.model_choice import Outcome, Room
 from pc2.resource_manager.planner import Planner
@@ -43,6 +44,7 @@ class Borrowing:
     def __init__(
         self, shell: Shell, client: AsyncClient, calling: Calling, planner: Planner, away: Callable[[], dict[str, str]]
     ) -> None:
+        self.callers = Callers()
         self._now = shell.clock.monotonic
         self._client = client
         self._calling = calling
@@ -67,7 +69,13 @@ class Borrowing:
 
     async def _use(self, asked: UseModel, call: Call) -> ModelReady:
         wait_s = call.patience_s(self._now(), asked.wait_s)
-        return await self.use(msgspec.structs.replace(asked, wait_s=wait_s), call.part)
+        with self.callers.wait(asked, self._now()) as caller:
+
+            def told(part: ModelProgress) -> None:
+                caller.told(part)
+                call.part(part)
+
+            return await self.use(msgspec.structs.replace(asked, wait_s=wait_s), told)
 
     async def use(self, asked: UseModel, told: Told) -> ModelReady:
         """The model, within the request's `wait_s`; `told` hears how the wait goes. Raises why it cannot be had."""

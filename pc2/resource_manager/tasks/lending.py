@@ -17,6 +17,7 @@ from common.api.words import AnyVerb
 from common.client.aio import AsyncClient
 from common.errors import Internal, NotFound, StaleFence, TandemError
 from common.service.shell import Shell
+from pc2.resource_manager.callers import Callers
 from pc2.resource_manager.tasks.loans import Ask, Desist, GiveBack, Loans
 from pc2.resource_manager.tasks.wants import Need
 
@@ -29,7 +30,9 @@ ASK_S: Final = 5.0
 
 
 class Lender(Protocol):
-    """Who has models: ResourceManager's own way to those of all hosts."""
+    """Who has models: ResourceManager's own way to those of all hosts; `callers` wait there for models beside the tasks."""
+
+    callers: Callers
 
     async def use(self, asked: UseModel, told: Callable[[ModelProgress], None]) -> ModelReady:
         """The model, within the request's `wait_s`; `told` hears how the wait goes."""
@@ -61,7 +64,7 @@ class Lending:
 
     def look(self, needs: Mapping[str, Need]) -> None:
         """Do what the needs and the time call for."""
-        for step in self._loans.look(needs, self._now()):
+        for step in self._loans.look(needs, self._now(), self._lender.callers.waiting):
             self._perform(step)
 
     async def finish(self, within_s: float) -> None:
@@ -80,7 +83,12 @@ class Lending:
                 self._give_back(step.lent)
 
     def _work(self, model: str, work: Coroutine[Any, Any, None], name: str) -> None:
-        self._working[model] = self._shell.spawn(work, name)
+        task = self._working[model] = self._shell.spawn(work, name)
+        task.add_done_callback(lambda _: self._ended(model, task))
+
+    def _ended(self, model: str, task: asyncio.Task[None]) -> None:
+        if self._working.get(model) is task:
+            del self._working[model]
 
     def _stop(self, model: str) -> None:
         working = self._working.pop(model, None)

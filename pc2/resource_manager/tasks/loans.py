@@ -6,10 +6,11 @@
       +--------+
 
 A model is asked for when a task could begin but for it, and kept while its tasks wait or run: tasks of one model run together,
-and models change once for many of them. When another model has been waited for for BATCH_S and might have the room, those that
-were held for BATCH_S begin no more tasks, are given back when what runs has ended, and rest: until the other is there, is not
-wanted any more, or has not come for BATCH_S after all of them made room. The next such turn of a model for which that was in
-vain comes later and later, MOST_PAUSE_S at most. So nobody waits for ever, and a model that cannot come costs the others little.
+and models change once for many of them. When another model has been waited for for BATCH_S, or for CALLER_S by a caller of
+ResourceManager, and might have their room, those that were held for BATCH_S begin no more tasks, are given back when what runs
+has ended, and rest: until the other is on its way, is not wanted any more, or has not come for BATCH_S after all of them made
+room. The next such turn of a model for which that was in vain comes later and later, MOST_PAUSE_S at most. So nobody waits for
+ever, and a model that cannot come costs the others little.
 
 A loan that is not known to have been renewed in time counts as lost. A refused one is asked for again after a pause that
 doubles with each refusal, from AGAIN_S to MOST_AGAIN_S.
@@ -30,14 +31,17 @@ from msgspec import Struct
 
 from common.api.models import ModelProgress, ModelReady
 from common.errors import DeadlineExceeded, Internal, NoCapacity, Overloaded, TandemError
+from pc2.resource_manager.callers import Caller
 from pc2.resource_manager.tasks.wants import NOTHING, Need
 
 BATCH_S: Final = 60.0
+CALLER_S: Final = 1.0
 MOST_PAUSE_S: Final = 960.0
 AGAIN_S: Final = 1.0
 MOST_AGAIN_S: Final = 30.0
 FULL: Final = (NoCapacity, Overloaded, DeadlineExceeded)
 """Refusals for want of room; after any other nobody need make room."""
+NOBODY: Final[Mapping[int, Caller]] = {}
 _DOUBLINGS: Final = 10
 
 
@@ -151,6 +155,7 @@ class Loans:
 
     def __init__(self) -> None:
         self._loans: dict[str, Loan] = {}
+        self._callers: dict[int, Loan] = {}
         self._number = 0
 
     def __len__(self) -> int:
@@ -209,7 +214,7 @@ class Loans:
             return
         loan.move(Move.REFUSE)
         loan.failures += 1
-        loan.full = isinstance(error, FULL)
+        loan.full, loan.coming = isinstance(error, FULL), False
         loan.why = error.message
         pause_s = min(MOST_AGAIN_S, AGAIN_S * 2.0 ** min(loan.failures - 1, _DOUBLINGS))
         loan.retry_at = now + max(pause_s, min(MOST_AGAIN_S, (error.retry_after_ms or 0) / 1000))
@@ -236,8 +241,12 @@ class Loans:
 
     # what is to be done
 
-    def look(self, needs: Mapping[str, Need], now: float) -> list[Step]:
-        """The steps that `needs`, by model, and the time call for; who has waited longest is asked for first."""
+    def look(self, needs: Mapping[str, Need], now: float, callers: Mapping[int, Caller] = NOBODY) -> list[Step]:
+        """The steps that `needs`, by model, those who wait beside the tasks, and the time call for.
+
+        Who has waited longest is asked for first.
+        """
+        self._take_in(callers)
         turns = self._turns(needs, now)
         models = sorted(needs.keys() | self._loans.keys(), key=lambda model: (needs.get(model, NOTHING).since, model))
         return [step for model in models for step in self._decide(model, needs.get(model, NOTHING), turns, now)]
@@ -286,11 +295,22 @@ class Loans:
 
     # turns
 
+    def _take_in(self, callers: Mapping[int, Caller]) -> None:
+        for number, caller in callers.items():
+            loan = self._callers.get(number)
+            if loan is None:
+                due_at = caller.since + CALLER_S
+                loan = Loan(caller.model, State.ASKING, number, caller.host, due_at, caller.since)
+                self._callers[number] = loan
+            loan.at, loan.coming = caller.at, caller.coming
+        for number in self._callers.keys() - callers.keys():
+            del self._callers[number]
+
     def _turns(self, needs: Mapping[str, Need], now: float) -> list[Loan]:
+        wanted = (loan for model, loan in self._loans.items() if needs.get(model, NOTHING).waits)
         turns = []
-        for model, loan in self._loans.items():
-            waits = loan.state is State.ASKING or (loan.state is State.REFUSED and loan.full)
-            if not waits or loan.due_at > now or not needs.get(model, NOTHING).waits:
+        for loan in (*wanted, *self._callers.values()):
+            if not _waits(loan) or loan.due_at > now or loan.coming:
                 loan.quiet_since = inf
             elif self._goes_on(loan, now):
                 turns.append(loan)
@@ -345,6 +365,11 @@ def _leave(loan: Loan) -> Step:
     if loan.lent is None:
         return Desist(loan.model, loan.number)
     return GiveBack(loan.model, loan.number, loan.lent)
+
+
+def _waits(loan: Loan) -> bool:
+    """Whether room is what it waits for."""
+    return loan.state is State.ASKING or (loan.state is State.REFUSED and loan.full)
 
 
 def _elsewhere(loan: Loan, need: Need) -> bool:

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from common.api.models import USE_MODEL, UseModel
+from common.api.resource_manager import SERVICE
 from common.errors import BadRequest, NoCapacity
 from common.service.call import Call
 from pc2.resource_manager.tasks import loans
@@ -100,6 +102,33 @@ async def test_a_more_urgent_task_has_the_models_changed_after_a_batch_of_those_
         for task_id in many:
             await tasks.until_state(task_id, "done")
         assert book.models.count("flux") == 1
+
+
+async def test_a_caller_who_waits_has_its_model_between_two_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loans, "BATCH_S", 0.2)
+    monkeypatch.setattr(loans, "CALLER_S", 0.0)
+    book = Book(takes_s=0.05)
+    book.open.clear()
+    async with (
+        model_host(tmp_path, qwen=20, flux=20) as pc2,
+        lab(pc2) as (one, tasks),
+        task_agent("worker", say=book.work) as agent,
+    ):
+        await one.register("worker", agent.port, "say", dress="native", location="pc2", metadata={"concurrency": 1})
+        many = [await tasks.submit("say", model="qwen") for _ in range(50)]
+        await until_so(lambda: book.given)
+        wanted = UseModel(model="flux", wait_s=60.0, ttl_s=60.0)
+        calling = asyncio.create_task(tasks.client.call(SERVICE, USE_MODEL, wanted, timeout_s=60.0))
+        await until_so(lambda: len(pc2.used) == 2)
+        book.open.set()
+        ready = await calling
+        assert 0 < len(book.given) < 50
+        (lease,) = pc2.shares(ready.model)
+        await pc2.end(lease)
+        for task_id in many:
+            await tasks.until_state(task_id, "done")
 
 
 async def test_why_a_task_waits_for_its_model_and_how_long_yet_is_told(tmp_path: Path) -> None:

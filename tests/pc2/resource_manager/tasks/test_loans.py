@@ -11,8 +11,10 @@ import pytest
 from common.api.leases import LeaseGranted
 from common.api.models import ModelProgress, ModelReady
 from common.errors import Internal, NoCapacity, NotFound, TandemError, Unavailable
+from pc2.resource_manager.callers import Caller
 from pc2.resource_manager.tasks.loans import (
     BATCH_S,
+    CALLER_S,
     MOST_AGAIN_S,
     MOST_PAUSE_S,
     Ask,
@@ -51,6 +53,7 @@ class Desk:
     def __init__(self) -> None:
         self.loans = Loans()
         self.now = 0.0
+        self.callers: dict[int, Caller] = {}
         self.needs: dict[str, Need] = {}
         self.numbers: dict[str, int] = {}
 
@@ -58,7 +61,7 @@ class Desk:
         self.now += after_s
         self.needs = {model: need for model, need in {**self.needs, **needs}.items() if need is not None}
         told = []
-        for step in self.loans.look(self.needs, self.now):
+        for step in self.loans.look(self.needs, self.now, self.callers):
             match step:
                 case Ask():
                     self.numbers[step.model] = step.number
@@ -296,6 +299,47 @@ def test_nobody_makes_room_for_a_model_that_lacks_something_else(error: TandemEr
             desk.refuse("b", error)
         desk.look()
         assert desk.loans.lent("a")
+
+
+@pytest.mark.parametrize("model", ["a", "b"])
+def test_after_a_batch_a_model_makes_room_for_a_caller_who_waits(model: str) -> None:
+    desk = Desk()
+    desk.hold("a")
+    desk.look(after_s=BATCH_S)
+    desk.callers = {1: Caller(model, desk.now)}
+    desk.look(a=busy(0))
+    assert desk.loans.lent("a")
+    assert desk.look(after_s=CALLER_S) == ["back a"]
+    assert desk.look(a=wants(), after_s=5.0) == []
+    desk.callers[1].at = "mainpc"
+    assert desk.look() == ["ask a pc2"]
+    desk.refuse("a")
+    desk.callers = {}
+    assert desk.look(after_s=1.0) == ["ask a pc2"]
+
+
+def test_nobody_makes_room_for_a_model_that_is_on_its_way() -> None:
+    desk = Desk()
+    desk.hold("a")
+    desk.look(b=wants())
+    desk.loans.told("b", desk.numbers["b"], ModelProgress("loading", "pc2", 0, 1.0, 200.0, ""))
+    desk.callers = {1: Caller("c", 0.0, coming=True)}
+    desk.look(after_s=2 * BATCH_S)
+    assert desk.loans.lent("a")
+
+
+def test_a_caller_for_whom_all_made_room_in_vain_has_its_next_turn_later() -> None:
+    desk = Desk()
+    desk.hold("a")
+    desk.callers = {1: Caller("b", 0.0)}
+    assert desk.look(a=wants(), after_s=BATCH_S) == ["back a"]
+    assert desk.look() == []
+    assert desk.look(after_s=BATCH_S) == ["ask a pc2"]
+    desk.grant("a")
+    desk.look(a=busy(), after_s=BATCH_S - 1)
+    assert desk.loans.lent("a")
+    desk.look(after_s=1.0)
+    assert desk.loans.lent("a") is None
 
 
 def test_a_model_of_another_host_makes_no_room() -> None:
