@@ -169,6 +169,7 @@ ADMIT_LEASE = Verb(
     AdmitLease,
     leases.LeaseGranted,
     Access.USE,
+    part=leases.LeaseProgress,
     stability="internal",
     summary="admit the planner's choice on one of this host's cards, or refuse it",
 )

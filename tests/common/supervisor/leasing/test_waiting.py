@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from common.api import leases
+from common.api import leases, supervisor
 from common.errors import Cancelled, IdempotencyMismatch, NoCapacity, StorageUnavailable, Unavailable
 from common.gpu.simulated import GIB, use_bytes
 from common.store.memory import MemoryStore
@@ -267,3 +267,12 @@ async def test_the_card_of_one_who_waited_long_is_kept_from_newcomers_and_from_t
     assert (await mainpc.granted(1))["card"] == 1
     await mainpc.release(holder(mainpc))
     assert (await first).card == 0
+
+
+async def test_a_planner_whose_admission_waits_takes_what_it_is_told_meanwhile(mainpc: Host) -> None:
+    fields = msgspec.structs.asdict(asking(20, wait_s=30.0))
+    asked = supervisor.AdmitLease(**fields, lease_id="lease-1", identity="local@pc2")
+    admission = asyncio.create_task(mainpc.client.call(SUPERVISOR, supervisor.ADMIT_LEASE, asked))
+    await in_line(mainpc, 1)
+    await mainpc.release(holder(mainpc))
+    assert (await admission).lease_id == "lease-1"
