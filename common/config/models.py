@@ -18,7 +18,7 @@ from common.api.words import DEFAULT_PRIORITY, Name, Priority
 from common.config.sections import Limits, Logs, PortOrChosen, Section, Stop
 from common.config.units import Duration, Size
 
-Engine = Literal["llama-server", "vllm", "ollama", "comfyui", "openai"]
+EngineKind = Literal["llama-server", "vllm", "ollama", "comfyui", "openai"]
 """Whose HTTP interface is spoken; `openai` is any server with OpenAI's, and no verb to sleep or unload by."""
 
 Capability = Literal[
@@ -34,7 +34,7 @@ Capability = Literal[
     "workflow",
 ]
 """What a model can be asked for: OpenAI's requests by name, Ollama's own, a ComfyUI workflow."""
-ENGINES: Final[tuple[str, ...]] = get_args(Engine)
+ENGINES: Final[tuple[str, ...]] = get_args(EngineKind)
 
 HEALTH_PATHS: Final[dict[str, str]] = {
     "llama-server": "/health",
@@ -107,7 +107,7 @@ class Model(Section, frozen=True):
     """
 
     name: Name
-    engine: Engine
+    engine: EngineKind
     vram: Size
     command: list[str] = []
     cwd: str = ""

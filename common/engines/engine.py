@@ -12,21 +12,7 @@ from typing import Final, Literal, Protocol
 
 import msgspec
 
-EngineKind = Literal["llama-server", "vllm", "ollama", "comfyui", "openai"]
-
-Capability = Literal[
-    "chat",
-    "completions",
-    "responses",
-    "embeddings",
-    "rerank",
-    "transcription",
-    "speech",
-    "images",
-    "ollama",
-    "workflow",
-]
-"""What a client can ask of a server: OpenAI's requests by name, Ollama's own, a ComfyUI workflow."""
+from common.config.models import Capability, EngineKind
 
 Power = Literal["load", "unload", "sleep", "slots"]
 """What a server can be asked to do about its memory while it runs: only these are rungs of an owner's ladder.

@@ -17,12 +17,11 @@ from typing import ClassVar, Final, Literal
 
 import msgspec
 
+from common.config.models import Capability, EngineKind
 from common.engines.engine import (
     ACT_S,
     LOAD_S,
-    Capability,
     Claim,
-    EngineKind,
     Health,
     LoadedModel,
     Power,

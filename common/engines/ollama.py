@@ -13,7 +13,8 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from common.engines.engine import ACT_S, LOAD_S, Capability, Claim, EngineKind, Health, LoadedModel, Power
+from common.config.models import Capability, EngineKind
+from common.engines.engine import ACT_S, LOAD_S, Claim, Health, LoadedModel, Power
 from common.engines.exchange import Answer, deadline
 from common.engines.over_http import OverHttp, by_answer, claimed
 

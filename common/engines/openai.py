@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from common.engines.engine import Capability, EngineKind
+from common.config.models import Capability, EngineKind
 from common.engines.over_http import OverHttp
 
 

@@ -8,8 +8,9 @@ from typing import Final
 
 import msgspec
 
+from common.config.models import EngineKind
 from common.engines.comfyui import ComfyUi
-from common.engines.engine import ASK_S, Engine, EngineKind
+from common.engines.engine import ASK_S, Engine
 from common.engines.exchange import Answer, Exchange, deadline
 from common.engines.llama_server import LlamaServer
 from common.engines.ollama import Ollama

@@ -10,14 +10,13 @@ from typing import Any, ClassVar
 
 import msgspec
 
+from common.config.models import Capability, EngineKind
 from common.engines.engine import (
     ACT_S,
     ASK_S,
     HEALTH_S,
     LOAD_S,
-    Capability,
     Claim,
-    EngineKind,
     Health,
     LoadedModel,
     Power,

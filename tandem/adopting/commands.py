@@ -11,14 +11,14 @@ import shlex
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from common.config.models import Capability, Engine
+from common.config.models import Capability, EngineKind
 
 WEIGHTS: Final = (".gguf", ".bin", ".safetensors", ".ckpt", ".pt", ".pth", ".onnx", ".ggml", ".engine")
 _MODEL_OPTIONS: Final = ("-m", "--model", "--mmproj", "-md", "--model-draft", "--lora", "--diffusion-model", "--vae")
 _WRAPPERS: Final = frozenset(
     {"env", "nice", "ionice", "numactl", "taskset", "nohup", "exec", "stdbuf", "setsid", "sudo"}
 )
-_ENGINES: Final[tuple[tuple[re.Pattern[str], Engine], ...]] = (
+_ENGINES: Final[tuple[tuple[re.Pattern[str], EngineKind], ...]] = (
     (re.compile(r"llama-server|llama_server|llama\.cpp|llama-cpp|ik_llama"), "llama-server"),
     (re.compile(r"(^|[/:\s])vllm([/:.\s]|$)|vllm[-/]openai|vllm\.entrypoints"), "vllm"),
     (re.compile(r"(^|[/:\s])ollama([/:\s]|$)"), "ollama"),
@@ -71,7 +71,7 @@ def program_at(words: Sequence[str]) -> int:
     return len(words)
 
 
-def engine_of(words: Iterable[str], image: str = "") -> Engine:
+def engine_of(words: Iterable[str], image: str = "") -> EngineKind:
     """Which engine a command or an image starts; `openai` where it is none of those known."""
     for pattern, engine in _ENGINES:
         if pattern.search(image) or any(pattern.search(word) for word in list(words)[:8]):
@@ -118,7 +118,7 @@ def weights(words: Sequence[str], cwd: str) -> list[str]:
     return [path for path in dict.fromkeys(absolute) if path.startswith("/")]
 
 
-def capabilities(engine: Engine, words: Sequence[str], image: str = "") -> list[Capability]:
+def capabilities(engine: EngineKind, words: Sequence[str], image: str = "") -> list[Capability]:
     """What a model can be asked for beside or instead of what its engine usually serves; empty: just that."""
     if has(words, "--rerank", "--reranking"):
         return ["rerank"]
@@ -138,13 +138,13 @@ def capabilities_by_name(name: str) -> list[Capability]:
     return list(next((kinds for pattern, kinds in (*_NAMED, *_KINDS) if pattern.search(name)), ()))
 
 
-def users(engine: Engine, words: Sequence[str]) -> int:
+def users(engine: EngineKind, words: Sequence[str]) -> int:
     """How many the engine is told to serve at a time; 0 where it is not told."""
     names = {"llama-server": ("-np", "--parallel"), "vllm": ("--max-num-seqs", "--max_num_seqs")}.get(engine, ())
     return min(number(words, *names) or 0, 4_096)
 
 
-def cards(engine: Engine, words: Sequence[str], listed: str = "") -> int:
+def cards(engine: EngineKind, words: Sequence[str], listed: str = "") -> int:
     """On how many cards the command puts the model: as its options say, or as `listed` (of CUDA_VISIBLE_DEVICES) names."""
     if engine == "vllm":
         tensor = number(words, "--tensor-parallel-size", "-tp", "--tensor_parallel_size") or 1

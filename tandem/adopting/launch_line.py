@@ -9,7 +9,7 @@ from itertools import pairwise
 from typing import Final
 
 from common.config.model_rules import MAX_FILES, URL, is_loopback
-from common.config.models import CAPABILITIES, Engine, Model
+from common.config.models import CAPABILITIES, EngineKind, Model
 from tandem.adopting import commands, containers
 from tandem.adopting.containers import Container
 from tandem.adopting.proposal import Facts, Kind
@@ -51,7 +51,7 @@ class LaunchLine:
 
     words: tuple[str, ...]
     container: Container | None
-    engine: Engine
+    engine: EngineKind
     cwd: str
     env: Mapping[str, str] = field(default_factory=dict)
     listed: str = ""

@@ -17,8 +17,8 @@ import msgspec
 import psutil
 
 from common.config.model_rules import is_loopback
+from common.config.models import EngineKind
 from common.config.settings import MARK, Settings
-from common.engines.engine import EngineKind
 from common.engines.exchange import Exchange, deadline
 from common.engines.opening import DEFAULT_PORTS, open_engine, recognise
 from common.errors import TandemError, Unavailable

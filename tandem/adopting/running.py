@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-from common.config.models import CAPABILITIES, Capability, Engine, Model
+from common.config.models import CAPABILITIES, Capability, EngineKind, Model
 from common.config.units import Size, format_bytes
 from tandem.adopting import commands, ollama_models, sizing
 from tandem.adopting.ollama_models import Tag
@@ -43,7 +43,7 @@ class Process:
 class Seen:
     """An engine that answered: its models as it lists them, its process, and the VRAM of that one's family on each card."""
 
-    engine: Engine
+    engine: EngineKind
     port: int
     models: tuple[str, ...] = ()
     pid: int = 0
@@ -187,7 +187,7 @@ def _add(found: Findings, seen: Seen, host: str, command: Sequence[str]) -> None
         found.propose(Proposal(model, f"{host} 127.0.0.1:{seen.port}", 0), since)
 
 
-def _capabilities(engine: Engine, name: str, command: Sequence[str]) -> list[Capability]:
+def _capabilities(engine: EngineKind, name: str, command: Sequence[str]) -> list[Capability]:
     """By its command; a server of many models, such as LM Studio, is told apart by their names."""
     return commands.capabilities(engine, command) or (commands.capabilities_by_name(name) if engine == "openai" else [])
 

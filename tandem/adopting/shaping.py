@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
-from common.config.models import Capability, Engine
+from common.config.models import Capability, EngineKind
 from common.config.template import fields_in
 from common.config.units import Size, format_bytes
 from tandem.adopting import commands, sizing
@@ -85,7 +85,9 @@ def on_loopback(words: Sequence[str]) -> list[str]:
     return changed
 
 
-def guessed(engine: Engine, words: Sequence[str], name: str, files: Sequence[str], cards: int, facts: Facts) -> Guess:
+def guessed(
+    engine: EngineKind, words: Sequence[str], name: str, files: Sequence[str], cards: int, facts: Facts
+) -> Guess:
     """What a model may take on each of its cards, from the best that is known."""
     share = commands.fraction(words, "--gpu-memory-utilization", "--gpu_memory_utilization")
     if engine == "vllm":

@@ -8,7 +8,6 @@ from common.config.decode import decode
 from common.config.document import Document
 from common.config.models import CAPABILITIES, ENGINES, HEALTH_PATHS, SLOTS, Capability, Idle, Model, label_of
 from common.config.units import Duration, Size
-from common.engines import engine
 
 GIB = 2**30
 
@@ -54,11 +53,6 @@ def test_what_is_said_wins_over_what_the_engine_means() -> None:
 def test_every_engine_has_its_defaults_and_every_capability_is_one() -> None:
     assert set(HEALTH_PATHS) == set(CAPABILITIES) == set(SLOTS) == set(ENGINES)
     assert all(set(served) <= set(get_args(Capability)) for served in CAPABILITIES.values())
-
-
-def test_the_words_are_those_of_the_engines_themselves() -> None:
-    assert get_args(Capability) == get_args(engine.Capability)
-    assert get_args(engine.EngineKind) == ENGINES
 
 
 @pytest.mark.parametrize("sleep", [True, False, "auto"])

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from common.engines.engine import Engine, EngineKind
+from common.config.models import EngineKind
+from common.engines.engine import Engine
 from common.engines.opening import open_engine
 from common.gpu.simulated import GIB, SimulatedCards, ensure_cards
 from tests.lab.engines import Kind, ModelServer, start

@@ -4,7 +4,8 @@ from typing import get_args
 
 import pytest
 
-from common.engines.engine import Engine, EngineKind, SavedSlot
+from common.config.models import EngineKind
+from common.engines.engine import Engine, SavedSlot
 from common.engines.opening import ADAPTERS, recognise
 from common.errors import TandemError
 from tests.common.engines.conftest import Answering, Opened, http

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from common.config.models import Capability, Engine
+from common.config.models import Capability, EngineKind
 from tandem.adopting import commands
 
 
@@ -33,7 +33,7 @@ def test_windows_paths_are_known() -> None:
         ("serve --model /vllm-models/x", "openai"),
     ],
 )
-def test_the_engine_is_known_by_its_command(line: str, engine: Engine) -> None:
+def test_the_engine_is_known_by_its_command(line: str, engine: EngineKind) -> None:
     assert commands.engine_of(commands.split(line)) == engine
 
 
@@ -47,7 +47,7 @@ def test_the_engine_is_known_by_its_command(line: str, engine: Engine) -> None:
         ("ghcr.io/remsky/kokoro-fastapi-gpu", "openai"),
     ],
 )
-def test_the_engine_is_known_by_its_image(image: str, engine: Engine) -> None:
+def test_the_engine_is_known_by_its_image(image: str, engine: EngineKind) -> None:
     assert commands.engine_of([], image) == engine
 
 

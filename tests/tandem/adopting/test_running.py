@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from common.config.models import Engine
+from common.config.models import EngineKind
 from tandem.adopting.ollama_models import Tag
 from tandem.adopting.running import Broker, Process, Seen, held_by, outermost, ports_to_ask, proposed
 
@@ -13,7 +13,7 @@ def process(pid: int, *ancestors: int, **fields: Any) -> tuple[int, Process]:
     return pid, Process(pid, ancestors=ancestors, **fields)
 
 
-def seen(engine: Engine = "llama-server", port: int = 8080, *models: str, **fields: Any) -> Seen:
+def seen(engine: EngineKind = "llama-server", port: int = 8080, *models: str, **fields: Any) -> Seen:
     return Seen(engine, port, models, **fields)
 
 
