@@ -9,7 +9,7 @@ import click
 
 from common.api.supervisor import READ_LOG, LogText, ReadLog
 from common.client.sync import Client
-from common.errors import Unavailable
+from common.errors import NotFound, Unavailable
 from tandem import asking, output
 from tandem.exits import Exit
 from tandem.options import with_host, with_json
@@ -26,12 +26,12 @@ BYTES_PER_LINE: Final = 512
 @with_host
 @with_json
 def command(name: str, follow: bool, lines: int, host: str, as_json: bool) -> Exit:
-    """A process's log; -f follows it.
+    """The log of a process, or of a model's engine; -f follows it.
 
     JSON: {"agent_name", "host", "text", "next_offset", "rotated"}; with -f one such document a line for each piece.
     """
     with asking.fabric() as client:
-        where = asking.host_of(client, name, host)
+        where = _host_of(client, name, host)
         piece = client.call(f"{asking.SUPERVISOR}{where}", READ_LOG, tail(name, lines))
         if not (piece.text or follow or as_json):
             output.note(f"{name} has logged nothing yet")
@@ -41,6 +41,18 @@ def command(name: str, follow: bool, lines: int, host: str, as_json: bool) -> Ex
             if piece.text:
                 show(name, where, piece, as_json)
     return Exit.OK
+
+
+def _host_of(client: Client, name: str, host: str) -> str:
+    """The host that has the process, or else the one that has a model of this name, the one where it runs first."""
+    try:
+        return asking.host_of(client, name, host)
+    except NotFound:
+        found = asking.managed_models(client, host).models
+        named = [model for model in found if name in (model.name, *model.aliases)]
+        if not named:
+            raise
+        return min(named, key=lambda model: model.pid == 0).host
 
 
 def tail(name: str, lines: int) -> ReadLog:

@@ -104,6 +104,28 @@ def stop(name: str, host: str, as_json: bool) -> Exit:
     return Exit.OK
 
 
+@command.command("reload")
+@with_host
+@with_json
+def reload(host: str, as_json: bool) -> Exit:
+    """Have startup files read anew: their new models are taken in, and one that runs keeps its entry until it has gone.
+
+    JSON: {"HOST": {"models": [...], "as_of", "missing"}} as each host's reload_models answers it.
+    """
+    with asking.fabric() as client:
+        answers, errors = asking.each_host(client, asking.only(host), models.RELOAD_MODELS, models.ReloadModels())
+    if not answers:
+        raise next(iter(errors.values()))
+    if as_json:
+        output.say_json(answers)
+    for name, answer in answers.items():
+        if not as_json:
+            output.say(f"{name} has {', '.join(output.clean(model.name) for model in answer.models) or 'no models'}")
+    for name, error in errors.items():
+        output.note(f"{name} has not read its file: {error.message}")
+    return Exit.OK if not errors else Exit.BAD_ANSWER
+
+
 def _used(client: Client, asked: UseModel, *, quiet: bool) -> ModelReady:
     """The model, its use given back at once; what is told on the way goes to stderr."""
     told = ""

@@ -10,7 +10,7 @@ import pytest
 from common.api import leases, models
 from common.api.leases import CardVerdict, LeaseGranted, LeasePlan, Rung, Victim
 from common.api.words import Cursor
-from common.errors import NoCapacity
+from common.errors import BadRequest, NoCapacity
 from common.service.call import Call
 from tandem.commands import gpus, plan, why
 from tandem.commands.leases import state
@@ -137,9 +137,15 @@ class Shelf:
             shell.handle(models.LIST_MODELS, self._list)
             shell.handle(models.USE_MODEL, self._use)
             shell.handle(models.STOP_MODEL, lambda _asked, _call: models.ModelStopped("absent", 4 * GIB))
+        shell.handle(models.RELOAD_MODELS, self._reload)
 
     def _list(self, _asked: models.ListModels, _call: Call) -> models.Models:
         return models.Models(self.listed, Cursor(epoch=0, seq=0), {"pc2": "the cable is out"})
+
+    def _reload(self, _asked: models.ReloadModels, _call: Call) -> models.Models:
+        if self.full:
+            raise BadRequest("startup.yaml:3: no such field")
+        return models.Models(self.listed, Cursor(epoch=0, seq=0))
 
     async def _use(self, asked: models.UseModel, call: Call) -> models.ModelReady:
         self.used.append(asked)
@@ -205,6 +211,28 @@ async def test_a_model_is_stopped(shelf: Shelf, tandem: Tandem) -> None:
     assert (code, out) == (0, "qwen is absent; 4.0 GiB came back\n")
     _, out, _ = await tandem("models", "stop", "qwen", "--json")
     assert msgspec.json.decode(out) == {"state": "absent", "returned_bytes": 4 * GIB}
+
+
+async def test_the_log_of_a_models_engine_is_read_where_it_runs(fabric: Fabric, shelf: Shelf, tandem: Tandem) -> None:
+    fabric.log = "llama_model_load: 32 layers\n"
+    shelf.listed = [model("qwen", host="pc2"), model("qwen", pid=7, aliases=["gpt-4o"])]
+    code, out, _ = await tandem("logs", "gpt-4o")
+    assert (code, out) == (Exit.OK, fabric.log)
+    code, _, err = await tandem("logs", "nothing")
+    assert (code, "has a process 'nothing'" in err) == (Exit.BAD_ANSWER, True)
+
+
+async def test_startup_files_are_read_anew_for_their_models(shelf: Shelf, tandem: Tandem) -> None:
+    _, out, _ = await tandem("models", "reload", "--host", "mainpc")
+    assert out == "mainpc has no models\n"
+    shelf.listed = [model("qwen"), model("big")]
+    _, out, _ = await tandem("models", "reload", "--host", "mainpc")
+    assert out == "mainpc has qwen, big\n"
+    _, out, _ = await tandem("models", "reload", "--host", "mainpc", "--json")
+    assert [each["name"] for each in msgspec.json.decode(out)["mainpc"]["models"]] == ["qwen", "big"]
+    shelf.full = True
+    code, _, err = await tandem("models", "reload", "--host", "mainpc")
+    assert (code, "startup.yaml:3: no such field" in err) == (Exit.BAD_REQUEST, True)
 
 
 def test_an_adopted_model_says_so() -> None:
