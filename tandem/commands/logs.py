@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import Final
 
 import click
 
 from common.api.supervisor import READ_LOG, LogText, ReadLog
 from common.client.sync import Client
-from common.errors import NotFound, Unavailable
+from common.errors import NotFound, TandemError, Unavailable
 from tandem import asking, output
 from tandem.exits import Exit
 from tandem.options import with_host, with_json
@@ -48,8 +49,10 @@ def _host_of(client: Client, name: str, host: str) -> str:
     try:
         return asking.host_of(client, name, host)
     except NotFound:
-        found = asking.managed_models(client, host).models
-        named = [model for model in found if name in (model.name, *model.aliases)]
+        named = []
+        with suppress(TandemError):
+            found = asking.managed_models(client, host).models
+            named = [model for model in found if name in (model.name, *model.aliases)]
         if not named:
             raise
         return min(named, key=lambda model: model.pid == 0).host
