@@ -33,6 +33,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
+import msgspec
+
 from common.api.leases import LeasePlan, PlanLease
 from common.api.words import Timestamp
 from common.clock import Rng
@@ -98,7 +100,7 @@ class Planner:
     def plan(self, asked: PlanLease, now: float) -> LeasePlan:
         """What would happen to the request now; nothing is changed."""
         self._steps.begin(now, "")
-        wish = Wish.of(asked)
+        wish = msgspec.structs.replace(Wish.of(asked), need_bytes=self._steps.needs.of(asked))
         return lease_plan(wish, self._steps.plan(asked, wish))
 
     def _asked(self, event: events.Asked) -> None:
@@ -108,6 +110,7 @@ class Planner:
             self._join(event, known)
             return
         request = Request(new_id("lease", self._rng), event.identity, asked, now, now + asked.wait_s)
+        request.need_bytes = self._steps.needs.of(asked)
         self._book.open(request)
         self._book.enlist(request, event.call)
         self._steps.place(request)
@@ -174,6 +177,8 @@ class Planner:
 
     def _deliver(self, request: Request, event: events.Admitted) -> None:
         request.card_uuid = event.granted.card_uuid
+        if event.granted.bytes and not event.granted.shares:
+            self._steps.needs.learned(request.asked, event.granted.bytes)
         self._steps.do(request.note("granted", f"admitted by {request.host}", self._steps.at))
         self._steps.do(*(Reply(call, event.granted) for call in self._book.dismiss(request)))
         self._book.close(request)

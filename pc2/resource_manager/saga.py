@@ -72,6 +72,7 @@ class Request:
     granted: LeaseGranted | None = None
     room_s: float = 0.0
     barred: dict[str, str] = field(default_factory=dict)
+    need_bytes: int = 0
     path: list[str] = field(default_factory=list)
 
     def move(self, step: Step) -> None:
@@ -85,8 +86,9 @@ class Request:
 
     @property
     def wish(self) -> Wish:
-        """What is to be placed."""
-        return Wish.of(self.asked)
+        """What is to be placed; `need_bytes` stands for what was declared, where a host knows better."""
+        wish = Wish.of(self.asked)
+        return msgspec.structs.replace(wish, need_bytes=self.need_bytes) if self.need_bytes else wish
 
     @property
     def waiter(self) -> Waiter:
@@ -113,7 +115,7 @@ class Request:
             lease_id=self.lease_id,
             model=self.asked.model,
             decision=decision,
-            need_bytes=self.asked.bytes,
+            need_bytes=self.wish.need_bytes,
             free_bytes=choice.free_bytes if choice else 0,
             host=self.host,
             card_uuid=self.card_uuid,

@@ -31,6 +31,7 @@ from pc2.resource_manager.instructions import (
     WithdrawAsk,
 )
 from pc2.resource_manager.intents import Intent, IntentFact, IntentForgotten, IntentRecorded
+from pc2.resource_manager.needs import Needs
 from pc2.resource_manager.request_book import RequestBook
 from pc2.resource_manager.saga import Request, State, Step
 
@@ -67,6 +68,7 @@ class Steps:
         self.queue = LeaseQueue(policy.queue)
         self.book = RequestBook()
         self.horizon = Horizon()
+        self.needs = Needs()
         self.now, self.at = 0.0, ""
         self._facts: list[IntentFact] = []
         self._does: list[Instruction] = []
@@ -156,7 +158,7 @@ class Steps:
         request.move(Step.PLACED)
         request.host, request.room_s = card.host, room_s
         request.card_uuid = card.uuid if request.asked.cards == 1 else request.asked.card_uuid
-        self.fleet.claim(request.lease_id, card, request.asked.bytes if takes_bytes else 0, makes_room=room_s > 0)
+        self.fleet.claim(request.lease_id, card, request.wish.need_bytes if takes_bytes else 0, makes_room=room_s > 0)
         intent = Intent(
             lease_id=request.lease_id,
             host=card.host,
@@ -293,13 +295,20 @@ class Steps:
         self.do(AskSupervisor(request.host, request.attempt, request.admission))
 
     def _believe(self, request: Request, error: TandemError) -> bool:
-        """Lets a refusal correct the view; False where no other card could help, as when the owner's process is gone."""
+        """Lets a refusal correct the view; False where no other card could help, as when the owner's process is gone.
+
+        A host that wants other bytes for the request than it declares has measured its model: it is planned anew with those.
+        """
+        need = error.details.get("need_bytes") or request.wish.need_bytes
         if isinstance(error, TooLarge):
-            self.fleet.limit(request.host, request.card_uuid, request.asked.bytes)
+            self.fleet.limit(request.host, request.card_uuid, need)
         elif isinstance(error, NotFound) and "barred" in error.details:
             request.barred |= error.details["barred"]
         elif isinstance(error, NoCapacity) or (isinstance(error, NotFound) and "pid" not in error.details):
-            self.fleet.cap(request.host, request.card_uuid, request.asked.bytes)
+            self.fleet.cap(request.host, request.card_uuid, need)
+            request.need_bytes = need
+            if need > request.asked.bytes:
+                self.needs.learned(request.asked, need)
         elif error.retryable:
             self.fleet.pause(request.host, self.now + self.policy.pause_s)
         else:
