@@ -128,8 +128,9 @@ class Leases(RuleBasedStateMachine):
             assert before[granted.shares].state == "held"
             return
         self.gone.discard(granted.lease_id)
-        if granted.bytes == 0:
-            return
+        slept = before.get(granted.lease_id)
+        if granted.bytes <= (slept.bytes if slept else 0):
+            return  # who wakes with what it kept is promised nothing more, also where others took too much
         assert len(granted.card_uuids) == more.get("cards", 1) or granted.lease_id in before
         for uuid in granted.card_uuids:
             self.check_grant(uuid, lease_id, reserved.get(uuid, {}), bool(more.get("pinned")))
