@@ -134,6 +134,13 @@ class Engines:
             self.rooms[managed.model.name].to_stop = to_stop
             self._line.evict([managed.held.lease_id], reason)
 
+    def lost(self, managed: Managed) -> None:
+        """The lease of its engine is not there, so neither may the engine be."""
+        if managed.held is not None and managed.life.state in ("ready", "parked", "expiring"):
+            self._roster.ended(managed.model.name, self._now())
+            self._shell.spawn(self._clear(self.rooms[managed.model.name]), f"closing {managed.model.name}")
+            self._turn()
+
     async def find(self, managed: Managed, already: dict[str, int], owner: ProcessId, upstream: str) -> None:
         """Takes a lease for a model that an engine has loaded already, for what is missing of the bytes that are on the cards.
 

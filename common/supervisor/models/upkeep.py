@@ -44,13 +44,20 @@ class Upkeep:
         self._now = shell.clock.monotonic
 
     def look(self) -> None:
-        """Learns what engines hold, puts away who is idle for longer than it may, and takes the figures."""
+        """Learns what engines hold, puts away who is idle for longer than it may, and takes the figures.
+
+        What a failed commit undid is told of by nobody: leases and shares that are gone so are noticed here.
+        """
         if not len(self._roster):
             return
         engines, now = self._engines, self._now()
         leases = {lease.lease_id: lease for lease in self._line.leases()}
         for managed in self._roster:
+            for share_id in managed.users - leases.keys():
+                self._roster.unused(share_id, now)
             lease = leases.get(managed.held.lease_id) if managed.held is not None else None
+            if lease is None:
+                self._engines.lost(managed)
             if lease is None or managed.life.state != "ready":
                 continue
             if lease.verified:

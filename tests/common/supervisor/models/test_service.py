@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from common.api.models import Model as Shown
@@ -234,6 +235,32 @@ async def test_a_model_that_needs_no_card_is_served_and_sees_none(tmp_path: Path
         await it.use("at-once")
         stopped = await it.host.ask("stop_model", model="at-once")
         assert stopped["state"] == "absent"
+
+
+async def test_a_model_on_several_cards_is_leased_on_all_of_them_and_an_exclusive_one_alone(tmp_path: Path) -> None:
+    models = [model("pair", 3, cards=2), model("alone", 3, exclusive=True)]
+    async with lab(tmp_path, models, [12, 12]) as it:
+        ready = await it.use("pair")
+        assert it.held() == 6 * GIB
+        (lease,) = [each for each in (await it.host.ask("list_leases"))["leases"] if not each["shares"]]
+        assert len(lease["card_uuids"]) == 2
+        await it.back(ready)
+        ready = await it.use("alone")
+        assert await it.states() == {"pair": "absent", "alone": "ready"}
+        await it.back(ready)
+
+
+async def test_what_a_failed_commit_undid_is_noticed(tmp_path: Path) -> None:
+    async with lab(tmp_path, [model("a", slots=2)]) as it:
+        ready = await it.use("a")
+        managed = it.managed("a")
+        managed.users.add("lease-never-committed")
+        await until(lambda: managed.users == {ready.lease.lease_id})
+        pid = (await it.models())["a"]["pid"]
+        held = managed.held
+        assert held is not None
+        managed.held = msgspec.structs.replace(held, lease_id="lease-never-committed")
+        await until(lambda: it.state("a") == "absent" and ended(pid))
 
 
 async def test_room_that_nobody_waits_for_any_more_is_not_waited_for(tmp_path: Path) -> None:
