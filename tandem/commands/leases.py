@@ -40,13 +40,20 @@ def row(lease: Lease) -> tuple[object, ...]:
         lease.lease_id,
         lease.model,
         f"{lease.host}:{lease.card}" + (f" and {len(lease.card_uuids) - 1} more" if len(lease.card_uuids) > 1 else ""),
-        output.size(lease.bytes),
+        leased(lease),
         output.size(lease.measured_bytes) if lease.verified else "unverified",
         state(lease),
         lease.priority,
         "with owner" if lease.owner.pid and lease.owner.start_time else output.age(lease.expires_in_s),
         owner(lease),
     )
+
+
+def leased(lease: Lease) -> str:
+    """What the lease counts, with what was declared where its model turned out to take something else."""
+    if lease.state == "parked" or lease.declared_bytes in (0, lease.bytes):
+        return output.size(lease.bytes)
+    return f"{output.size(lease.bytes)} (declared {output.size(lease.declared_bytes)})"
 
 
 def state(lease: Lease) -> str:

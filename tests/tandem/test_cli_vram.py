@@ -13,7 +13,7 @@ from common.api.words import Cursor
 from common.errors import BadRequest, NoCapacity
 from common.service.call import Call
 from tandem.commands import gpus, plan, why
-from tandem.commands.leases import state
+from tandem.commands.leases import leased, state
 from tandem.commands.models import state as model_state
 from tandem.exits import Exit
 from tests.main_pc.front.models import model
@@ -87,6 +87,12 @@ def test_what_is_leased_beside_the_cards_is_one_line_a_host() -> None:
 )
 def test_a_lease_says_what_it_does(more: dict[str, Any], told: str) -> None:
     assert state(lease(**more)) == told
+
+
+def test_a_lease_shows_what_was_declared_where_it_counts_something_else() -> None:
+    assert leased(lease(bytes=13 * GIB, declared_bytes=10 * GIB)) == "13.0 GiB (declared 10.0 GiB)"
+    assert leased(lease(bytes=10 * GIB, declared_bytes=10 * GIB)) == "10.0 GiB"
+    assert leased(lease(bytes=GIB, declared_bytes=10 * GIB, state="parked")) == "1.0 GiB"
 
 
 def test_an_eviction_is_told_rung_by_rung(capsys: pytest.CaptureFixture[str]) -> None:
