@@ -235,6 +235,9 @@ class Card(Message, frozen=True):
     The figures add up: total = free + measured (held by the leases' owners) + strangers + nameless (held by no listed process).
     Grantable is what the ledger makes of them (ARCHITECTURE): never more than free, less `guard_bytes`, `reserved_bytes` (kept
     for requests for which room was made) and `quarantined_bytes` (held by evicted leases that would not go).
+
+    `throttled` says why its clocks are lower than they could be: `hw-thermal`, `hw-power-brake`, `hw-slowdown`, `sw-thermal`,
+    `power-cap`. `mig`: it is divided, and so is not leased. Watts and words are 0 and empty where the card does not tell.
     """
 
     host: str
@@ -260,6 +263,10 @@ class Card(Message, frozen=True):
     pinned_bytes: Bytes = 0
     reservations: dict[str, Bytes] = {}
     loading: str = ""
+    power_w: float = 0.0
+    power_limit_w: float = 0.0
+    throttled: list[str] = []
+    mig: bool = False
 
 
 class Stranger(Message, frozen=True):

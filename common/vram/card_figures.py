@@ -42,6 +42,10 @@ def figures(sample: CardSample, drawn: Account, policy: LedgerPolicy, reason: st
         measured_bytes=measured,
         nameless_bytes=total - free - measured - sum(each.bytes for each in strangers),
         guard_bytes=total - capacity(total, policy),
+        power_w=sample.vitals.power_w,
+        power_limit_w=sample.vitals.power_limit_w,
+        throttled=list(sample.vitals.throttled),
+        mig=sample.mig,
     )
 
 

@@ -84,5 +84,13 @@ def beside(host: HostMemory) -> str:
 
 
 def remark(card: Card) -> str:
-    """What is special about a card."""
-    return ", ".join([*(["simulated"] if card.simulated else []), *([] if card.schedulable else [card.reason])])
+    """What is special about a card; that it runs at its power limit is not."""
+    slowed = [why for why in card.throttled if why != "power-cap"]
+    return ", ".join(
+        [
+            *(["simulated"] if card.simulated else []),
+            *([] if card.schedulable else [card.reason]),
+            *([f"slowed down: {' '.join(slowed)}"] if slowed else []),
+            *(["divided by MIG"] if card.mig and "MIG" not in card.reason else []),
+        ]
+    )

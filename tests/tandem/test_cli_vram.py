@@ -52,6 +52,11 @@ def test_a_cards_figures_add_up_on_its_line() -> None:
         reservations={"lease-9": 3 * GIB},
         loading="qwen",
     )
+    assert gpus.remark(card) == ""
+    hot = msgspec.structs.replace(card, throttled=["power-cap", "sw-thermal"], power_w=350.0, power_limit_w=350.0)
+    assert gpus.remark(hot) == "slowed down: sw-thermal"
+    divided = msgspec.structs.replace(card, mig=True, schedulable=False, reason="closed")
+    assert gpus.remark(divided) == "closed, divided by MIG"
     told = dict(zip(gpus.HEADERS, gpus.row(card), strict=True))
     assert [told[name] for name in ("TOTAL", "FREE", "HELD", "STRANGERS", "NAMELESS", "KEPT")] == [
         *("24.0 GiB", "6.0 GiB", "11.0 GiB", "5.0 GiB", "2.0 GiB", "5.0 GiB"),

@@ -158,4 +158,7 @@ class CardWatch:
 
 def _essence(cards: Sequence[Card]) -> list[Card]:
     """The cards without what changes at every look and matters to no lease."""
-    return [msgspec.structs.replace(card, temperature_c=0.0, utilization_pct=0.0) for card in cards]
+    return [
+        msgspec.structs.replace(card, temperature_c=0.0, utilization_pct=0.0, power_w=0.0, throttled=[])
+        for card in cards
+    ]

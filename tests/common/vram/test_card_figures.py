@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
 from common.api.leases import Card
 from common.vram.amount import GIB, MIB
 from common.vram.card_figures import figures
-from common.vram.cards import CardSample, ProcessId, ProcessUse
+from common.vram.cards import CardSample, CardVitals, ProcessId, ProcessUse
 from common.vram.ledger import DEFAULT, Claim, account
 
 TOTAL = 24 * GIB
@@ -42,6 +43,12 @@ def test_free_measured_strangers_and_nameless_are_the_whole_card() -> None:
     assert (found.free_bytes, found.measured_bytes, found.nameless_bytes) == (15 * GIB, 5 * GIB, GIB)
     assert [each.bytes for each in found.strangers] == [3 * GIB]
     assert (found.leased_bytes, found.guard_bytes, summed(found)) == (6 * GIB, 256 * MIB, TOTAL)
+
+
+def test_what_a_card_draws_and_what_slows_it_is_shown() -> None:
+    vitals = CardVitals(power_w=350.0, power_limit_w=400.0, throttled=("hw-thermal",))
+    found = shown(msgspec.structs.replace(card(), vitals=vitals, mig=True))
+    assert (found.power_w, found.power_limit_w, found.throttled, found.mig) == (350.0, 400.0, ["hw-thermal"], True)
 
 
 def test_a_driver_that_contradicts_itself_shows_less_free() -> None:
