@@ -63,9 +63,10 @@ async def queue(
     task_store: RecordStore | None = None,
     limits: Limits = QUICK,
     hosts: Sequence[Host] = (),
+    *more: tuple[str, tuple[int, int]],
 ) -> AsyncIterator[Queue]:
-    """ResourceManager, which finds CoreOrchestrator `beside` it or nowhere, and these hosts."""
-    places = places_of(beside, hosts)
+    """ResourceManager, which finds CoreOrchestrator `beside` it or nowhere, these hosts, and `more` by their ports."""
+    places = places_of(beside, hosts, *more)
     settings = ShellSettings(SERVICE, "pc2", 0, 0, 0)
     service = ResourceManager(settings, places, MemoryStore(), task_store or MemoryStore(), task_limits=limits)
     await service.open()
