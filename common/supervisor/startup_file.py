@@ -11,10 +11,13 @@ import pickle
 import sys
 import traceback
 from pathlib import Path
+from typing import Final
 
 from common.config.schema import Startup
-from common.errors import BadRequest, Internal
+from common.errors import BadRequest, DeadlineExceeded, Internal
 from common.supervisor.listing import refused
+
+READ_S: Final = 60.0
 
 
 def read_startup(path: Path) -> Startup | str:
@@ -37,11 +40,20 @@ def read_startup(path: Path) -> Startup | str:
 
 
 async def read_again(path: Path) -> Startup:
-    """The startup file as it is now, while the supervisor lives; BadRequest with every problem it has, Internal as above."""
+    """The startup file as it is now, while the supervisor lives; BadRequest with every problem it has, Internal as above.
+
+    DeadlineExceeded where its folder does not answer.
+    """
     asking = await asyncio.create_subprocess_exec(
         sys.executable, "-m", __name__, str(path), stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE
     )
-    told, _ = await asking.communicate()
+    try:
+        async with asyncio.timeout(READ_S):
+            told, _ = await asking.communicate()
+    except TimeoutError:
+        asking.kill()
+        await asking.wait()
+        raise DeadlineExceeded(f"{path} was not read within {READ_S:g} s") from None
     if asking.returncode:
         raise Internal(f"{path} could not be read: the reading process ended with {asking.returncode}")
     found: Startup | str = pickle.loads(told)

@@ -30,7 +30,7 @@ FAR = 1_000_000.0
 
 
 def model(name: str, gib: float = 4, **fields: Any) -> Model:
-    fields = {**{"command": ["server", "{port}"], "slots": 1}, **fields}
+    fields = {"command": ["server", "{port}"], "slots": 1, **fields}
     return Model(name, fields.pop("engine", "llama-server"), Size(int(gib * GIB)), **fields)
 
 

@@ -17,7 +17,7 @@ import pytest
 from common.api.models import Model as Shown
 from common.config.models import Idle, ModelHealth
 from common.config.units import Duration, Size
-from common.errors import BadRequest, Cancelled, NoCapacity, NotFound, StaleFence, Unavailable
+from common.errors import BadRequest, Cancelled, Interrupted, NoCapacity, NotFound, StaleFence, Unavailable
 from tests.common.supervisor.host import ask
 from tests.common.supervisor.lives import ended, until
 from tests.common.supervisor.models.lab import GIB, Lab, lab, model
@@ -297,6 +297,9 @@ async def test_requests_of_other_hosts_are_passed_on_under_a_live_share_and_no_o
         parent = ready.lease.shares
         with pytest.raises(NotFound, match="is no share of a model"):
             await it.asked_under(parent, token, "/health")
+        it.tell("a", lies=["truncated"])
+        with pytest.raises(Interrupted, match="the engine went away midway"):
+            await it.asked(ready, "GET", "/health")
         await it.back(ready)
         with pytest.raises(NotFound):
             await it.asked(ready, "GET", "/health")
