@@ -177,10 +177,11 @@ class Leases(RuleBasedStateMachine):
     @rule(lease_id=ids, nth=st.integers(0, 9), skew=st.sampled_from([0, 0, 1]))
     def release(self, lease_id: str, nth: int, skew: int) -> None:
         lease_id = self.one_of(nth, lease_id)
-        token = self.tokens.get(lease_id, 5) + skew
+        token, shown = self.tokens.get(lease_id, 5) + skew, self.leases().get(lease_id)
         decision = self.table.release(ReleaseLease(lease_id=lease_id, fencing_token=token), self.bench.now, AT)
         if not isinstance(decision.reply, TandemError):
-            assert token == self.tokens[lease_id]
+            sleeps = shown is not None and shown.state == "parked" and shown.fencing_token
+            assert token in (self.tokens[lease_id], sleeps)
         self.commit(decision)
 
     @rule(
