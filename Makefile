@@ -62,9 +62,9 @@ check: lint types contracts house ## lint, types, import contracts and documents
 bench: install $(STAMPS)/benchmarks ## measure speed and memory against the bare libraries
 	@$(BIN)/python -m benchmarks
 
-soak: install ## a hundred kills and two hundred faults under load; SEED=n chooses which and when, and replays them
-	@TANDEM_KILLS=100 TANDEM_FAULTS=200 TANDEM_SEED=$(SEED) \
-	  $(BIN)/python -m pytest -q tests/system/test_chaos.py tests/system/test_faults.py
+soak: install ## a hundred kills, two hundred faults under load, a thousand stories of VRAM; SEED=n chooses and replays them
+	@TANDEM_KILLS=100 TANDEM_FAULTS=200 TANDEM_VRAM_SEEDS=1000 TANDEM_SEED=$(SEED) \
+	  $(BIN)/python -m pytest -q tests/system/test_chaos.py tests/system/test_faults.py tests/system/test_vram_faults.py
 
 clean: ## remove what was built and installed here; var/, the fabric's memory, stays
 	rm -rf $(VENV) $(BUILD) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis *.egg-info
