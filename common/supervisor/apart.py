@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from common.api import core_orchestrator, leases, supervisor
+from common.api import core_orchestrator, leases, models, supervisor
 from common.api.links import Link
 from common.api.separations import LIST_SEPARATIONS, ListSeparations, SeparationList
 from common.errors import StorageUnavailable
@@ -27,6 +27,7 @@ DEEDS: Final = {
     "leases granted": (leases.ACQUIRE_LEASE, supervisor.ADMIT_LEASE),
     "leases renewed": (leases.RENEW_LEASE,),
     "leases given back": (leases.RELEASE_LEASE,),
+    "models lent": (models.USE_MODEL,),
     "look-ups answered": (
         core_orchestrator.GET_AGENT_ENDPOINT,
         core_orchestrator.FIND_AGENTS,
