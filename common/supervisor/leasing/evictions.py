@@ -1,7 +1,8 @@
 """The evictions of one host: decided by its lease table, carried out by the evictor, and written down when they have ended.
 
 ResourceManager asks for room here, holders say here whether their leases are in use. What a restart or a failed commit left
-unfinished is begun again, for an expiring lease is never revived. It decides nothing of its own.
+unfinished is begun again, for an expiring lease is never revived; what came of an eviction while nothing could be written is
+kept until it can be. It decides nothing of its own.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ class Evictions:
         self._figures = EvictionFigures()
         self._now = shell.clock.monotonic
         self._evictor = Evictor(shell, look_soon, self._ended, unloader, policy)
+        self._unwritten: list[tuple[EvictionOrder, Outcome, list[Rung]]] = []
 
     def __len__(self) -> int:
         return len(self._evictor)
@@ -69,11 +71,19 @@ class Evictions:
         self._evictor.evict(order)
 
     def concerns(self, owner: ProcessId) -> bool:
-        """Whether an eviction from this owner is under way, which tells of its end as well."""
-        return self._evictor.concerns(owner)
+        """Whether an eviction from this owner is under way or not written down yet, which tells of its end as well."""
+        return self._evictor.concerns(owner) or any(order.owner == owner for order, _, _ in self._unwritten)
 
     def resume(self) -> None:
-        """Begins what has to go and is not under way: left by an earlier life, or by a commit that failed."""
+        """Writes down what could not be before, and begins what has to go and is not under way.
+
+        That was left by an earlier life, or by a commit that failed.
+        """
+        unwritten, self._unwritten = self._unwritten, []
+        for order, outcome, rungs in unwritten:
+            self._ended(order, outcome, rungs)
+        if self._unwritten:
+            return
         for pending in self._writer.table.pending_evictions():
             self._evictor.evict(pending.order)
 
@@ -126,10 +136,11 @@ class Evictions:
         return reply
 
     def _ended(self, order: EvictionOrder, outcome: Outcome, rungs: list[Rung]) -> None:
-        """Writes down what came of it; where that cannot be committed now, `resume` has it done and seen again."""
+        """Writes down what came of it; where nothing can be written now, `resume` comes back to it."""
         try:
             self._writer.make_sound()
         except StorageUnavailable:
+            self._unwritten.append((order, outcome, rungs))
             return
         self._figures.ended[outcome.rung, outcome.kind] += 1
         self._figures.expected_bytes += order.expected_bytes
