@@ -263,7 +263,8 @@ def test_after_a_batch_a_model_makes_room_for_one_that_waited_as_long() -> None:
 def test_a_model_that_waited_long_gets_no_room_of_one_that_just_came() -> None:
     desk = Desk()
     desk.look(b=wants())
-    desk.look(after_s=BATCH_S)
+    for _ in range(7 * int(BATCH_S) + 5):
+        desk.look(after_s=1.0)
     desk.hold("a")
     desk.look(after_s=BATCH_S - 1)
     assert desk.loans.lent("a")
@@ -383,6 +384,45 @@ def test_a_refusal_when_all_have_made_room_ends_the_turn() -> None:
     desk.grant("a")
     desk.look(a=busy(), after_s=BATCH_S - 1)
     assert desk.loans.lent("a")
+
+
+def test_who_was_refused_is_asked_for_at_once_when_all_have_made_room() -> None:
+    desk = Desk()
+    desk.hold("a")
+    desk.look(b=wants())
+    desk.look(after_s=BATCH_S - 1)
+    desk.refuse("b", NoCapacity("no room", retry_after_ms=30_000))
+    desk.look(after_s=1.0)
+    assert desk.look(a=wants()) == ["back a"]
+    assert desk.look() == ["ask b pc2"]
+
+
+def test_who_rested_has_no_turn_at_once() -> None:
+    desk = Desk()
+    for model in "ad":
+        desk.hold(model)
+    desk.look(b=wants())
+    assert desk.look(a=wants(), after_s=BATCH_S) == ["back a"]
+    desk.grant("b")
+    assert desk.look(b=busy()) == ["ask a pc2"]
+    desk.look(after_s=BATCH_S - 1)
+    assert desk.loans.lent("d")
+    desk.look(after_s=1.0)
+    assert desk.loans.lent("d") is None
+
+
+def test_refusals_before_a_loan_are_not_counted_after_it() -> None:
+    desk = Desk()
+    desk.look(a=wants())
+    for _ in range(4):
+        desk.refuse("a")
+        desk.look(after_s=MOST_AGAIN_S)
+    desk.grant("a")
+    desk.look(a=busy())
+    desk.loans.lost("a", desk.numbers["a"], "evicted", desk.now)
+    assert desk.look(after_s=1.0) == ["ask a pc2"]
+    desk.refuse("a")
+    assert desk.look(after_s=1.0) == ["ask a pc2"]
 
 
 def test_who_rests_and_is_wanted_no_more_is_forgotten() -> None:

@@ -162,6 +162,40 @@ def test_a_task_that_has_to_wait_to_be_tried_again_keeps_no_model_busy() -> None
     bench.check()
 
 
+def test_a_model_is_kept_for_an_agent_that_is_busy_and_not_for_one_that_is_silent() -> None:
+    bench = Bench(say=[provider("a")], sing=[provider("a")])
+    bench.submit(model=A)
+    bench.dispatch()
+    bench.lend()
+    bench.submit("sing", priority=90)
+    (song,) = bench.dispatch()
+    bench.grant(A)
+    assert bench.dispatch() == []
+    assert bench.lend() == []
+    bench.agents = {"say": [provider("a", liveness="expired")]}
+    bench.answer(song)
+    bench.wake()
+    assert bench.dispatch() == []
+    assert bench.lend() == ["back qwen"]
+
+
+def test_since_when_a_line_waits_for_its_model_counts_from_the_first_time_until_a_task_begins() -> None:
+    bench = Bench(say=[provider()])
+    first = bench.now
+    for _ in range(2):
+        bench.submit(model=A)
+    bench.dispatch()
+    bench.now += 5.0
+    bench.wake()
+    bench.dispatch()
+    assert bench.book.wants.needs(bench.book.lines)[A].since == first
+    bench.lend()
+    bench.grant(A)
+    bench.dispatch()
+    need = bench.book.wants.needs(bench.book.lines)[A]
+    assert (need.running, need.since, need.free) == (1, float("inf"), frozenset())
+
+
 def test_a_line_held_back_by_a_bound_keeps_no_model_busy() -> None:
     bench = Bench(say=[provider()])
     bench.submit(model=A)
