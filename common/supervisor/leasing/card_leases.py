@@ -34,7 +34,7 @@ from common.supervisor.leasing.rung_acts import FindUnloader, nobody
 from common.supervisor.leasing.sampling import HERE, Look
 from common.supervisor.leasing.strangers import Strangers
 from common.supervisor.leasing.views import LeaseViews
-from common.supervisor.leasing.waiting import Line, Seat, wish_of
+from common.supervisor.leasing.waiting import Line, Seat
 from common.supervisor.leasing.writer import LeaseWriter
 from common.vram import lease_view, placement
 from common.vram.cards import ProcessId
@@ -182,7 +182,7 @@ class CardLeases:
         self, asked: AdmitLease, call: Teller, wait_s: float, asked_at: float | None = None
     ) -> LeaseGranted:
         """The lease; one that does not fit now waits in the line, since `asked_at`, or is refused where there is no time to."""
-        await self._settled(asked)
+        await self._cards.settled(asked, SETTLE_S)
         if self._closed:
             raise self._closing()
         self._writer.make_sound()
@@ -206,21 +206,6 @@ class CardLeases:
         if any(isinstance(fact, Ended) for fact in decision.facts):
             self._cards.look_soon()  # which serves the line: those who wait go before whoever comes later
         return self._writer.record(decision)
-
-    async def _settled(self, asked: AdmitLease) -> None:
-        """Waits, at most SETTLE_S, where the request depends on bytes that no look has seen free yet."""
-        end = self._now() + SETTLE_S
-        while self._needs_settling(asked) and (left_s := end - self._now()) > 0:
-            self._cards.look_soon()
-            await self._cards.next_look(left_s)
-
-    def _needs_settling(self, asked: AdmitLease) -> bool:
-        if not self._writer.settling:
-            return False
-        cards, wish = self._writer.table.candidates(self._now(), asked.lease_id), wish_of(asked)
-        settling = self._writer.settling
-        sure = placement.pick(wish, settling.sure(cards))
-        return sure is None and placement.pick(wish, settling.hoped(cards)) is not None
 
     async def _wait(self, asked: AdmitLease, call: Teller, asked_at: float, deadline: float) -> LeaseGranted:
         now = self._now()

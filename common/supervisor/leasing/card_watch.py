@@ -16,13 +16,14 @@ import msgspec
 
 from common.api import leases
 from common.api.leases import Card, CardsSampled
+from common.api.supervisor import AdmitLease
 from common.gpu.cards import CardSource
 from common.service.shell import Shell
 from common.supervisor.leasing.metrics import LeaseFigures
 from common.supervisor.leasing.sampling import HERE, Look, Sampler
-from common.supervisor.leasing.waiting import Line
+from common.supervisor.leasing.waiting import Line, wish_of
 from common.supervisor.leasing.writer import LeaseWriter
-from common.vram import ledger
+from common.vram import ledger, placement
 
 BUSY_LOOK_S: Final = 0.5
 IDLE_LOOK_S: Final = 2.0
@@ -92,6 +93,13 @@ class CardWatch:
         """Wait until a look is in, at most `within_s`."""
         await asyncio.wait([self._looked], timeout=within_s)
 
+    async def settled(self, asked: AdmitLease, within_s: float) -> None:
+        """Waits, at most so long, where the request depends on bytes that no look has seen free yet."""
+        end = self._now() + within_s
+        while self._needs_settling(asked) and (left_s := end - self._now()) > 0:
+            self.look_soon()
+            await self.next_look(left_s)
+
     def look_soon(self) -> None:
         """Have a look that begins after now."""
         if self._sampler is not None and not self._wanted:
@@ -106,6 +114,14 @@ class CardWatch:
         if self._sampler is not None and self._now() - self._sampler.began_at >= every_s:
             self._look()
         self._show()
+
+    def _needs_settling(self, asked: AdmitLease) -> bool:
+        settling = self._writer.settling
+        if not settling:
+            return False
+        cards, wish = self._writer.table.candidates(self._now(), asked.lease_id), wish_of(asked)
+        sure = placement.pick(wish, settling.sure(cards))
+        return sure is None and placement.pick(wish, settling.hoped(cards)) is not None
 
     def _look_in_turn(self, sampler: Sampler) -> None:
         self._shell.loop.call_later(max(0.0, sampler.began_at + SOONEST_LOOK_S - self._now()), self._look)
