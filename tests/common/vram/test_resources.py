@@ -202,6 +202,7 @@ class HostMachine(RuleBasedStateMachine):
         self.host = HostAccount(100, 100, 8.0, ResourcePolicy(spare_fraction=0.0))
         self.promised: dict[str, int] = {}
         self.taken: dict[str, int] = {}
+        self.shown: dict[str, int] = {}
         self.left_behind = 0
         self.strangers = 0
 
@@ -216,6 +217,7 @@ class HostMachine(RuleBasedStateMachine):
 
     @rule()
     def look(self) -> None:
+        self.shown = dict(self.taken)
         self.host.measure(
             ram_total_bytes=100,
             ram_available_bytes=100 - self.used,
@@ -240,7 +242,8 @@ class HostMachine(RuleBasedStateMachine):
     def end(self, name: str, leaves: bool) -> None:
         self.host.drop(name)
         self.promised.pop(name, None)
-        if (taken := self.taken.pop(name, 0)) and leaves and self.host.view("h").ram_others_bytes >= taken:
+        taken = self.taken.pop(name, 0)
+        if leaves and taken <= self.shown.pop(name, 0):  # what it took since the last look nobody can know of
             self.left_behind += taken
 
     @rule()
