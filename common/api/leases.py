@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
+from common.api.host_memory import Cores, HostMemory
 from common.api.words import (
     DEFAULT_PRIORITY,
     Access,
@@ -45,7 +46,6 @@ class Owner(Message, frozen=True):
 
 Config = Annotated[str, Meta(max_length=512, description="what makes two loads of one model differ in size")]
 Cards = Annotated[int, Meta(ge=1, le=16, description="cards of one host")]
-Cores = Annotated[float, Meta(ge=0, le=65_536, description="CPU cores")]
 Files = Annotated[list[Annotated[str, Meta(min_length=1, max_length=4_096)]], Meta(max_length=64)]
 LeaseStateName = Literal["held", "parked", "expiring"]
 LeaseEnd = Literal["released", "expired", "owner-died", "evicted", "card-lost"]
@@ -275,31 +275,6 @@ class Stranger(Message, frozen=True):
     pid: Count
     name: str
     bytes: Bytes
-
-
-class HostMemory(Message, frozen=True):
-    """What a host has beside its cards: capacity, the ceiling of what may be leased of it, and what is leased.
-
-    Grantable is what a lease could get now: below the ceiling, and below what everybody else leaves free. `reason` says why
-    nothing is, where the host could not be measured.
-    """
-
-    host: str
-    ram_total_bytes: Bytes
-    ram_ceiling_bytes: Bytes
-    ram_leased_bytes: Bytes
-    ram_available_bytes: Bytes
-    disk_ceiling_bytes: Bytes
-    disk_leased_bytes: Bytes
-    cpu_ceiling_cores: Cores
-    cpu_leased_cores: Cores
-    ram_grantable_bytes: Bytes = 0
-    ram_others_bytes: Bytes = 0
-    disk_total_bytes: Bytes = 0
-    disk_available_bytes: Bytes = 0
-    disk_grantable_bytes: Bytes = 0
-    cpu_total_cores: Cores = 0.0
-    reason: str = ""
 
 
 class GetGpus(Message, frozen=True):

@@ -13,7 +13,8 @@ from typing import Annotated, Final, Literal, get_args
 
 from msgspec import Meta
 
-from common.api.leases import Cards, Config, Cores, Files
+from common.api.host_memory import Cores
+from common.api.leases import Cards, Config, Files
 from common.api.words import DEFAULT_PRIORITY, Name, Priority
 from common.config.sections import Limits, Logs, PortOrChosen, Section, Stop
 from common.config.units import Duration, Size

@@ -33,10 +33,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
+from common.api.host_memory import HostMemory
 from common.api.leases import (
     Card,
     Decided,
-    HostMemory,
     Lease,
     LeasePlan,
     MarkLease,

@@ -21,7 +21,7 @@ from typing import Final
 
 import msgspec
 
-from common.api.leases import HostMemory
+from common.api.host_memory import HostMemory
 from common.vram.amount import amount
 from common.vram.cards import ProcessId
 

@@ -19,6 +19,7 @@ import msgspec
 from common.api import leases as api
 from common.api import resource_manager
 from common.api.catalog import RESOURCE_MANAGER
+from common.api.host_memory import HostMemory
 from common.api.words import Empty
 from common.client.directory import Directory
 from common.client.opening import open_async_client
@@ -218,7 +219,7 @@ class ResourceManager:
 
     async def _get_gpus(self, asked: api.GetGpus, _call: Call) -> api.Gpus:
         found: list[api.Card] = []
-        hosts: list[api.HostMemory] = []
+        hosts: list[HostMemory] = []
         missing: dict[str, str] = {}
         answers = await self._calling.ask_all(asked.host, api.GET_GPUS, lambda host: api.GetGpus(host=host))
         for host, answer in answers.items():

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from common.api import leases, models
+from common.api.host_memory import HostMemory
 from common.api.leases import CardVerdict, LeaseGranted, LeasePlan, Rung, Victim
 from common.api.words import Cursor
 from common.errors import BadRequest, NoCapacity
@@ -71,7 +72,7 @@ def test_a_cards_figures_add_up_on_its_line() -> None:
 
 
 def test_what_is_leased_beside_the_cards_is_one_line_a_host() -> None:
-    host = leases.HostMemory("mainpc", 64 * GIB, 51 * GIB, 8 * GIB, 30 * GIB, 100 * GIB, GIB, 12.8, 2.0)
+    host = HostMemory("mainpc", 64 * GIB, 51 * GIB, 8 * GIB, 30 * GIB, 100 * GIB, GIB, 12.8, 2.0)
     assert gpus.beside(host) == (
         "mainpc: RAM 8.0 GiB leased of 51.0 GiB (30.0 GiB available), disk 1.0 GiB of 100.0 GiB, cores 2 of 12.8"
     )
