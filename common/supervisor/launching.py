@@ -7,14 +7,16 @@ where the watchdog is gone too.
 
 from __future__ import annotations
 
+import random
 import resource
 import shutil
 import socket
 import sys
 from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from common.config.schema import Entry, Limits, Ports, Startup, fill
 from common.config.settings import MARK, AgentEnvironment
@@ -22,6 +24,10 @@ from common.errors import NotFound
 from common.security.keyfiles import keys_folder
 from common.service.loop import FILES_AT_START
 from common.supervisor.whereabouts import outward
+
+QUIET_PORTS: Final = range(20_000, 32_768)
+"""Below those from which Linux takes the near end of any connection (ip(7)): a program that starts slowly still finds it free."""
+QUIET_TRIES: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +96,14 @@ def lacking(programs: Iterable[str]) -> str:
 
 
 def _free_port(held: ExitStack) -> int:
-    """A port of the system's choosing, kept from being chosen again until `held` closes."""
+    """A free port, kept from being chosen again until `held` closes; a quiet one, else one of the system's choosing."""
+    for port in random.SystemRandom().sample(QUIET_PORTS, QUIET_TRIES):
+        with suppress(OSError):
+            held.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            return port
     listener = held.enter_context(socket.socket())
     listener.bind(("127.0.0.1", 0))
-    port: int = listener.getsockname()[1]
-    return port
+    return int(listener.getsockname()[1])
 
 
 def wrappers(limits: Limits, survives: bool = False) -> list[str]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import resource
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -68,6 +69,17 @@ def test_chosen_ports_differ_and_given_ones_stay() -> None:
     ports = choose_ports(Ports(port=0, events_port=9_000, health_check_port=0))
     assert ports.events_port == 9_000
     assert 0 < ports.port != ports.health_check_port > 0
+
+
+def test_a_port_is_chosen_that_no_connection_takes_by_chance_and_any_where_none_of_those_is_free(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert choose_ports(Ports()).port in launching.QUIET_PORTS
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        number = taken.getsockname()[1]
+        monkeypatch.setattr(launching, "QUIET_PORTS", range(number, number + 1))
+        monkeypatch.setattr(launching, "QUIET_TRIES", 1)
+        assert choose_ports(Ports()).port not in (0, number)
 
 
 def test_wrappers_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
