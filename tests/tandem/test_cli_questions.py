@@ -355,7 +355,7 @@ async def test_check_passes_what_the_repository_ships(repository: Path, tandem: 
     code, out, _ = await tandem("check", *files)
     assert code == Exit.OK
     assert out.count(": ok (") == 2
-    assert "(mainpc: 1 service, 0 agents)" in out
+    assert "(mainpc: 2 services, 0 agents)" in out
     assert "(pc2: 4 services, 0 agents)" in out
     _, out, _ = await tandem("check", "--json", files[0])
     assert document(out) == {"files": files[:1], "problems": []}
