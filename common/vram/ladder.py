@@ -253,7 +253,8 @@ class Ladder:
             return (Look(),)
         if not step.answered:
             step.claimed = f"no answer within {self._now - step.began_at:.1f} s"
-        return self._end_as(step, "evicted") if step.freed else self._given_up(step)
+        done = step.freed and (self._gone or step.rung not in ENDING or not self._to_climb)
+        return self._end_as(step, "evicted") if done else self._given_up(step)
 
     def _wait(self, step: _Step, seconds: float) -> None:
         step.due = self.next_at = self._now + seconds
@@ -266,17 +267,18 @@ class Ladder:
         """The bytes are gone. Whether the weights are kept only the owner can say, so its answer is waited for.
 
         One that unloads has a moment for its answer too, which is on its way: who leaves now would cut it short in its work.
+        Of one that is being ended the end is waited for: alive, it may yet take what it does not hold.
         """
-        if step.rung in ENDING or self._gone:
+        if self._gone:
             return self._end_as(step, "evicted")
-        if not step.answered:
+        if step.rung in ENDING or not step.answered:
             return ()
         kept = step.rung in KEEPING and step.refused_at is None
         return self._end_as(step, "parked" if kept else "evicted")
 
     def _says_nothing(self, step: _Step) -> bool:
         """Whether an owner that unloaded had its moment to say so."""
-        hushed = step.freed and not step.answered and step.rung not in KEEPING
+        hushed = step.freed and not step.answered and step.rung == "unload"
         return hushed and self._now - step.freed_at >= self._policy.claim_s
 
     def _end_as(self, step: _Step, kind: Kind) -> tuple[Action, ...]:

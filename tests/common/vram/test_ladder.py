@@ -101,10 +101,28 @@ def test_an_unload_that_says_done_while_its_bytes_stay_is_climbed_over() -> None
     climb.answer(text="TERM to 1 process")
     climb.after(10.0)
     assert climb.acts == ["unload", "term", "kill"]
-    climb.held = 0
-    climb.look()
+    climb.dies().look()
     assert (climb.outcome.kind, climb.outcome.rung, climb.outcome.returned_bytes) == ("evicted", "kill", 10 * GIB)
     assert [one.outcome for one in climb.ladder.rungs()] == ["nothing", "failed", "freed"]
+
+
+def test_an_owner_that_is_ended_before_it_took_its_memory_may_take_it_while_it_lives() -> None:
+    climb = Climb("term", "kill", held_bytes=0)
+    climb.held = 0
+    climb.look().answer(text="TERM to 1 process").look()
+    assert not climb.over, "it holds nothing yet"
+    climb.held = 10 * GIB
+    climb.look().dies().look()
+    assert (climb.outcome.kind, climb.outcome.rung) == ("evicted", "term")
+
+
+def test_an_owner_that_holds_nothing_and_does_not_heed_term_is_killed() -> None:
+    climb = Climb("term", "kill")
+    climb.held = 0
+    climb.look().answer().after(10.0)
+    assert climb.acts == ["term", "kill"]
+    climb.look().answer().after(10.0)
+    assert (climb.outcome.kind, climb.outcome.rung) == ("evicted", "kill"), "it could not be ended, and holds nothing"
 
 
 def test_an_owner_that_may_stay_warm_is_parked_with_its_residual() -> None:
