@@ -91,7 +91,8 @@ class Subject:
 
     def _across(self) -> Way | None:
         if self.what == "service":
-            return Way("call", target=wire_name(self.name))
+            speaks = self.told is None or self.told.probe == "zmq"  # else its supervisor's word is all that crosses
+            return Way("call", target=wire_name(self.name)) if speaks else None
         if self.agent is not None and self.agent.dress == "native":
             return Way("call", target=self.name)
         return self.relayed

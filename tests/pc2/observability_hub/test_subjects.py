@@ -44,6 +44,7 @@ def test_one_that_only_the_registry_knows_is_asked_where_it_registered(registere
 
 def test_behind_a_link_services_are_called_and_agents_reached_by_the_relay() -> None:
     assert subject(near=False, what="service", told=process("a")).way == Way("call", target="AB")
+    assert subject(near=False, what="service", told=process("a", probe="http")).way is None, "it speaks no ZeroMQ"
     assert subject(near=False, told=process("a")).way is None
     relayed = Way("zmq", port=77)
     assert subject(near=False, told=process("a"), relayed=relayed).way == relayed
