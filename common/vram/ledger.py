@@ -29,7 +29,7 @@ import msgspec
 
 from common.api.leases import Stranger
 from common.vram.amount import MIB, amount
-from common.vram.cards import CardSample, ProcessId
+from common.vram.cards import UNKNOWN_START, CardSample, ProcessId
 
 
 class LedgerPolicy(msgspec.Struct, frozen=True, kw_only=True):
@@ -246,7 +246,10 @@ class _Holdings:
         owner = self._pinned.get(pid)
         if owner is None:
             owner = self._pinned.get(tree.get(pid, -1))
-        elif owner.start_time != start_time:
+        elif start_time not in (
+            owner.start_time,
+            UNKNOWN_START,
+        ):  # who ends while the card is looked at has no start any more
             owner = None
         if owner is None:
             self.strangers.append(Stranger(pid=pid, name=name, bytes=used_bytes or 0))

@@ -68,7 +68,11 @@ class Sight:
         for use in sample.processes or ():
             started = starts.get(use.pid)
             ours = self._owner is not None and tree.get(use.pid) == self._owner.pid
-            if started == use.start_time or (started is None and ours):
+            known = started is not None and use.start_time in (
+                started,
+                UNKNOWN_START,
+            )  # it may have ended during the look
+            if known or (started is None and ours):
                 found.append(use)
         self.members |= {ProcessId(use.pid, use.start_time) for use in found if use.start_time != UNKNOWN_START}
         return found

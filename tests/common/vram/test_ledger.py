@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.vram.amount import GIB, MIB
-from common.vram.cards import CardSample, ProcessId, ProcessUse
+from common.vram.cards import UNKNOWN_START, CardSample, ProcessId, ProcessUse
 from common.vram.ledger import DEFAULT, Account, Claim, Excess, LedgerPolicy, Share, account, capacity, staleness
 
 TOTAL = 24 * GIB
@@ -96,6 +96,11 @@ def test_a_reused_pid_is_a_stranger() -> None:
     drawn = account(card(use(100, 3 * GIB, start=9_999, name="game")), [lease("a", 10 * GIB)], {})
     assert [(each.pid, each.name, each.bytes) for each in drawn.strangers] == [(100, "game", 3 * GIB)]
     assert drawn.grantable_bytes == 11 * GIB - GUARD
+
+
+def test_an_owner_that_ends_while_the_card_is_looked_at_is_no_stranger() -> None:
+    drawn = account(card(use(OWNER.pid, 10 * GIB, start=UNKNOWN_START)), [lease("lease-1", 10 * GIB)], {})
+    assert (drawn.strangers, drawn.measured_bytes) == ((), 10 * GIB)
 
 
 def test_what_the_driver_holds_is_not_granted() -> None:

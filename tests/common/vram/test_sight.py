@@ -49,6 +49,10 @@ def test_another_process_with_its_pid_is_not_the_owner() -> None:
     assert sight().look(card(use(7, 4, started=99)), {}, 1.0).owner_bytes == 0
 
 
+def test_an_owner_that_ends_while_the_card_is_looked_at_holds_what_is_listed() -> None:
+    assert sight().look(card(use(7, 4, UNKNOWN_START)), {}, 1.0).owner_bytes == 4 * GIB
+
+
 def test_a_child_that_ended_before_it_could_be_read_counts_and_is_not_remembered() -> None:
     seen = sight()
     assert seen.look(card(use(8, 2, started=UNKNOWN_START)), {8: 7}, 1.0).owner_bytes == 2 * GIB
