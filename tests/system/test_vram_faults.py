@@ -235,6 +235,7 @@ class Stage:
         self.owners = Owners(fabric, folder)
         self.outcomes: Tally[str] = Tally()
         self.worst_s = 0.0
+        self.answers: list[dict[str, Any]] = []
         self._pids: dict[str, int] = {}
         self._undo: list[tuple[float, Happening, int]] = []
         self._runs: list[subprocess.Popen[str]] = []
@@ -355,10 +356,24 @@ class Stage:
         return found
 
     def _in_time(self) -> None:
-        for wait in self.owners.waits():
+        self.answers = self.owners.waits()
+        for wait in self.answers:
             self.outcomes[f"{wait['target'].partition('/')[0]} {wait['code']}"] += 1
             self.worst_s = max(self.worst_s, wait["took_s"] - wait["wait_s"])
             assert wait["took_s"] < wait["timeout_s"] + LATE_S, f"an answer was late: {wait}"
+
+    def receipts(self, told: list[Happening]) -> str:
+        """What both supervisors decided about the models of the story, oldest first."""
+        models = {each.order.model for each in told if each.order is not None}
+        found: list[str] = []
+        for host, port in SUPERVISORS.items():
+            for model in models:
+                asked = {"action": "explain", "subject": model, "limit": 200}
+                for each in (self.fabric.ask(host, port, asked, timeout_ms=5_000) or {}).get("receipts", []):
+                    rungs = [(rung["rung"], rung["outcome"], rung["claimed"]) for rung in each["rungs"]]
+                    words = (each["lease_id"], model, each["decision"], each["need_bytes"], each["reason"], rungs)
+                    found.append(f"{each['at']} {host} {' '.join(map(str, words))}")
+        return "\n".join(sorted(found))
 
     def kept_rooms(self) -> list[str]:
         """What is kept on the cards for nobody, or would not come back."""
@@ -405,7 +420,8 @@ def test_whatever_breaks_no_card_is_granted_twice_no_wait_is_late_and_no_lease_i
             except BaseException:
                 print(f"story of seed {seed}; TANDEM_VRAM_SEEDS=1 TANDEM_SEED={seed} replays it")
                 print("\n".join(map(str, told)))
-                print(f"left: {stage.leases()}\nanswers: {stage.owners.waits()}", flush=True)
+                print(f"left: {stage.leases()}\nanswers: {stage.answers}\n{stage.receipts(told)}", flush=True)
+                print("\n".join(counter.exceeded[:20]), flush=True)
                 raise
             print(f"seed {seed}: {time.monotonic() - began:.1f} s, {len(told)} happenings", flush=True)
         until(lambda: not stage.kept_rooms(), BOUND_S, "the end of the last thing that was kept on a card")

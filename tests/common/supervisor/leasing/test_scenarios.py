@@ -175,7 +175,7 @@ async def test_two_runners_on_one_card_are_told_apart_and_only_one_goes(at: Time
             await at.passes(0.2)
             await at.dies(sleeper)
             assert (await at.flows(asked))["status"] == "success"
-        assert is_alive(*other)
+        assert is_alive(*other), await at.receipts(two["lease_id"])
         assert (await at.lease(two["lease_id"]))["state"] == "held"
 
 
