@@ -21,6 +21,7 @@ from common.client.aio import AsyncClient
 from common.client.directory import Directory
 from common.clock import Clock
 from common.errors import DeadlineExceeded, Interrupted, NotFound, StaleFence, TandemError, Unavailable
+from main_pc.front.listing import spellings
 
 TTL_S: Final = 30.0
 RENEW_S: Final = 10.0
@@ -84,11 +85,14 @@ class Lending:
         until = self._now() + asked.wait_s
         errors: list[TandemError] = []
         for target in (resource_manager.SERVICE, *self._supervisors):
-            left_s = max(0.0, until - self._now())
-            try:
-                return await self._ask(target, msgspec.structs.replace(asked, wait_s=left_s), told)
-            except ELSEWHERE as error:
-                errors.append(error)
+            for name in spellings(asked.model):
+                left_s = max(0.0, until - self._now())
+                try:
+                    return await self._ask(target, msgspec.structs.replace(asked, model=name, wait_s=left_s), told)
+                except ELSEWHERE as error:
+                    errors.append(error)
+                    if not isinstance(error, NotFound):
+                        break
         raise _most_telling(errors)
 
     async def _ask(self, target: str, asked: UseModel, told: Told) -> ModelReady:

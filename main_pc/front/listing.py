@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from common.api.models import Model
 from common.api.words import Timestamp
 
 LOADED: Final = ("ready", "parked", "loading")
+LATEST: Final = ":latest"
 VERSION: Final = "0.12.0"
 """The version of Ollama's interface that the front speaks: clients ask for it before they use newer fields."""
 
@@ -56,15 +57,25 @@ def ollama_show(model: Model, at: Timestamp) -> dict[str, Any]:
     }
 
 
+def spellings(name: str) -> tuple[str, ...]:
+    """The names that `name` may stand for, as it was said first: to Ollama no tag and the tag `latest` are the same."""
+    if name.endswith(LATEST):
+        return name, name.removesuffix(LATEST)
+    return (name,) if ":" in name else (name, name + LATEST)
+
+
 def names(model: Model) -> list[str]:
     """What a model can be asked for by."""
     return [model.name, *model.aliases]
 
 
-def named(models: Iterable[Model], name: str) -> Model | None:
+def named(models: Sequence[Model], name: str) -> Model | None:
     """The model of this name or alias; where several hosts have it, one that is loaded."""
-    found = [model for model in models if name in names(model)]
-    return min(found, key=lambda model: model.state not in LOADED, default=None)
+    for spelling in spellings(name):
+        found = [model for model in models if spelling in names(model)]
+        if found:
+            return min(found, key=lambda model: model.state not in LOADED)
+    return None
 
 
 def _one_each(models: Iterable[Model]) -> list[Model]:

@@ -13,7 +13,7 @@ from main_pc.front.paths import Dialect
 
 STATUS: Final[dict[Code, int]] = {
     Code.BAD_REQUEST: 400,
-    Code.UNKNOWN_VERB: 400,
+    Code.UNKNOWN_VERB: 404,
     Code.TOO_LARGE: 413,
     Code.IDEMPOTENCY_MISMATCH: 409,
     Code.UNAUTHENTICATED: 401,
@@ -38,6 +38,7 @@ _OPENAI_TYPES: Final = {
     404: "not_found_error",
     429: "rate_limit_error",
 }
+_OPENAI_CODES: Final = {Code.NOT_FOUND: "model_not_found", Code.UNKNOWN_VERB: "unknown_url"}
 
 
 def status_of(error: TandemError) -> int:
@@ -60,7 +61,7 @@ def document_of(error: TandemError, dialect: Dialect) -> dict[str, Any]:
         return {"error": message}
     status = status_of(error)
     kind = _OPENAI_TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
-    code = "model_not_found" if error.code is Code.NOT_FOUND else str(error.code)
+    code = _OPENAI_CODES.get(error.code, str(error.code))
     return {"error": {"message": message, "type": kind, "param": None, "code": code}}
 
 

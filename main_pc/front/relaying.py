@@ -75,7 +75,7 @@ class Relaying:
         if told_priority and not (told_priority.isdecimal() and int(told_priority[:4]) <= HIGHEST_PRIORITY):
             raise BadRequest(f"X-Tandem-Priority is 0 to {HIGHEST_PRIORITY}, not {told_priority!r}")
         return UseModel(
-            model=bare_name(model) if route.dialect is Dialect.OLLAMA else model,
+            model=model,
             capability=route.capability,
             priority=int(told_priority or DEFAULT_PRIORITY),
             wait_s=self._wait_s if told_wait is None else float(parse_seconds(told_wait)),
@@ -164,11 +164,6 @@ class _Attempt:
 
     def _words(self) -> ollama.Answer:
         return ollama.Answer(self._asked.model, self._route.capability == "chat", self._now())
-
-
-def bare_name(name: str) -> str:
-    """A model's name without the tag that Ollama's clients add where none was given."""
-    return name.removesuffix(":latest")
 
 
 async def _refused(ready: ModelReady, answer: EngineAnswer) -> TandemError:

@@ -29,7 +29,7 @@ from common.client.settings import at_own_pace
 from common.clock import Clock, timestamp
 from common.config.settings import LOOPBACK, AgentEnvironment
 from common.config.units import parse_seconds
-from common.errors import BadRequest, Conflict, Internal, NotFound, TandemError, TooLarge, Unavailable
+from common.errors import BadRequest, Conflict, Internal, NotFound, TandemError, TooLarge, Unavailable, UnknownVerb
 from common.reporting.handler import report_everything, report_from_loop
 from common.reporting.reporter import ErrorReporter
 from common.service.loop import allow_many_files, calm_collector, on_stop_signal, run
@@ -42,7 +42,7 @@ from main_pc.front.doorkeeper import Doorkeeper, is_loopback
 from main_pc.front.lending import Lending
 from main_pc.front.passing import Passing
 from main_pc.front.paths import ROUTES, dialect_of
-from main_pc.front.relaying import Relaying, bare_name
+from main_pc.front.relaying import Relaying
 
 SERVICE: Final = "Front"
 PORT: Final = 7081
@@ -162,8 +162,7 @@ class Front:
         if answer is None and request.method == "GET" and request.path.startswith("/v1/models/"):
             answer = Front._one_model
         if answer is None:
-            known = ", ".join(sorted(_ROUTES.keys() | {path for _, path in _OWN}))
-            raise NotFound(f"{request.method} {request.path} is not served here", mend=f"there are {known}")
+            raise _unserved(request.method, request.path)
         response = await answer(self, request)
         response.headers.update(shared)
         return response
@@ -198,7 +197,7 @@ class Front:
 
     async def _show(self, request: web.BaseRequest) -> web.Response:
         asked = bodies.read("application/json", _named_model(await self._body(request)))
-        model = listing.named((await self._lending.models())[0], bare_name(asked.model))
+        model = listing.named((await self._lending.models())[0], asked.model)
         if model is None:
             raise NotFound(f"model {asked.model!r} not found")
         return _json(listing.ollama_show(model, timestamp(self._clock.wall())))
@@ -228,6 +227,14 @@ _OWN: Final[dict[tuple[str, str], Callable[[Front, web.BaseRequest], Awaitable[w
 }
 _ROUTES: Final = {route.path: route for route in ROUTES}
 _KNOWN_PATHS: Final = _ROUTES.keys() | {path for _, path in _OWN}
+
+
+def _unserved(method: str, path: str) -> UnknownVerb:
+    if path in _KNOWN_PATHS:
+        mend = f"it is asked with {'GET' if ('GET', path) in _OWN else 'POST'}"
+    else:
+        mend = f"there are {', '.join(sorted(_KNOWN_PATHS))}"
+    return UnknownVerb(f"{method} {path} is not served here", mend=mend)
 
 
 def _json(document: object) -> web.Response:

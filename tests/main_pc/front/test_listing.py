@@ -24,6 +24,14 @@ def test_openais_list_has_every_name_once_and_says_where_it_is() -> None:
     assert listed[0]["tandem"] == {"host": "pc2", "state": "ready", "engine": "llama-server", "bytes": 5}
 
 
+def test_no_tag_and_the_tag_latest_are_the_same_and_what_was_said_comes_first() -> None:
+    assert listing.spellings("qwen") == ("qwen", "qwen:latest")
+    assert listing.spellings("qwen:latest") == ("qwen:latest", "qwen")
+    assert listing.spellings("qwen:8b") == ("qwen:8b",)
+    assert listing.named([model("llama:latest"), model("qwen")], "llama") == model("llama:latest")
+    assert listing.named([model("llama"), model("llama:latest")], "llama:latest") == model("llama:latest")
+
+
 def test_ollamas_tags_have_every_name() -> None:
     assert [each["name"] for each in listing.ollama_tags(MODELS, AT)["models"]] == ["qwen", "gpt-4o", "nomic"]
 

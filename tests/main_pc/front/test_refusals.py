@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from common.api.models import ModelProgress
-from common.errors import Code, NoCapacity, NotFound, Overloaded, TandemError, Unauthenticated, Unavailable
+from common.errors import Code, NoCapacity, NotFound, Overloaded, TandemError, Unauthenticated, Unavailable, UnknownVerb
 from main_pc.front import refusals
 from main_pc.front.paths import Dialect
 
@@ -20,6 +20,7 @@ def test_every_code_has_a_status() -> None:
     ("error", "status", "kind", "code"),
     [
         (NotFound("no model"), 404, "not_found_error", "model_not_found"),
+        (UnknownVerb("no path"), 404, "not_found_error", "unknown_url"),
         (Unauthenticated("who"), 401, "authentication_error", "unauthenticated"),
         (Overloaded("busy"), 429, "rate_limit_error", "overloaded"),
         (NoCapacity("full"), 503, "server_error", "no_capacity"),

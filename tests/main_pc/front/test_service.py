@@ -233,7 +233,9 @@ async def test_without_resource_manager_the_hosts_are_asked(house: House) -> Non
         ("/v1/chat/completions", {"model": "none", **CHAT}, 404, '"code":"model_not_found"'),
         ("/api/chat", {"model": "none", **CHAT}, 404, '{"error":"no model'),
         ("/v1/chat/completions", {}, 400, "names no model"),
-        ("/v1/nothing", {}, 404, "is not served here"),
+        ("/v1/nothing", {}, 404, '"code":"unknown_url"'),
+        ("/v1/nothing", {}, 404, "/v1/chat/completions, "),
+        ("/v1/models", {}, 404, "POST /v1/models is not served here (it is asked with GET)"),
         ("/api/chat", {"model": "near", "messages": "x"}, 400, "`messages` is to be a list"),
     ],
 )
@@ -242,6 +244,16 @@ async def test_what_cannot_be_answered_is_refused_in_the_clients_words(
 ) -> None:
     got, text = await house.post(path, document)
     assert (got, told in text) == (status, True), text
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/chat"])
+@pytest.mark.parametrize("name", ["llama3.2", "llama3.2:latest"])
+async def test_a_model_whose_name_has_ollamas_tag_is_found_with_and_without_it(
+    house: House, path: str, name: str
+) -> None:
+    house.fakes.ready["llama3.2:latest"] = house.fakes.ready["near"]
+    status, text = await house.post(path, {"model": name, **CHAT})
+    assert status == 200, text
 
 
 async def test_who_finds_no_room_is_told_when_to_come_back(house: House) -> None:
