@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from typing import Final, get_args
 
 import msgspec
 
-from common.api.leases import Card
+from common.api.leases import Card, RungName
 from common.telemetry.metrics import Labels, Metrics
 
 _CARD_FIGURES: dict[str, tuple[str, Callable[[Card], float]]] = {
@@ -25,6 +26,10 @@ _CARD_FIGURES: dict[str, tuple[str, Callable[[Card], float]]] = {
     "grantable_bytes": ("Memory that a lease could get now.", lambda card: card.grantable_bytes),
     "schedulable": ("1 while leases can be granted on the card.", lambda card: card.schedulable),
 }
+
+
+_NONE_YET: Final = {(rung, "quarantined"): 0.0 for rung in get_args(RungName)}
+"""Shown from the start: Prometheus sees an increase only of what was there before."""
 
 
 class LeaseFigures(msgspec.Struct):
@@ -66,7 +71,7 @@ class EvictionFigures(msgspec.Struct):
         metrics.read_counter(
             "tandem_vram_evictions_total",
             "Evictions that ended, by their last rung and by what came of them.",
-            lambda: {key: float(count) for key, count in list(self.ended.items())},
+            lambda: _NONE_YET | {key: float(count) for key, count in list(self.ended.items())},
             labels=("rung", "outcome"),
         )
         metrics.read_counter(

@@ -64,6 +64,7 @@ def test_evictions_are_counted_by_their_last_rung_and_outcome_and_loads_by_tier(
     shown = metrics.exposition().decode()
     for line in (
         'tandem_vram_evictions_total{outcome="quarantined",rung="kill"} 1.0',
+        'tandem_vram_evictions_total{outcome="quarantined",rung="term"} 0.0',
         "tandem_vram_evictions_expected_bytes_total 10.0",
         "tandem_vram_evictions_returned_bytes_total 4.0",
         'tandem_vram_loads_total{tier="parked"} 2.0',
