@@ -28,7 +28,7 @@ _CARD_FIGURES: dict[str, tuple[str, Callable[[Card], float]]] = {
 }
 
 
-_NONE_YET: Final = {(rung, "quarantined"): 0.0 for rung in get_args(RungName)}
+_NONE_YET: Final[dict[Labels, float]] = {(rung, "quarantined"): 0.0 for rung in get_args(RungName)}
 """Shown from the start: Prometheus sees an increase only of what was there before."""
 
 
@@ -71,7 +71,7 @@ class EvictionFigures(msgspec.Struct):
         metrics.read_counter(
             "tandem_vram_evictions_total",
             "Evictions that ended, by their last rung and by what came of them.",
-            lambda: _NONE_YET | {key: float(count) for key, count in list(self.ended.items())},
+            lambda: {**_NONE_YET, **{key: float(count) for key, count in list(self.ended.items())}},
             labels=("rung", "outcome"),
         )
         metrics.read_counter(
