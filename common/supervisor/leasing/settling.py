@@ -38,6 +38,10 @@ class Settling:
         """A look that began then is in: earlier ends are settled by what it measured."""
         self._ended = [end for end in self._ended if end.at >= began_at]
 
+    def concerns(self, card_uuid: str) -> bool:
+        """Whether leases ended on the card since the last look at it began: it shows their owners as they were before."""
+        return any(end.card_uuid == card_uuid for end in self._ended)
+
     def sure(self, cards: Sequence[Candidate]) -> list[Candidate]:
         """The cards with only what is surely free."""
         return [_with(card, max(0, card.grantable_bytes - self._unsettled(card.uuid))) for card in cards]

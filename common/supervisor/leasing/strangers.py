@@ -40,7 +40,8 @@ class Strangers:
         problems = {sample.uuid: sample.problem for sample in look.samples}
         for card in table.cards(now):
             uuid = card.card_uuid
-            if uuid in problems:
+            # Whose lease ended while it was looked at is no stranger; the next look tells.
+            if uuid in problems and not self._writer.settling.concerns(uuid):
                 residents = table.residents(uuid, now)
                 self._yield(uuid, look_of(card, leases, residents, look.began_at, problems[uuid]), leases)
         self._forget_those_back(leases)

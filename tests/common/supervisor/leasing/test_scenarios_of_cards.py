@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,9 +17,9 @@ import zmq
 from common.errors import NoCapacity, StaleFence
 from common.gpu.process_identity import is_alive
 from common.gpu.simulated import GIB
-from common.vram.cards import ProcessId
+from common.vram.cards import CardSample, ProcessId
 from common.vram.lease_facts import Granted
-from tests.common.service.lab import peer, raises
+from tests.common.service.lab import PATIENCE_S, peer, raises
 from tests.common.supervisor.leasing.lab import program
 from tests.common.supervisor.leasing.manual_time import (
     CARD,
@@ -246,6 +247,35 @@ async def test_a_load_that_was_measured_and_leased_counts_once(at: Timed, sleepe
     await at.dies(sleeper)
     await at.looked()
     assert await at.grantable() == 14.5
+
+
+@on_manual_time
+async def test_whose_lease_ends_while_its_card_is_looked_at_is_no_stranger_to_yield_to(
+    at: Timed, sleeper: ProcessId, game: ProcessId, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ending = await at.held(sleeper, 10, model="ending")
+    idle = await at.held(game, 13, model="idle")
+    sampler = at.host.leases._cards._sampler
+    assert sampler is not None
+    sample, seen, told = sampler._cards.sample, threading.Event(), threading.Event()
+
+    def slowly(now: float) -> list[CardSample]:
+        found = sample(now)
+        seen.set()
+        told.wait(PATIENCE_S)
+        return found
+
+    monkeypatch.setattr(sampler._cards, "sample", slowly)
+    at.clock.now += 1.0
+    sampler.look(at.host.leases._writer.table.owners())
+    await at.until(seen.is_set)
+    at.uses(sleeper, 0)
+    released = {"lease_id": ending["lease_id"], "fencing_token": ending["fencing_token"]}
+    assert (await at.host.ask("release_lease", **released))["status"] == "success"
+    told.set()
+    await at.passes(2)
+    assert await at.decisions(idle["lease_id"]) == ["granted"]
+    assert is_alive(*game)
 
 
 @pytest.fixture(scope="module")

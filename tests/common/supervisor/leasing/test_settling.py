@@ -15,6 +15,7 @@ def test_what_just_ended_is_hoped_for_and_not_sure() -> None:
     settling.ended("GPU-a", 4, 1.0)
     settling.ended("GPU-a", 4, 2.0)
     assert settling
+    assert [settling.concerns(card.uuid) for card in CARDS] == [True, False]
     assert figures(settling.sure(CARDS)) == [2, 5]
     assert figures(settling.hoped(CARDS)) == [18, 5]
     assert settling.unsure(CARDS, 3) == {"GPU-a"}
