@@ -22,8 +22,8 @@ from typing import Final
 import msgspec
 
 from common.config.loader import load_together
-from common.config.schema import Restart, Startup
-from common.config.settings import ALWAYS, SERVICES, SIMULATE_CARDS
+from common.config.schema import Entry, Restart, Startup
+from common.config.settings import ALWAYS, LOOPBACK, SERVICES, SIMULATE_CARDS
 from common.config.units import Duration, format_seconds
 from common.supervisor.board import Board, Progress, open_board
 from common.supervisor.launching import lacking, missing_wrappers
@@ -152,9 +152,9 @@ class _Host:
 
     def address(self) -> str:
         """Where its services listen."""
-        ports = [("supervisor", self._startup.supervisor.port)]
-        ports += [(service.name, service.port) for service in self._startup.services]
-        return f"{self.name}: {', '.join(f'{name} {port}' for name, port in ports if port)}"
+        places = [("supervisor", str(self._startup.supervisor.port or ""))]
+        places += [(service.name, listening_at(service)) for service in self._startup.services]
+        return f"{self.name}: {', '.join(f'{name} {place}' for name, place in places if place)}"
 
     async def _spawn(self) -> Process:
         """In a session of its own: Ctrl-C reaches the door alone, which stops all. The door's death is a TERM."""
@@ -179,6 +179,14 @@ class _Host:
                 self.is_ready = progress.state == "ready" or (progress.state == "failed" and going)
                 self.was_ready = self.was_ready or self.is_ready
                 heard(progress)
+
+
+def listening_at(service: Entry) -> str:
+    """A service's port, the address of one that speaks HTTP, or nothing where the file names none."""
+    if service.port:
+        return str(service.port)
+    speaks_http = service.health.how == "http" and service.health_check_port
+    return f"http://{LOOPBACK}:{service.health_check_port}" if speaks_http else ""
 
 
 def own_command() -> str:

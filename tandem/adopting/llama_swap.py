@@ -174,7 +174,7 @@ class _Translation:
             aliases=self.aliases(place, name, fit, fields),
             slots=self.slots(fields, pieces.slots),
             health=self.health(fields, macros, pieces),
-            idle=Idle() if pinned else self.idle(fields),
+            idle=self.idle(place, fields, pinned=pinned),
             stop=self.stop(place, fields, line),
             pinned=pinned,
             preload=preload,
@@ -245,11 +245,16 @@ class _Translation:
             path = f"/{path}"
         return ModelHealth(path="" if path == HEALTH_PATHS[model.engine] else path, ready_within_s=within)
 
-    def idle(self, fields: Mapping[str, Any]) -> Idle:
+    def idle(self, place: Place, fields: Mapping[str, Any], *, pinned: bool) -> Idle:
         ttl = fields.get("ttl", -1)
         if ttl == -1:
             ttl = self.top.get("globalTTL", 0)
-        return Idle(after_s=Duration(min(ttl, 31_536_000))) if _is_count(ttl) and ttl else Idle()
+        if not _is_count(ttl) or not ttl:
+            return Idle()
+        if pinned:
+            self.note("left out", (*place, "ttl"), "a model of a persistent group is pinned: it stays when idle")
+            return Idle()
+        return Idle(after_s=Duration(min(ttl, 31_536_000)))
 
     def stop(self, place: Place, fields: Mapping[str, Any], line: launch_line.LaunchLine) -> Stop:
         limit = fields.get("unloadTimeout", self.top.get("unloadTimeout"))

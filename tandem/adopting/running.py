@@ -154,7 +154,7 @@ def _looked_after(seen: Seen, owned: Mapping[int, str], processes: Mapping[int, 
     if process is None:
         return ""
     if process.leased:
-        return "has a lease already (tandem run)"
+        return "holds a lease already"
     if process.supervised:
         return "was started by a supervisor of Tandem"
     broker = next((owned[pid] for pid in (seen.pid, *process.ancestors) if pid in owned), "")

@@ -74,7 +74,8 @@ def command(
 
 def show(planned: LeasePlan) -> None:
     """The outcome in a sentence, then every card's verdict."""
-    free = "" if planned.outcome == "never" else f", {output.size(planned.free_bytes)} free at most"
+    place = "there" if planned.card_uuid else "at most"
+    free = "" if planned.outcome == "never" else f", {output.size(planned.free_bytes)} free {place}"
     needs = f"{output.size(planned.need_bytes)} needed{free}"
     where = f" on {planned.host} {planned.card_uuid}" if planned.card_uuid else ""
     words = {

@@ -131,7 +131,8 @@ def test_a_plan_names_who_would_go_and_what_would_be_shared(capsys: pytest.Captu
     planned = LeasePlan("evict", "mainpc", "GPU-0", 4 * GIB, GIB, "", [verdict], [VICTIM])
     plan.show(planned)
     out = capsys.readouterr().out
-    assert "would be granted on mainpc GPU-0 after others went (4.0 GiB needed, 1.0 GiB free at most)" in out
+    assert "would be granted on mainpc GPU-0 after others went (4.0 GiB needed, 1.0 GiB free there)" in out
+    assert "    mainpc:0  would fit, 1.0 GiB grantable: old would go\n" in out
     assert out.count("goes: lease-2") == 1
     plan.show(msgspec.structs.replace(planned, outcome="share", share="lease-5", cards=[]))
     assert "would share lease-5 on mainpc GPU-0" in capsys.readouterr().out

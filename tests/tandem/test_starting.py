@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from common.config.schema import Ports, Startup
+from common.config.schema import HealthProbe, Ports, Service, Startup
 from common.supervisor.launching import choose_ports
 from common.supervisor.watchdog import Process
 from tandem import starting
@@ -188,3 +188,12 @@ def test_the_command_is_named_so_that_it_can_be_typed(monkeypatch: pytest.Monkey
     assert starting.own_command() == str(scripts / "tandem").lstrip("/")
     monkeypatch.setenv("PATH", str(scripts))
     assert starting.own_command() == "tandem"
+
+
+def test_a_service_is_told_by_its_port_or_where_it_speaks_http() -> None:
+    http = HealthProbe(how="http")
+    assert starting.listening_at(Service(name="a", command=["a"], port=7000)) == "7000"
+    assert starting.listening_at(Service(name="a", command=["a"], health_check_port=7081, health=http)) == (
+        "http://127.0.0.1:7081"
+    )
+    assert starting.listening_at(Service(name="a", command=["a"], health_check_port=7081)) == ""

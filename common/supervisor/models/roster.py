@@ -451,8 +451,10 @@ class Roster:
 
     def _failing(self, managed: Managed, now: float) -> Unavailable:
         pause_ms = max(0, int((managed.life.retry_at - now) * 1_000))
-        text = f"{managed.model.name} does not load on {self._host}: {managed.life.problem}"
-        return Unavailable(text, retry_after_ms=pause_ms, failures=managed.life.failures)
+        name, url = managed.model.name, managed.model.url
+        mend = f"see that its engine answers at {url}" if url else f"`tandem logs {name}` has what its engine wrote"
+        text = f"{name} does not load on {self._host}: {managed.life.problem}"
+        return Unavailable(text, retry_after_ms=pause_ms, failures=managed.life.failures, mend=mend)
 
     def _refusal(self, managed: Managed, now: float) -> TandemError:
         """Why the model is not to be had now."""

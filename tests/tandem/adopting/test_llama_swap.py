@@ -279,9 +279,10 @@ def test_keys_that_nobody_knows_are_told() -> None:
 
 def test_the_newer_routing_has_groups_too() -> None:
     groups = {"keep": {"persistent": True, "members": ["m"]}}
-    model, _ = one(top={"routing": {"router": {"use": "group", "settings": {"groups": groups}}}}, ttl=60)
+    model, notes = one(top={"routing": {"router": {"use": "group", "settings": {"groups": groups}}}}, ttl=60)
     assert model.pinned
     assert model.idle.after_s is None
+    assert "left out: models.m.ttl: a model of a persistent group is pinned: it stays when idle" in notes
     _, notes = one(top={"routing": {"router": {"use": "matrix"}}})
     assert notes == ["needless: routing: models stay loaded together wherever their cards have room"]
 

@@ -125,7 +125,7 @@ def test_what_somebody_looks_after_already_is_not_taken_over() -> None:
         "skipped: 127.0.0.1:8080: is llama-swap, which starts and stops engines itself",
         "skipped: 127.0.0.1:8081: is llama-swap, which starts and stops engines itself",
         "skipped: 127.0.0.1:8001: llama-server was started by a supervisor of Tandem",
-        "skipped: 127.0.0.1:8002: llama-server has a lease already (tandem run)",
+        "skipped: 127.0.0.1:8002: llama-server holds a lease already",
         "skipped: 127.0.0.1:8003: llama-server was started by llama-swap",
     ]
     found = proposed(engines, brokers, processes, "h")

@@ -387,9 +387,23 @@ def test_a_model_that_keeps_failing_is_refused_at_once_until_its_pause_is_over()
     with pytest.raises(Unavailable, match="a does not load on h: bad file") as caught:
         desk.ask("a")
     assert caught.value.details["failures"] == GIVE_UP
+    assert caught.value.details["mend"] == "`tandem logs a` has what its engine wrote"
     desk.now += 60
     desk.ask("a")
     assert [type(each) for each in desk.does()] == [Begin]
+
+
+def test_who_asks_for_an_engine_that_runs_already_is_told_where_it_should_answer() -> None:
+    desk = Desk(model("a", command=[], url="http://127.0.0.1:11434", engine="ollama"))
+    for _ in range(GIVE_UP):
+        desk.ask("a")
+        desk.step()
+        desk.grant("a")
+        desk.roster.failed("a", "ollama is not to be seen", desk.now)
+        desk.now += 60 if _ < GIVE_UP - 1 else 0
+    with pytest.raises(Unavailable) as caught:
+        desk.ask("a")
+    assert caught.value.details["mend"] == "see that its engine answers at http://127.0.0.1:11434"
 
 
 def test_in_the_pause_after_a_failure_nobody_without_time_is_served() -> None:
