@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
@@ -18,7 +19,7 @@ from tandem.options import CARDS, PRIORITY, card, duration, size, some_time
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @click.option("--vram", type=size, required=True, metavar="SIZE", help="How much to lease, such as 10GiB.")
-@click.option("--model", default="", help="The name it is leased under; default: the command's.")
+@click.option("--model", default="", help="The name it is leased under; default: the program's or Python script's.")
 @click.option("--wait", "wait_s", type=duration, default="60s", show_default=True, metavar="TIME", help="For room.")
 @click.option("--priority", type=PRIORITY, default=50, show_default=True, help="0 to 100, higher first.")
 @click.option("--host", default="", metavar="HOST", help="Which host this is; default: TANDEM_HOST, or found out.")
@@ -95,7 +96,7 @@ def command(
     order = Order(
         command=list(words),
         vram_bytes=int(vram),
-        model=model_named(model, words[0]),
+        model=model_named(model, words),
         wait_s=float(wait_s),
         ttl_s=float(ttl_s),
         priority=priority,
@@ -149,8 +150,8 @@ def unfit_command(program: str) -> Exit | None:
     return Exit.NOT_EXECUTABLE if there else Exit.NOT_FOUND
 
 
-def model_named(given: str, program: str) -> str:
-    """The model's name: the given one, else the program's, with what a name cannot hold replaced."""
+def model_named(given: str, command: Sequence[str]) -> str:
+    """The model's name: the given one, else the program's or its Python script's, with what a name cannot hold replaced."""
     if given:
         if re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.:/@ -]{0,127}", given) is None:
             raise click.BadParameter(
@@ -158,7 +159,23 @@ def model_named(given: str, program: str) -> str:
                 param_hint="--model",
             )
         return given
-    return re.sub(r"[^A-Za-z0-9_.-]", "_", Path(program).name).lstrip(".-")[:128] or "command"
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", program_of(command)).lstrip(".-")[:128] or "command"
+
+
+def program_of(command: Sequence[str]) -> str:
+    """What runs: the program, or what Python is told to run. Else all scripts were one model, measured as one."""
+    program = Path(command[0]).name
+    rest = iter(command[1:] if re.fullmatch(r"python[0-9.]*", program) else ())
+    for word in rest:
+        if word in ("-W", "-X"):
+            next(rest, "")
+        elif word == "-m":
+            return next(rest, program)
+        elif not word.startswith("-"):
+            return Path(word).name or program
+        elif word == "-c":
+            break
+    return program
 
 
 def prepare(report: Path) -> None:

@@ -12,6 +12,7 @@ from common import errors
 from common.errors import BY_CODE, Internal, TandemError
 from tandem import exits, output
 from tandem.cli import COMMANDS, ended
+from tandem.commands.run import model_named
 from tandem.exits import Exit
 from tests.tandem.conftest import Tandem
 from tests.tandem.fabric import Fabric
@@ -183,3 +184,21 @@ def test_a_terminal_gets_a_log_without_control_characters(monkeypatch: pytest.Mo
 )
 def test_ages_are_short(seconds: float, text: str) -> None:
     assert output.age(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        ("/usr/bin/python3.11 -u jobs/train.py --epochs 3", "train.py"),
+        ("python -X dev -W error jobs/train.py", "train.py"),
+        ("python3 -m jobs.train --fast", "jobs.train"),
+        ("python -c print(1)", "python"),
+        ("python", "python"),
+        ("python -m", "python"),
+        ("/opt/bin/llama-server -m a.gguf", "llama-server"),
+        ("./-odd!", "odd_"),
+    ],
+)
+def test_a_run_is_leased_under_what_runs_and_python_scripts_each_under_their_own(command: str, name: str) -> None:
+    assert model_named("", command.split()) == name
+    assert model_named("given", command.split()) == "given"
