@@ -3,7 +3,8 @@
 What an owner answers is a claim and only recorded. A rung is done when a look that began after its act shows the owner's bytes
 gone, down to what it may keep. Where the driver hides processes the card's free bytes must have risen instead, and the outcome
 says `unverified`. A look that failed shows nothing. Free bytes are compared with their sign, so that falling ones are no success.
-An owner that ends by itself is climbed no further: its bytes go, or are quarantined. Whatever happens, the ladder ends within the
+Of an owner that is being ended the end is waited for as well, for alive it may take what it does not hold yet. One that ends by
+itself is climbed no further: its bytes go, or are quarantined. Whatever happens, the ladder ends within the
 sum of its bounds (common/vram/rungs.py). It acts on nothing: it says what to do, and is told what came of it.
 
     ladder = Ladder(target, policy, now)
