@@ -186,6 +186,10 @@ def test_a_lease_that_lives_is_shared_and_takes_no_bytes() -> None:
     assert (asked.host, asked.request.card_uuid, asked.request.share) == ("pc2", "GPU-pc2", True)
     ask(made, "c2", 1, wait=0.0)
     assert made.one(AskSupervisor).host == "pc2"
+    ask(made, "c3", 9, wait=0.0, share=True, host="pc2")
+    assert made.one(AskSupervisor).request.share
+    ask(made, "c4", 9, wait=0.0, share=True, host="mainpc")
+    made.error(NoCapacity)
 
 
 @pytest.mark.parametrize(
