@@ -224,6 +224,7 @@ class Agent:
     ) -> HeldLease:
         """`async with self.lease("whisper", 10 * 2**30) as held:` holds VRAM, renewed until the block is left.
 
+        On a card of this agent's host, for no process reaches another's; `host` says otherwise.
         Raises NoCapacity with need, free and a reason per card when it was not to be had within `wait_s`. When it has to go, once
         it is not in use, the agent's `on_sleep` and `on_unload` methods are called, which have `unload_within_s`; an agent
         without them is ended.
@@ -234,7 +235,7 @@ class Agent:
             bytes=bytes,
             priority=priority,
             ttl_s=ttl_s,
-            host=host,
+            host=host or self.host,
             card_uuid=card_uuid,
             owner=this_process(self.name, self.host),
             wait_s=wait_s,

@@ -69,6 +69,7 @@ class Unload(Message, frozen=True):
 class AcquireLease(Message, frozen=True):
     """Asks for `bytes` of VRAM on a card for `model`; waits up to `wait_s` in a queue by priority with ageing.
 
+    `host` says where, empty for anywhere: whoever uses the card itself names its own host, for no process reaches another's.
     `config` tells apart loads of one model that differ in size. `cards` above 1 asks for as many cards of one host, `bytes` on
     each, all or none. `exclusive` wants each card to itself. `share` joins a live lease of the same model and config where
     there is one, and costs no bytes then. A `pinned` lease is never evicted. Not `in_use` from the start, a lease may be

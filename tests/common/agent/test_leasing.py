@@ -30,6 +30,7 @@ async def test_a_lease_is_held_renewed_and_given_back(monkeypatch: pytest.Monkey
         assert (asked.model, asked.bytes, asked.priority, asked.wait_s) == ("whisper", 10, 70, 2.0)
         assert asked.owner is not None
         assert (asked.owner.agent_name, asked.owner.host, asked.owner.pid) == ("lab", "mainpc", os.getpid())
+        assert asked.host == "mainpc", "no process reaches the cards of another host"
         assert asked.idempotency_key
 
 
