@@ -33,6 +33,7 @@ from common.api.core_orchestrator import (
 from common.api.leases import Card, CardsSampled, LeaseChanged
 from common.api.supervisor import Process, ProcessChanged, Vitals
 from common.api.words import Cursor, Message
+from common.vram.lease_facts import ENDS
 from common.wire.events import EventHeader
 from main_pc.core_orchestrator.metric_history import MetricHistory
 from main_pc.core_orchestrator.waiters import FINAL
@@ -148,8 +149,10 @@ class TwinView:
                 self._metrics.add(source, _vital_metrics(event), at, now)
             case CardsSampled():
                 self._cards(source, event, at, now)
+            case LeaseChanged(change="may-return"):
+                pass  # it shows the lease as it was before it made way
             case LeaseChanged():
-                gone = event.change != "granted"
+                gone = event.change in ENDS
                 self._put_or_drop(gone, "leases", f"{event.lease.lease_id}/lease", event.lease, source, now)
             case RequestChanged():
                 gone = event.status.state in FINAL

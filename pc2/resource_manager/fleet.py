@@ -90,7 +90,9 @@ class Fleet:
             self._show(lease.lease_id, host)
 
     def changed(self, host: str, event: LeaseChanged, now: float) -> None:
-        """Takes in one change of a lease."""
+        """Takes in one change of a lease; `may-return` is none, for it shows the lease as it was before it made way."""
+        if event.change == "may-return":
+            return
         if event.change in ENDS:
             self._ended(host, event.lease)
             return

@@ -152,6 +152,16 @@ def test_a_list_replaces_what_its_source_said_of_that_aspect() -> None:
     assert keys(twin) == ["gone/registration", "other/process"]
 
 
+def test_a_lease_is_shown_until_it_ends_and_not_when_it_may_return() -> None:
+    twin = TwinView()
+    for change in ("granted", "marked", "corrected", "expiring", "parked"):
+        twin.fold(PC2, "leases.changed", head(), LeaseChanged(change=change, lease=lease()), 0.0)
+        assert keys(twin) == ["lease-1/lease"]
+    for change in ("evicted", "may-return"):
+        twin.fold(PC2, "leases.changed", head(), LeaseChanged(change=change, lease=lease()), 0.0)
+        assert keys(twin) == []
+
+
 def test_a_first_list_begins_a_stream() -> None:
     twin = TwinView()
     assert twin.replace(PC2, "leases.changed", Cursor(epoch=1, seq=9), "leases", "lease", {"lease-1": lease()}, 0.0)

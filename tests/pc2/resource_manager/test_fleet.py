@@ -209,6 +209,15 @@ def test_a_refusal_is_believed_no_more_when_a_lease_on_that_card_ended() -> None
     assert free(fleet) == [20]
 
 
+def test_a_lease_that_may_return_is_on_no_card() -> None:
+    fleet = fleet_with(card(20))
+    fleet.changed("mainpc", changed("lease-1", gib=8), 1.0)
+    fleet.changed("mainpc", changed("lease-1", ended=True, gib=8), 2.0)
+    fleet.changed("mainpc", LeaseChanged(change="may-return", lease=lease("lease-1", 8)), 3.0)
+    assert fleet.leases() == []
+    assert [site.residents for site in fleet.sites(3.0, GIB)] == [()]
+
+
 def test_leases_and_cards_are_listed_by_host() -> None:
     fleet = fleet_with(card(20))
     fleet.listed("mainpc", listing("lease-1", "lease-2"), 1.0)
