@@ -54,3 +54,23 @@ def test_the_oldest_receipt_makes_room_for_the_newest() -> None:
         receipts.keep(receipt(f"lease-{n}"))
     assert len(receipts) == 2
     assert found(receipts, "whisper") == ["lease-2", "lease-1"]
+
+
+def test_uses_and_renewals_never_push_out_what_became_of_the_bytes() -> None:
+    receipts = Receipts(limit=8)
+    receipts.keep(receipt("lease-1"))
+    for n in range(20):
+        receipts.keep(msgspec.structs.replace(receipt(f"use-{n}"), need_bytes=0))
+        receipts.keep(msgspec.structs.replace(receipt("lease-1"), decision="renewed"))
+    assert len(receipts) == 3
+    assert found(receipts, "whisper") == ["lease-1", "use-19", "lease-1"]
+
+
+def test_of_a_models_receipts_a_quarter_are_of_uses_and_of_a_leases_all() -> None:
+    receipts = Receipts()
+    receipts.keep(receipt("lease-1"))
+    for _ in range(20):
+        receipts.keep(msgspec.structs.replace(receipt("use-1"), need_bytes=0), "key-1")
+    assert found(receipts, "whisper", limit=8) == ["use-1", "use-1", "lease-1"]
+    assert found(receipts, "use-1", limit=8) == ["use-1"] * 8
+    assert len(found(receipts, "key-1")) == 20
