@@ -17,7 +17,8 @@ from tandem.options import with_json
 def command(subject: str, limit: int, as_json: bool) -> Exit:
     """Why a lease or a model was granted, refused, evicted or ended, newest first.
 
-    Of an eviction: every lease that was weighed with its price, and each rung with what the card showed before and after.
+    Of a model at most a quarter are of uses and renewals. Of an eviction: every lease that was weighed with its price, and each
+    rung with what the card showed before and after.
 
     JSON: {"receipts": [...]} as explain answers it. Exits 1 when nothing is remembered about the subject.
     """
