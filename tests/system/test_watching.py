@@ -202,7 +202,7 @@ def events_since(fabric: TwoHostFabric, cursor: Answer) -> list[Answer]:
 def test_a_cut_link_is_one_root_and_no_alarm_for_what_is_behind_it(well: TwoHostFabric) -> None:
     since = health(well)["as_of"]
     behind = {key for key in processes_of(health(well)) if key.startswith("mainpc/")}
-    assert len(behind) == 6
+    assert len(behind) == 7
 
     def all_behind() -> bool:
         seen = processes_of(health(well))

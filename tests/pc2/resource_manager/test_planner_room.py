@@ -7,12 +7,22 @@ from typing import Any, Literal
 import msgspec
 import pytest
 
-from common.api.leases import AcquireLease, Card, CardsSampled, Lease, LeaseChanged, Leases, Owner, PlanLease
+from common.api.leases import (
+    AcquireLease,
+    Card,
+    CardsSampled,
+    Lease,
+    LeaseChanged,
+    LeaseGranted,
+    Leases,
+    Owner,
+    PlanLease,
+)
 from common.api.words import Cursor
 from common.errors import NoCapacity, NotFound, TooLarge
 from common.vram.amount import GIB
-from pc2.resource_manager.events import Asked, CardsSeen, HostBack, LeaseSeen, Withdrawn
-from pc2.resource_manager.instructions import AskSupervisor, Progress, ReplyError, WithdrawAsk
+from pc2.resource_manager.events import Admitted, Asked, CardsSeen, HostBack, LeaseSeen, Withdrawn
+from pc2.resource_manager.instructions import AskSupervisor, Progress, Reply, ReplyError, WithdrawAsk
 from tests.pc2.resource_manager.bench import AT, Bench
 
 
@@ -190,6 +200,16 @@ def test_a_lease_that_lives_is_shared_and_takes_no_bytes() -> None:
     assert made.one(AskSupervisor).request.share
     ask(made, "c4", 9, wait=0.0, share=True, host="mainpc")
     made.error(NoCapacity)
+
+
+def test_what_a_share_takes_says_nothing_of_what_the_model_needs() -> None:
+    made = bench(lease("new", "pc2", 10, in_use=True))
+    ask(made, "c1", 10, wait=0.0, share=True)
+    asked = made.one(AskSupervisor)
+    granted = LeaseGranted(asked.request.lease_id, "pc2", 0, "GPU-pc2", 77, 60.0, 0, shares="lease-new")
+    made.feed(Admitted(asked.request.lease_id, granted))
+    assert made.one(Reply).granted.shares == "lease-new"
+    assert made.planner.plan(PlanLease(model="new", bytes=10 * GIB), made.now).need_bytes == 10 * GIB
 
 
 @pytest.mark.parametrize(
