@@ -7,6 +7,7 @@ import os
 import random
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from common.api.security_gateway import SERVICE
 from common.client.aio import AsyncClient
 from common.client.directory import Directory
 from common.client.opening import open_async_client
-from common.errors import Conflict, TandemError
+from common.errors import Conflict, TandemError, Unavailable
 from tests.lab.fabric import free_ports
 
 KILLS = 6
@@ -112,6 +113,16 @@ class Load:
         return await self._client.call(SERVICE, verb, fields, timeout_s=5.0)
 
 
+async def answered(client: AsyncClient, verb: str) -> dict[str, Any]:
+    """The answer of a life that may still be starting."""
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                return await client.call(SERVICE, verb, {}, timeout_s=60.0)
+            except Unavailable:
+                await asyncio.sleep(0.05)
+
+
 async def test_nothing_acknowledged_is_lost_to_kill_nine(tmp_path: Path) -> None:
     rng = random.Random(SEED)
     process = Process(tmp_path)
@@ -133,7 +144,7 @@ async def test_nothing_acknowledged_is_lost_to_kill_nine(tmp_path: Path) -> None
             task.cancel()
         await asyncio.gather(*callers, return_exceptions=True)
     try:
-        listed = await client.call(SERVICE, "list_identities", {}, timeout_s=60.0)
+        listed = await answered(client, "list_identities")
         known = {each["name"] for each in listed["identities"]}
         assert load.identities - load.gone <= known
         assert "operator" in known
