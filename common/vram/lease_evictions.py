@@ -7,7 +7,7 @@ RAM is the host's ledger's to say. Nothing here marks a lease.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence, Set
 from typing import Final
 
 import msgspec
@@ -95,7 +95,7 @@ def needed_for(state: LeaseState, record: LeaseRecord, priority: int) -> str:
     """A lease of the same process that may not go, where the process would have to be ended for this one; empty: none."""
     if _has_verb(record):
         return ""
-    for other in companions(state, record):
+    for other in _companions(state, record):
         if other.shares or other.pinned or other.priority > priority or state.in_use(other):
             return other.lease_id
     return ""
@@ -103,11 +103,17 @@ def needed_for(state: LeaseState, record: LeaseRecord, priority: int) -> str:
 
 def companions(state: LeaseState, record: LeaseRecord) -> list[LeaseRecord]:
     """The other leases that hang on its process."""
+    return list(_companions(state, record))
+
+
+def _companions(state: LeaseState, record: LeaseRecord) -> Iterator[LeaseRecord]:
     owner = state.pinned(record.owner)
     if owner is None or len(state.owned[owner]) == 1:
-        return []
-    others = (state.live.get(each) for each in state.owned[owner] if each != record.lease_id)
-    return [each for each in others if each is not None]
+        return
+    for lease_id in state.owned[owner]:
+        other = state.live.get(lease_id)
+        if other is not None and lease_id != record.lease_id:
+            yield other
 
 
 def giving_back(state: LeaseState, owner: ProcessId | None, card_uuid: str) -> LeaseRecord | None:

@@ -7,6 +7,7 @@ host's own engines loaded again. Nothing here knows how to signal a stranger.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
 from common.api.leases import Lease, LeaseChanged
@@ -30,7 +31,7 @@ class Strangers:
         self._shell = shell
         self._writer = writer
         self._look_soon = look_soon
-        self._cards: dict[str, Yielding] = {}
+        self._cards: defaultdict[str, Yielding] = defaultdict(Yielding)
         self._away: dict[str, Lease] = {}
 
     def looked(self, look: Look) -> None:
@@ -42,13 +43,14 @@ class Strangers:
             uuid = card.card_uuid
             # Whose lease ended while it was looked at is no stranger; the next look tells.
             if uuid in problems and not self._writer.settling.concerns(uuid):
-                residents = table.residents(uuid, now)
+                weighs = card.strangers or self._cards[uuid].away
+                residents = table.residents(uuid, now) if weighs else ()
                 self._yield(uuid, look_of(card, leases, residents, look.began_at, problems[uuid]), leases)
         self._forget_those_back(leases)
         self._close()
 
     def _yield(self, uuid: str, look: CardLook, leases: Sequence[Lease]) -> None:
-        yielding = self._cards.setdefault(uuid, Yielding())
+        yielding = self._cards[uuid]
         said = yielding.look(look, self._writer.table.horizon.seconds)
         self._park(yielding, [each for each in said if isinstance(each, Park)], leases)
         for each in said:
