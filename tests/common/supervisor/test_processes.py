@@ -111,7 +111,7 @@ async def test_a_program_or_folder_that_is_not_there_is_an_end_without_a_code(ho
 
 async def test_terminate_is_polite_to_the_whole_session_and_waits_for_all_of_it(host: Callable[..., Host]) -> None:
     child = "trap 'echo child; exit 0' TERM; echo up; while :; do sleep 0.05; done"
-    one = host(agent("a", "sh", "-c", f'trap "exit 5" TERM; sh -c "{child}" & wait; wait'))
+    one = host(agent("a", "sh", "-c", f'trap "exit 5" TERM; sh -c "{child}" & while :; do sleep 0.05; done'))
     await one.processes.open()
     one.launch("a")
     await until(lambda: "up" in one.log("a"))
