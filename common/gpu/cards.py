@@ -36,6 +36,20 @@ class CardSource(Protocol):
         ...
 
 
+class NoCards:
+    """The source of a host without any, which is looked at all the same for what it has beside cards."""
+
+    def __init__(self, problem: str) -> None:
+        self._problem = problem
+
+    def sample(self, now: float) -> list[CardSample]:
+        """Raises Unavailable with the reason."""
+        raise Unavailable(self._problem)
+
+    def close(self) -> None:
+        """There is nothing to let go of."""
+
+
 class ClaimedCards:
     """A source whose cards are claimed as they are seen; one that is another's says so and is tried again each time."""
 
