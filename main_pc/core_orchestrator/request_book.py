@@ -37,6 +37,7 @@ from main_pc.core_orchestrator.request_facts import (
     Stored,
 )
 from main_pc.core_orchestrator.request_limits import Limits
+from main_pc.core_orchestrator.request_shares import Shares
 
 RESULT_GONE: Final = "done, but its result is no longer kept"
 
@@ -95,6 +96,7 @@ class RequestBook:
         self.queues: dict[str, list[Place]] = {}
         self.stalls: dict[str, Stall] = {}
         self.active_bytes = 0
+        self.shares = Shares()
         self.results: dict[str, int] = {}
         self.kept_bytes = 0
         self.next_seq = 1
@@ -197,6 +199,7 @@ class RequestBook:
         )
         self.active[fact.request_id] = request
         self.active_bytes += fact.size()
+        self.shares.weigh(fact, 1)
         self.next_seq = max(self.next_seq, fact.seq + 1)
         if fact.idempotency_key:
             self._keys[fact.identity, fact.idempotency_key] = fact.request_id
@@ -219,6 +222,7 @@ class RequestBook:
         request = self._move(fact.request_id, TO_END[fact.state])
         del self.active[fact.request_id]
         self.active_bytes -= request.asked.size()
+        self.shares.weigh(request.asked, -1)
         self._keep(fact, now)
         return _end_status(fact, with_result=False)
 
@@ -238,11 +242,13 @@ class RequestBook:
 
     def _enqueue(self, request: Request) -> None:
         insort(self.queues.setdefault(request.asked.capability, []), request.place)
+        self.shares.stand(request.asked, 1)
 
     def _dequeue(self, request: Request) -> None:
         capability = request.asked.capability
         queue = self.queues[capability]
         del queue[bisect_left(queue, request.place)]
+        self.shares.stand(request.asked, -1)
         if not queue:
             del self.queues[capability]
             self.stalls.pop(capability, None)

@@ -32,6 +32,7 @@ from common.dispatch.answers import NOTHING_DONE
 from common.dispatch.provider import Offers
 from common.errors import Code, IdempotencyMismatch, Interrupted, NoProvider, Overloaded, TandemError
 from common.resilience.idempotency import digest
+from common.resilience.share import has_share
 from main_pc.core_orchestrator import retention
 from main_pc.core_orchestrator.capabilities import capability_of
 from main_pc.core_orchestrator.dispatch_round import Round
@@ -74,7 +75,7 @@ class Requests:
         """Accepts a request under `request_id`, or finds the one that came with the same key before.
 
         Raises BadRequest, IdempotencyMismatch, NoProvider when the capability is not `offered` by any agent nor expected to
-        be, and Overloaded when its queue is full.
+        be, and Overloaded when its queue is full or its caller has a caller's share of the room.
         """
         capability = capability_of(asked)
         body = _digest(capability, asked) if asked.idempotency_key else b""
@@ -182,6 +183,20 @@ class Requests:
                 f"requests under way hold {book.active_bytes} bytes and this one has {fact.size()}; "
                 f"{limits.active_bytes} are allowed"
             )
+        self._share(fact, waiting)
+
+    def _share(self, fact: RequestQueued, waiting: int) -> None:
+        """One identity leaves room for others."""
+        book, limits, shares, who, size = self._book, self._limits, self._book.shares, fact.identity, fact.size()
+        line = f"requests that wait for {fact.capability!r}"
+        rooms = (
+            (line, shares.waiting.of(who, fact.capability), waiting, limits.queued, 1),
+            ("requests under way", shares.active.of(who), len(book.active), limits.active, 1),
+            ("bytes of requests under way", shares.bytes.of(who), book.active_bytes, limits.active_bytes, size),
+        )
+        for what, held, taken, total, wanted in rooms:
+            if not has_share(held, taken, total, wanted):
+                self._refuse(f"{who} has {held} of the {taken} {what}; what is left of {total} is for others")
 
     def _refuse(self, message: str) -> None:
         raise Overloaded(message, retry_after_ms=self._limits.retry_after_ms)

@@ -73,6 +73,34 @@ def test_what_is_too_much_is_overload_with_a_hint(limits: Limits, told: str) -> 
     assert len(desk.book.active) == 1
 
 
+def test_one_identity_leaves_room_for_others_in_the_queue_in_all_and_in_bytes() -> None:
+    desk = Desk(Limits(queued=8, active=16, active_bytes=4_096), text=[provider("a", concurrency=2)])
+    desk.expected |= {"audio", "vision"}
+    you = Caller("you", "pc2")
+    mine = [desk.submit(idempotency_key=f"k{number}") for number in range(6)]
+    crowded = "me has 6 of the 6 requests that wait for 'text'; what is left of 8 is for others"
+    with pytest.raises(Overloaded, match=crowded) as refused:
+        desk.submit()
+    assert (refused.value.retryable, refused.value.retry_after_ms) == (True, 1_000)
+    desk.restart()
+    with pytest.raises(Overloaded, match=crowded):
+        desk.submit()
+    assert desk.submit(idempotency_key="k0") == mine[0]
+    desk.submit(caller=you)
+    desk.dispatch()
+    desk.submit()
+    for _ in range(5):
+        desk.submit("audio")
+    with pytest.raises(Overloaded, match="me has 12 of the 13 requests under way; what is left of 16 is for others"):
+        desk.submit("audio")
+    for request_id in mine:
+        desk.cancel(request_id)
+    desk.submit("vision", data="x" * 3_000)
+    with pytest.raises(Overloaded, match="me has 3000 of the 3000 bytes of requests under way; what is left of 4096"):
+        desk.submit("vision", data="x" * 400)
+    desk.submit("vision", caller=you, data="x" * 400)
+
+
 def test_the_same_key_finds_the_same_request_through_its_whole_life() -> None:
     desk = one_agent()
     first = desk.submit(idempotency_key="k", params={"b": 1, "a": 2})

@@ -12,6 +12,7 @@ from main_pc.core_orchestrator.instructions import Send
 from main_pc.core_orchestrator.request_book import RequestBook
 from main_pc.core_orchestrator.request_facts import load
 from main_pc.core_orchestrator.request_limits import Limits
+from main_pc.core_orchestrator.requests import Caller
 from main_pc.core_orchestrator.waiters import FINAL
 from tests.main_pc.core_orchestrator.desk import Desk, provider
 
@@ -36,7 +37,7 @@ def durable(book: RequestBook) -> dict[str, Any]:
 
 
 def whole(book: RequestBook) -> dict[str, Any]:
-    return {name: value for name, value in vars(book).items() if name != "limits"}
+    return {name: value for name, value in vars(book).items() if name not in ("limits", "shares")}
 
 
 class RequestsMachine(RuleBasedStateMachine):
@@ -53,18 +54,28 @@ class RequestsMachine(RuleBasedStateMachine):
 
     @rule(
         capability=CAPABILITIES, priority=st.sampled_from([0, 50, 100]), key=st.sampled_from(["", "", "k1", "k2"]),
-        deadline_s=st.sampled_from([None, 3.0]),
+        deadline_s=st.sampled_from([None, 3.0]), who=st.sampled_from(["me", "you"]),
     )  # fmt: skip
-    def submit(self, capability: str, priority: int, key: str, deadline_s: float | None) -> None:
+    def submit(self, capability: str, priority: int, key: str, deadline_s: float | None, who: str) -> None:
         key = key and f"{key}-{capability}-{priority}-{deadline_s}"
-        known = self.desk.book.known("me", key) if key else None
+        known = self.desk.book.known(who, key) if key else None
+        asked: dict[str, Any] = {"priority": priority, "idempotency_key": key, "deadline_s": deadline_s}
+        full = self.full(capability)
+        is_newcomer = all(request.asked.identity != who for request in self.desk.book.active.values())
         try:
-            request_id = self.desk.submit(capability, priority=priority, idempotency_key=key, deadline_s=deadline_s)
-        except (Overloaded, NoProvider):
+            request_id = self.desk.submit(capability, Caller(who, "mainpc"), **asked)
+        except NoProvider:
             assert known is None
+        except Overloaded:
+            assert known is None
+            assert full or not is_newcomer
         else:
             assert known is None or known[0] == request_id
             self.accepted[request_id] = self.desk.status(request_id)
+
+    def full(self, capability: str) -> bool:
+        book = self.desk.book
+        return len(book.queues.get(capability, ())) >= LIMITS.queued or len(book.active) >= LIMITS.active
 
     @rule(target=sends)
     def dispatch(self) -> Any:
@@ -169,6 +180,13 @@ class RequestsMachine(RuleBasedStateMachine):
         book = self.desk.book
         assert book.active_bytes == sum(request.asked.size() for request in book.active.values())
         assert book.kept_bytes == sum(len(ended.fact.result) for ended in book.ended.values())
+        for who in ("me", "you"):
+            own = [request for request in book.active.values() if request.asked.identity == who]
+            assert book.shares.active.of(who) == len(own)
+            assert book.shares.bytes.of(who) == sum(request.asked.size() for request in own)
+            for capability in AGENTS:
+                waiting = [each for each in own if (each.state, each.asked.capability) == ("queued", capability)]
+                assert book.shares.waiting.of(who, capability) == len(waiting)
         assert book.stalls.keys() <= book.queues.keys()
 
     @invariant()
