@@ -11,6 +11,7 @@ from common.vram.demand import ModelKey
 from common.vram.footprint import Footprints, Tier
 from common.vram.loading import LoadAsked
 from common.vram.placement import Wish
+from common.vram.waiting import DEFAULT as LINE
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
@@ -22,6 +23,11 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     asked_at: float
     deadline: float
     preload: bool = False
+
+    @property
+    def rank(self) -> tuple[float, str]:
+        """Its place among those who wait for the same model, lowest first: by when it asked, earlier by its priority."""
+        return self.asked_at - self.priority / LINE.points_per_s, self.ticket
 
 
 class Held(msgspec.Struct, frozen=True, kw_only=True):

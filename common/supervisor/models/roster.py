@@ -2,7 +2,7 @@
 
 How a shell drives it, on one loop, with `now` of its monotonic clock:
 
-    asked = roster.ask(...)                     a place in the line, or the error that refuses at once
+    roster.ask(...)                             a place in the line, or the error that refuses at once
     perform(roster.step(residency, now))        after anything happened, and now and then
     roster.progress(ticket, now)                what to tell one who waits; roster.leave(ticket) when it is gone
 
@@ -16,21 +16,22 @@ ATTEMPTS loads of it fail.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Sequence
-from typing import Final, TypeAlias
+from typing import Final
 
 import msgspec
 
-from common.api.models import ModelProgress, ModelState
+from common.api.models import ModelProgress
 from common.config.models import Model
-from common.errors import BadRequest, NoCapacity, NotFound, TandemError, Unavailable
+from common.errors import BadRequest, Unavailable
+from common.supervisor.models.entries import Entries
+from common.supervisor.models.instructions import Abandon, Begin, Changed, Instruction, Refuse, Serve
+from common.supervisor.models.loading_line import LoadingLine
 from common.supervisor.models.managed import Asked, Begun, Held, Managed, Serving
 from common.supervisor.models.states import Move
+from common.supervisor.models.telling import Telling
 from common.vram.footprint import Footprints
-from common.vram.loading import Load, LoadQueue
 from common.vram.residency import Residency
-from common.vram.waiting import DEFAULT as LINE
 
 ATTEMPTS: Final = 2
 """How many loads of a model may fail while one caller waits."""
@@ -39,56 +40,18 @@ GIVE_UP: Final = 4
 NO_ROOM_PAUSE_S: Final = 0.5
 
 
-class Begin(msgspec.Struct, frozen=True):
-    """Lease what the model needs, on `card_uuid` where one is named, and load it there or wake it."""
-
-    name: str
-    card_uuid: str
-    wake: bool
-    deadline: float
-
-
-class Abandon(msgspec.Struct, frozen=True):
-    """Nobody wants the model any more whose lease is still waited for: wait no longer."""
-
-    name: str
-
-
-class Serve(msgspec.Struct, frozen=True):
-    """Give this caller a share."""
-
-    asked: Asked
-
-
-class Refuse(msgspec.Struct, frozen=True):
-    """Tell this caller why it gets none."""
-
-    asked: Asked
-    error: TandemError
-
-
-class Changed(msgspec.Struct, frozen=True):
-    """The model was in another state before."""
-
-    name: str
-    was: ModelState
-
-
-Instruction: TypeAlias = Begin | Abandon | Serve | Refuse | Changed
-
-
 class Roster:
     """All models of one host's startup file, by name and alias; `footprints` are what has been learned of them."""
 
     def __init__(self, host: str, models: Sequence[Model], footprints: Footprints, at: float) -> None:
         self._host = host
         self._footprints = footprints
-        self._entries: dict[str, Model] = {}
+        self._telling = Telling(host, footprints)
+        self._entries = Entries(host)
         self._models: dict[str, Managed] = {}
         self._names: dict[str, str] = {}
         self._tickets: dict[str, str] = {}
-        self._queue = LoadQueue()
-        self._residency: Residency | None = None
+        self._line = LoadingLine(footprints)
         self._changes: list[Changed] = []
         self.reload(models, at)
 
@@ -105,8 +68,8 @@ class Roster:
 
     def reload(self, models: Sequence[Model], at: float) -> None:
         """Takes in what the file says now. A model with an engine keeps its entry as it was until that is gone."""
-        self._entries = {model.name: model for model in models if model.enabled}
-        for model in self._entries.values():
+        self._entries.replace(models)
+        for model in self._entries:
             self._models.setdefault(model.name, Managed(model, at))
         for managed in self:
             self._settle(managed)
@@ -116,9 +79,9 @@ class Roster:
         """A model that has no engine is as the file says now, and is forgotten where that names it no more."""
         if managed.life.state not in ("absent", "failed") or managed.begun is not None:
             return
-        name = managed.model.name
-        if name in self._entries:
-            managed.model = self._entries[name]
+        name, entry = managed.model.name, self._entries.get(managed.model.name)
+        if entry is not None:
+            managed.model = entry
         elif not managed.waiting:
             del self._models[name]
 
@@ -129,9 +92,7 @@ class Roster:
         """The model of that name or alias; NotFound with a close match."""
         known = self._names.get(name)
         if known is None:
-            close = difflib.get_close_matches(name, self._names, n=1)
-            mend = f"; did you mean {close[0]}?" if close else ""
-            raise NotFound(f"{self._host} has no model {name!r}{mend}", close=close)
+            raise self._entries.unknown(name, self._names)
         return self._models[known]
 
     def of_lease(self, lease_id: str) -> Managed | None:
@@ -158,13 +119,13 @@ class Roster:
             raise Unavailable(f"{model.name} cannot be loaded on {self._host}: {managed.problem}")
         life = managed.life
         if life.failures >= GIVE_UP and not life.may_retry(now):
-            raise self._failing(managed, now)
+            raise self._telling.failing(managed, now)
         if asked.deadline <= now and (managed.free_slots == 0 or managed.waiting):
-            raise self._refusal(managed, now)
+            raise self._telling.refusal(managed, now)
         managed.waiting[asked.ticket] = msgspec.structs.replace(asked, model=model.name)
         self._tickets[asked.ticket] = model.name
         if life.state in ("queued", "loading"):
-            self._enqueue(managed, now)
+            self._line.join(managed, now)
 
     def leave(self, ticket: str) -> None:
         """One who waited is gone; no matter if it did not."""
@@ -172,11 +133,10 @@ class Roster:
         if name is not None:
             self._models[name].waiting.pop(ticket, None)
             self._models[name].failed_for.pop(ticket, None)
-            self._queue.withdraw(ticket)
+            self._line.leave(ticket)
 
     def step(self, residency: Residency, now: float) -> list[Instruction]:
         """What is to be done now; `residency` shows the cards as they are, and is changed."""
-        self._residency = residency
         found: list[Instruction] = [*self._overdue(now)]
         for managed in self:
             found += self._look_after(managed, now)
@@ -193,7 +153,7 @@ class Roster:
     def loaded(self, name: str, serving: Serving, now: float) -> None:
         """The engine answers: those who wait can be served."""
         managed = self._models[name]
-        self._over(managed, loaded=True)
+        self._line.over(managed, loaded=True)
         managed.serving, managed.sleeps, managed.idle_since = serving, False, now
         managed.loads += 1
         managed.failed_for.clear()
@@ -209,41 +169,41 @@ class Roster:
     def no_room(self, name: str, reason: str, now: float) -> None:
         """The lease was not to be had: the model waits on."""
         managed = self._models[name]
-        self._over(managed, loaded=False)
+        self._line.over(managed, loaded=False)
         managed.no_room, managed.no_room_until = reason, now + NO_ROOM_PAUSE_S
-        self._withdraw(managed)
+        self._line.withdraw(managed)
 
     def again(self, name: str, now: float) -> None:
         """A load was given up before it could fail, such as a wake that did not succeed: it is begun anew, from nothing."""
         managed = self._models[name]
-        self._over(managed, loaded=False)
+        self._line.over(managed, loaded=False)
         self._empty(managed)
         if managed.life.state == "loading":
             self._move(managed, Move.RETRY, now)
-        self._enqueue(managed, now)
+        self._line.join(managed, now)
 
     def failed(self, name: str, reason: str, now: float) -> list[Refuse]:
         """A load did not succeed, or the engine died: some have waited long enough."""
         managed = self._models[name]
-        self._over(managed, loaded=False)
+        self._line.over(managed, loaded=False)
         self._empty(managed)
         was = managed.life.fail(reason, now)
         self._changes.append(Changed(name, was))
         refused = []
         for asked in list(managed.waiting.values()):
-            self._queue.withdraw(asked.ticket)
+            self._line.leave(asked.ticket)
             failures = managed.failed_for[asked.ticket] = managed.failed_for.get(asked.ticket, 0) + 1
             if failures >= ATTEMPTS or asked.preload or managed.life.failures >= GIVE_UP:
                 self.leave(asked.ticket)
-                refused.append(Refuse(asked, self._failing(managed, now)))
+                refused.append(Refuse(asked, self._telling.failing(managed, now)))
         return refused
 
     def leaving(self, name: str, now: float) -> None:
         """Its lease has to go: nobody is let in any more."""
         managed = self._models[name]
         if managed.life.state in ("ready", "parked", "loading", "queued"):
-            self._over(managed, loaded=False)
-            self._withdraw(managed)
+            self._line.over(managed, loaded=False)
+            self._line.withdraw(managed)
             self._move(managed, Move.LEAVE, now)
 
     def asleep(self, name: str, held: Held, now: float) -> None:
@@ -256,10 +216,10 @@ class Roster:
     def ended(self, name: str, now: float) -> None:
         """Its lease has ended as it should, and its engine has gone or has let go of it."""
         managed = self._models[name]
-        self._over(managed, loaded=False)
+        self._line.over(managed, loaded=False)
         self._empty(managed)
         if managed.life.state == "queued":
-            self._enqueue(managed, now)
+            self._line.join(managed, now)
         elif managed.life.state != "absent":
             self._move(managed, Move.END, now)
             if self._entries.get(name) is not managed.model:
@@ -306,61 +266,16 @@ class Roster:
     def progress(self, ticket: str, now: float) -> ModelProgress:
         """What to tell one who waits; KeyError for one who does not."""
         managed = self._models[self._tickets[ticket]]
-        asked = managed.waiting[ticket]
-        told = ModelProgress(
-            phase="queued",
-            host=self._host,
-            position=1 + sum(self._rank(other) < self._rank(asked) for other in managed.waiting.values()),
-            waited_s=max(0.0, now - asked.asked_at),
-            eta_s=None,
-            reason="",
+        return self._telling.progress(
+            managed, managed.waiting[ticket], lambda: self._line.standing(ticket, self, now), now
         )
-        name, life = managed.model.name, managed.life
-        if managed.begun is not None:
-            return self._under_way(managed, managed.begun, told, now)
-        if life.state == "ready":
-            text = f"all {managed.model.users} slots of {name} are in use"
-            return msgspec.structs.replace(told, reason=text)
-        if life.state == "expiring":
-            return msgspec.structs.replace(told, reason=f"{name} is being put away, and is loaded anew then")
-        if not life.may_retry(now):
-            seconds, known = managed.seconds(self._footprints)
-            eta_s = life.retry_at - now + seconds if known else None
-            return msgspec.structs.replace(told, eta_s=eta_s, reason=f"tried again soon; {life.problem}")
-        return self._in_line(managed, ticket, told, now)
-
-    def _under_way(self, managed: Managed, begun: Begun, told: ModelProgress, now: float) -> ModelProgress:
-        name, late = managed.model.name, begun.until is None or begun.until < now
-        eta_s = None if late or begun.until is None else begun.until - now
-        if managed.life.state == "loading":
-            doing = "is woken" if begun.wake else "is being loaded"
-            return msgspec.structs.replace(
-                told, phase="loading", position=0, eta_s=eta_s, reason=f"{name} {doing} since {now - begun.at:.1f} s"
-            )
-        if begun.evicts:
-            text = f"room is made for {name}"
-            return msgspec.structs.replace(told, phase="evicting", position=0, eta_s=eta_s, reason=text)
-        return msgspec.structs.replace(told, eta_s=eta_s, reason=managed.no_room or f"{name} is next to be loaded")
-
-    def _in_line(self, managed: Managed, ticket: str, told: ModelProgress, now: float) -> ModelProgress:
-        others = [each.model.name for each in self if each.begun is not None]
-        need = managed.wish(self._footprints).need
-        reason = managed.no_room or f"{managed.model.name} waits for room: it needs {need}"
-        if ticket not in self._queue or self._residency is None:
-            return msgspec.structs.replace(told, reason=reason)
-        outlook = self._queue.outlook(ticket, self._residency, now)
-        known = managed.seconds(self._footprints)[1]
-        eta_s = outlook.eta_s if known and others else None
-        if others:
-            reason = f"{managed.model.name} waits for the loading of {', '.join(others)}"
-        return msgspec.structs.replace(told, position=max(1, outlook.position), eta_s=eta_s, reason=reason)
 
     def _overdue(self, now: float) -> Iterator[Refuse]:
         for managed in self:
             for asked in list(managed.waiting.values()):
                 if asked.deadline <= now and not (managed.free_slots and self._next_served(managed) == asked):
                     self.leave(asked.ticket)
-                    yield Refuse(asked, self._refusal(managed, now))
+                    yield Refuse(asked, self._telling.refusal(managed, now))
 
     def _look_after(self, managed: Managed, now: float) -> list[Instruction]:
         life, name = managed.life, managed.model.name
@@ -377,32 +292,25 @@ class Roster:
                 found.append(Abandon(name))
         elif life.state in ("absent", "parked", "failed") and life.may_retry(now):
             self._move(managed, Move.WANT, now)
-            self._enqueue(managed, now)
+            self._line.join(managed, now)
         elif life.state == "queued" and managed.begun is None and managed.no_room_until <= now:
-            self._enqueue(managed, now)
+            self._line.join(managed, now)
         if life.state == "queued" and managed.begun is None and managed.waiting and not managed.model.vram:
             found.append(self._begun(managed, "", evicts=False, now=now))
         return found
 
     def _begin_some(self, residency: Residency, now: float) -> list[Instruction]:
         found: list[Instruction] = []
-        while (load := self._queue.next(residency, now)) is not None:
+        while (load := self._line.next(residency, now)) is not None:
             managed = self._models[load.key.model]
             if load.victims and all(asked.preload for asked in managed.waiting.values()):
                 for asked in list(managed.waiting.values()):
                     self.leave(asked.ticket)
-                    found.append(Refuse(asked, self._refusal(managed, now)))
+                    found.append(Refuse(asked, self._telling.refusal(managed, now)))
                 continue
-            found.append(self._begin(managed, load, residency, now))
+            self._line.begin(managed, load, residency, now)
+            found.append(self._begun(managed, load.card.uuid, evicts=bool(load.victims), now=now))
         return found
-
-    def _begin(self, managed: Managed, load: Load, residency: Residency, now: float) -> Begin:
-        seconds = managed.seconds(self._footprints)[0]
-        self._queue.started(load, now + seconds)
-        residency.loading(load.card.uuid, now + seconds)
-        for lease_id in load.victims:
-            residency.evict(load.card.uuid, lease_id, now)
-        return self._begun(managed, load.card.uuid, evicts=bool(load.victims), now=now)
 
     def _begun(self, managed: Managed, card_uuid: str, *, evicts: bool, now: float) -> Begin:
         seconds, known = managed.seconds(self._footprints)
@@ -412,27 +320,6 @@ class Roster:
         deadline = max(asked.deadline for asked in managed.waiting.values())
         several = managed.model.cards > 1 and not managed.sleeps
         return Begin(managed.model.name, "" if several else card_uuid, managed.sleeps, deadline)
-
-    def _enqueue(self, managed: Managed, now: float) -> None:
-        """Those who wait for the model are in the queue for loading, with what it needs now."""
-        if managed.model.vram and managed.no_room_until <= now:
-            for asked in managed.waiting.values():
-                self._queue.ask(managed.load_asked(asked, self._footprints))
-
-    def _withdraw(self, managed: Managed) -> None:
-        """Those who wait for the model are in the queue for loading no more, until it may be loaded again."""
-        for ticket in managed.waiting:
-            self._queue.withdraw(ticket)
-
-    def _over(self, managed: Managed, *, loaded: bool) -> None:
-        """The load under way, if there is one, is over."""
-        begun, managed.begun = managed.begun, None
-        if begun is None or not begun.card_uuid:
-            return
-        if loaded:
-            self._queue.loaded(managed.key, begun.card_uuid)
-        else:
-            self._queue.failed(managed.key, begun.card_uuid)
 
     def _empty(self, managed: Managed) -> None:
         """Nothing is left of its engine."""
@@ -444,30 +331,4 @@ class Roster:
         self._changes.append(Changed(managed.model.name, managed.life.move(move, now)))
 
     def _next_served(self, managed: Managed) -> Asked:
-        return min(managed.waiting.values(), key=self._rank)
-
-    def _rank(self, asked: Asked) -> tuple[float, str]:
-        return asked.asked_at - asked.priority / LINE.points_per_s, asked.ticket
-
-    def _failing(self, managed: Managed, now: float) -> Unavailable:
-        pause_ms = max(0, int((managed.life.retry_at - now) * 1_000))
-        name, url = managed.model.name, managed.model.url
-        mend = f"see that its engine answers at {url}" if url else f"`tandem logs {name}` has what its engine wrote"
-        text = f"{name} does not load on {self._host}: {managed.life.problem}"
-        return Unavailable(text, retry_after_ms=pause_ms, failures=managed.life.failures, mend=mend)
-
-    def _refusal(self, managed: Managed, now: float) -> TandemError:
-        """Why the model is not to be had now."""
-        name, life = managed.model.name, managed.life
-        if life.state == "failed" and life.problem:
-            return self._failing(managed, now)
-        seconds, known = managed.seconds(self._footprints)
-        retry_after_ms = int(seconds * 1_000) if known else 1_000
-        why = {
-            "ready": f"all {managed.model.users} slots of it are in use",
-            "loading": "it is being loaded",
-            "expiring": "it is being put away",
-            "queued": managed.no_room or "it waits for its turn to be loaded",
-            "parked": "it is parked in host RAM, and has to be woken first",
-        }.get(life.state, "it is not loaded")
-        return NoCapacity(f"{name} on {self._host}: {why}", retry_after_ms=retry_after_ms, state=life.state)
+        return min(managed.waiting.values(), key=lambda asked: asked.rank)

@@ -23,9 +23,10 @@ from common.supervisor.instructions import Exited
 from common.supervisor.leasing.own_line import OwnLine
 from common.supervisor.models.engine_lease import held_of, lease_request, stays
 from common.supervisor.models.engine_process import EngineProcesses, last_words
+from common.supervisor.models.instructions import Begin, Refuse
 from common.supervisor.models.loads import Loads, Room
 from common.supervisor.models.managed import Held, Managed, Serving
-from common.supervisor.models.roster import Begin, Refuse, Roster
+from common.supervisor.models.roster import Roster
 from common.supervisor.models.unloading import ModelUnloader
 from common.vram.cards import ProcessId
 from common.vram.footprint import Footprints

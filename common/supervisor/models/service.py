@@ -1,46 +1,37 @@
 """The managed models of one host, served: who asks for one gets a share of its engine's lease, and waits where that takes a load.
 
-It asks no other host. What is decided stands in roster.py, what is done to engines in running.py; this shell turns calls into
-the one and has the other follow, one turn of the loop at a time.
+It asks no other host. What is decided stands in roster.py, what is done to engines in running.py, who is lent what in lending.py;
+this shell turns calls into the one and has the others follow, one turn of the loop at a time.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from common.api import models as api
-from common.api.leases import Lease, LeaseGranted
+from common.api.leases import Lease
 from common.api.models import ModelReady, UseModel
-from common.api.supervisor import AdmitLease
 from common.api.words import Cursor
 from common.config.models import Model
-from common.errors import (
-    Cancelled,
-    Conflict,
-    NoCapacity,
-    NotFound,
-    StaleFence,
-    TandemError,
-    Unavailable,
-)
-from common.ids import new_id
+from common.errors import NotFound, Unavailable
 from common.service.call import Call
 from common.service.shell import Shell
 from common.supervisor.instructions import Exited
 from common.supervisor.leasing.own_line import OwnLine
-from common.supervisor.leasing.owners import pinned
 from common.supervisor.models.asking import Asking
 from common.supervisor.models.cards_seen import residency
 from common.supervisor.models.engine_process import EngineProcesses
-from common.supervisor.models.managed import Asked, Managed, Serving
-from common.supervisor.models.metrics import ModelFigures
-from common.supervisor.models.roster import Abandon, Begin, Changed, Refuse, Roster, Serve
+from common.supervisor.models.instructions import Abandon, Begin, Changed, Refuse, Serve
+from common.supervisor.models.lending import Lending
+from common.supervisor.models.managed import Serving
+from common.supervisor.models.news import News
+from common.supervisor.models.preloading import Preloading
+from common.supervisor.models.roster import Roster
 from common.supervisor.models.running import IDENTITY, Engines
-from common.supervisor.models.seats import Seat, Seats
+from common.supervisor.models.stopping import Stopping
 from common.supervisor.models.unloading import ModelUnloader
 from common.supervisor.models.upkeep import Upkeep
 from common.supervisor.processes import Processes
@@ -50,15 +41,19 @@ from common.vram.lease_decision import EvictionOrder
 TICK_S: Final = 0.25
 LOOK_S: Final = 1.0
 """How often what engines hold is learned, and idle ones are looked for."""
-STOP_LOOK_S: Final = 0.02
-STOP_S: Final = 60.0
-"""How long a stop is waited for; it goes on after that."""
-PRELOAD_S: Final = 60.0
-"""How long after the start a model that is to be preloaded waits for room."""
-TROUBLED: Final = 2
-"""After so many failures in a row a model is a problem of its host's health."""
 
 ReadModels = Callable[[], Awaitable[Sequence[Model]]]
+
+
+class _Rooms(NamedTuple):
+    """What there is once the host's leases are."""
+
+    line: OwnLine
+    engines: Engines
+    lending: Lending
+    stopping: Stopping
+    asking: Asking
+    upkeep: Upkeep
 
 
 class ManagedModels:
@@ -81,12 +76,9 @@ class ManagedModels:
         self._now = shell.clock.monotonic
         self._footprints = Footprints.restored(host, shell.store)
         self._roster = Roster(host, models, self._footprints, self._now())
-        self._seats = Seats()
-        self._figures = ModelFigures()
-        self._engines: Engines | None = None
-        self._line: OwnLine | None = None
-        self._asking: Asking | None = None
-        self._upkeep: Upkeep | None = None
+        self._preloading = Preloading(shell, self._roster)
+        self._news = News(shell, host, self._footprints)
+        self._rooms: _Rooms | None = None
         self._turning = False
         self._closed = False
 
@@ -97,9 +89,9 @@ class ManagedModels:
 
     def bring_back(self, lease: Lease) -> None:
         """There is room again for a lease that made way for a program without one: an engine's model is loaded anew or woken."""
-        if lease.identity == IDENTITY.format(self._host) and self._line is not None and not self._closed:
+        if lease.identity == IDENTITY.format(self._host) and self._rooms is not None and not self._closed:
             with suppress(NotFound):
-                self._preload(self._roster.find(lease.model))
+                self._preloading.preload(self._roster.find(lease.model))
                 self._soon()
 
     def add_routes(self) -> None:
@@ -110,11 +102,11 @@ class ManagedModels:
         shell.handle(api.STOP_MODEL, self._stop)
         shell.handle(api.RELOAD_MODELS, self._reload)
         shell.handle(api.ASK_MODEL, self._ask)
-        self._figures.show(shell.metrics)
+        self._news.figures.show(shell.metrics)
 
     def unloader(self, order: EvictionOrder) -> ModelUnloader | None:
         """Whoever knows how the owner of these leases gives its memory back, where it is an engine."""
-        return self._engines.unloader(order) if self._engines is not None else None
+        return self._rooms.engines.unloader(order) if self._rooms is not None else None
 
     def log_name(self, name: str) -> str | None:
         """The name of a model's log; None where there is no such model."""
@@ -125,207 +117,94 @@ class ManagedModels:
 
     async def open(self, line: OwnLine, processes: Processes, environ: Mapping[str, str]) -> None:
         """From now on models can be used; those to be preloaded are loaded where there is room."""
-        self._line = line
-        engines = EngineProcesses(processes, self._host, self._home, environ)
-        self._engines = Engines(
-            self._shell, self._host, self._roster, self._footprints, line, engines, self._soon, self._refuse
-        )
-        self._asking = Asking(line.find, self._serving_under)
-        line.listen(self._engines.heard)
-        self._engines.resume()
-        upkeep = self._upkeep = Upkeep(
-            self._shell, self._home / self._host, self._roster, self._engines, line, self._footprints, self._figures
-        )
+        shell, roster, footprints = self._shell, self._roster, self._footprints
+        lending = Lending(shell, self._host, self._neighbours, roster, footprints, line, self._turn, self._soon)
+        launched = EngineProcesses(processes, self._host, self._home, environ)
+        engines = Engines(shell, self._host, roster, footprints, line, launched, self._soon, lending.refuse)
+        stopping = Stopping(shell.clock, roster, engines, line, lending.refuse)
+        asking = Asking(line.find, self._serving_under)
+        upkeep = Upkeep(shell, self._home / self._host, roster, engines, line, footprints, self._news.figures)
+        self._rooms = _Rooms(line, engines, lending, stopping, asking, upkeep)
+        line.listen(engines.heard)
+        engines.resume()
         await upkeep.look_at_files()
-        for managed in self._roster:
+        for managed in roster:
             if managed.model.preload:
-                self._preload(managed)
+                self._preloading.preload(managed)
         self._soon()
-        self._shell.every(TICK_S, self._tick)
-        self._shell.every(LOOK_S, upkeep.look)
-        self._shell.spawn(upkeep.follow(), "following models' files and engines")
+        shell.every(TICK_S, self._tick)
+        shell.every(LOOK_S, upkeep.look)
+        shell.spawn(upkeep.follow(), "following models' files and engines")
 
     def exited(self, event: Exited) -> bool:
         """Whether the process that ended was an engine's."""
-        return self._engines is not None and self._engines.exited(event)
+        return self._rooms is not None and self._rooms.engines.exited(event)
 
     async def close(self) -> None:
         """Sends the waiting away and ends the engines that were started here."""
         self._closed = True
-        for seat in self._seats:
-            seat.end(Unavailable(f"{self._host}'s supervisor is shutting down", retry_after_ms=500))
-        if self._engines is not None:
-            await self._engines.close()
-        if self._asking is not None:
-            await self._asking.close()
+        if self._rooms is not None:
+            self._rooms.lending.close(self._closing())
+            await self._rooms.engines.close()
+            await self._rooms.asking.close()
 
     async def _use(self, asked: UseModel, call: Call) -> ModelReady:
-        line = self._opened()
+        rooms = self._opened()
         self._is_here(asked.host)
-        managed = self._roster.find(asked.model)
-        if managed.missing and self._upkeep is not None:
-            await self._upkeep.look_at_files()
-        self._fits(managed, line)
-        now = self._now()
-        wait_s = call.patience_s(now, asked.wait_s)
-        ticket = new_id("req", self._shell.rng)
-        seat = Seat(self._share_of(managed, asked, call), call)
-        wanted = Asked(
-            ticket=ticket, model=managed.model.name, priority=asked.priority, asked_at=now, deadline=now + wait_s
-        )
-        self._roster.ask(wanted, asked.capability, now)
-        self._seats.sit(ticket, seat)
-        late = self._shell.loop.call_later(wait_s, self._soon)
-        try:
-            self._turn()
-            granted = await seat.outcome
-        except asyncio.CancelledError:
-            self._left(seat)
-            raise
-        finally:
-            late.cancel()
-            self._seats.leave(ticket)
-            self._roster.leave(ticket)
-            self._soon()
-        return self._ready(managed, seat, granted, now)
-
-    def _ready(self, managed: Managed, seat: Seat, granted: LeaseGranted, asked_at: float) -> ModelReady:
-        serving = managed.serving
-        if serving is None:
-            raise StaleFence(f"{managed.model.name} was put away at this moment", retry_after_ms=100)
-        return ModelReady(
-            model=managed.model.name,
-            host=self._host,
-            url=serving.url,
-            upstream=serving.upstream,
-            engine=managed.model.engine,
-            lease=granted,
-            waited_s=self._now() - asked_at,
-            loaded=seat.waited,
-        )
-
-    def _share_of(self, managed: Managed, asked: UseModel, call: Call) -> AdmitLease:
-        request = AdmitLease(
-            lease_id=new_id("lease", self._shell.rng),
-            identity=call.identity,
-            model=managed.model.name,
-            config=managed.model.config,
-            bytes=0,
-            share=True,
-            priority=asked.priority,
-            ttl_s=asked.ttl_s,
-            owner=asked.owner,
-            idempotency_key=asked.idempotency_key,
-        )
-        return pinned(request, self._host, self._neighbours)
+        return await rooms.lending.use(asked, call, rooms.upkeep.look_at_files)
 
     def _is_here(self, host: str) -> None:
         if host not in ("", self._host):
-            raise NotFound(f"this is {self._host}'s supervisor; ask {host}'s own, or ResourceManager")
+            raise NotFound(self._elsewhere(host))
 
-    def _fits(self, managed: Managed, line: OwnLine) -> None:
-        """NoCapacity where no card of this host could ever hold the model."""
-        if managed.held is not None:
-            return
-        wish, cards = managed.wish(self._footprints), line.candidates()
-        if not cards:
-            raise NoCapacity(f"{self._host} has no cards, and an engine's lease is one of a card")
-        if sum(wish.could_hold(card) for card in cards) < wish.cards:
-            most = max((card.capacity_bytes for card in cards), default=0) / 2**30
-            raise NoCapacity(
-                f"{managed.model.name} needs {wish.need}; a card of {self._host} holds {most:.1f} GiB at most"
-            )
-
-    def _left(self, seat: Seat) -> None:
-        """A caller left as it was being served: what it cannot have heard of is given back."""
-        if (
-            self._line is not None
-            and seat.outcome.done()
-            and not seat.outcome.cancelled()
-            and not seat.outcome.exception()
-        ):
-            try:
-                self._line.release(seat.outcome.result().lease_id)
-            except TandemError as error:
-                self._shell.log.info("a share whose caller left was not given back: %s", error.message)
+    def _elsewhere(self, host: str) -> str:
+        return f"this is {self._host}'s supervisor; ask {host}'s own, or ResourceManager"
 
     def _list(self, asked: api.ListModels, _call: Call) -> api.Models:
-        ours = asked.host in ("", self._host)
-        why = (
-            {} if ours else {asked.host: f"this is {self._host}'s supervisor; ask that host's own, or ResourceManager"}
-        )
-        return self._shown(why) if ours else api.Models(models=[], as_of=self._cursor(), missing=why)
+        if asked.host in ("", self._host):
+            return self._shown()
+        return api.Models(models=[], as_of=self._cursor(), missing={asked.host: self._elsewhere(asked.host)})
 
-    def _shown(self, missing: dict[str, str]) -> api.Models:
+    def _shown(self) -> api.Models:
         now = self._now()
         found = [managed.shown(self._host, self._footprints, now) for managed in self._roster]
-        return api.Models(models=found, as_of=self._cursor(), missing=missing)
+        return api.Models(models=found, as_of=self._cursor())
 
     def _cursor(self) -> Cursor:
         return self._shell.publisher.cursor(api.MODEL_CHANGED.name)
 
     async def _stop(self, asked: api.StopModel, _call: Call) -> api.ModelStopped:
         self._is_here(asked.host)
-        line, managed = self._opened(), self._roster.find(asked.model)
-        name = managed.model.name
-        for waiting in list(managed.waiting.values()):
-            self._roster.leave(waiting.ticket)
-            self._refuse([Refuse(waiting, Cancelled(f"{name} was stopped"))])
-        if managed.held is None:
-            self._soon()
-            return api.ModelStopped(state=managed.life.state, returned_bytes=0)
-        if managed.model.adopted and (why := self._unstoppable(managed)):
-            raise Conflict(why)
-        lease_id = managed.held.lease_id
-        self._put_away(managed, "stopped by its operator")
-        until = self._now() + STOP_S
-        while (there := self._roster.of_lease(lease_id) is managed) and self._now() < until:
-            await asyncio.sleep(STOP_LOOK_S)
-        return api.ModelStopped(state=managed.life.state, returned_bytes=0 if there else line.returned_bytes(lease_id))
-
-    def _unstoppable(self, managed: Managed) -> str:
-        """Why nothing can be done to have it go; empty where something can."""
-        unloader = self._engines.unloader_of(managed) if self._engines is not None else None
-        spared = unloader.spared if unloader is not None and not unloader.rungs else ""
-        return f"{managed.model.name} cannot be put away: {spared}" if spared else ""
-
-    def _put_away(self, managed: Managed, reason: str) -> None:
-        """Has it go at once, its users' shares first."""
-        line, engines = self._opened(), self._engines
-        assert engines is not None
-        assert managed.held is not None
-        parent = managed.held.lease_id
-        engines.put_away(managed, reason, to_stop=True)
-        for lease in line.leases():
-            if lease.shares == parent:
-                line.release(lease.lease_id)
-        line.let_go(parent)
+        rooms, managed = self._opened(), self._roster.find(asked.model)
+        stopped = await rooms.stopping.stop(managed)
+        self._soon()
+        return stopped
 
     async def _reload(self, _asked: api.ReloadModels, _call: Call) -> api.Models:
-        self._opened()
+        rooms = self._opened()
         models = await self._read()
         self._turn()
         self._roster.reload(models, self._now())
-        if self._upkeep is not None:
-            await self._upkeep.look_at_files()
+        await rooms.upkeep.look_at_files()
         self._soon()
-        return self._shown({})
+        return self._shown()
 
     async def _ask(self, asked: api.AskModel, call: Call) -> api.ModelBytes:
-        self._opened()
-        assert self._asking is not None
-        return await self._asking.ask(asked, call)
+        return await self._opened().asking.ask(asked, call)
 
     def _serving_under(self, lease_id: str) -> Serving | None:
         managed = self._roster.of_lease(lease_id)
         return managed.serving if managed is not None and managed.life.state in ("ready", "expiring") else None
 
-    def _opened(self) -> OwnLine:
-        if self._line is None:
+    def _opened(self) -> _Rooms:
+        if self._rooms is None:
             raise Unavailable(f"{self._host}'s supervisor is starting", retry_after_ms=200)
         if self._closed:
-            raise Unavailable(f"{self._host}'s supervisor is shutting down", retry_after_ms=500)
-        return self._line
+            raise self._closing()
+        return self._rooms
+
+    def _closing(self) -> Unavailable:
+        return Unavailable(f"{self._host}'s supervisor is shutting down", retry_after_ms=500)
 
     def _soon(self) -> None:
         """Looks at the roster once in the next turn, however many reasons this one has."""
@@ -335,25 +214,25 @@ class ManagedModels:
 
     def _turn(self) -> None:
         self._turning = False
-        line = self._line
-        if line is None or self._closed:
+        rooms = self._rooms
+        if rooms is None or self._closed:
             return
-        now = self._now()
+        now, line = self._now(), rooms.line
         leases = line.leases() if self._roster.waiting else []
         seen = residency(line.candidates(), leases, self._loading(now), line.demand, line.horizon)
         for instruction in self._roster.step(seen, now):
             match instruction:
-                case Begin() if self._engines is not None:
-                    self._engines.begin(instruction)
-                case Abandon(name) if self._engines is not None:
-                    self._engines.abandon(name)
+                case Begin():
+                    rooms.engines.begin(instruction)
+                case Abandon(name):
+                    rooms.engines.abandon(name)
                 case Serve(asked):
-                    self._serve(asked, line)
+                    rooms.lending.serve(asked)
                 case Refuse():
-                    self._refuse([instruction])
-                case Changed():
-                    self._publish(instruction)
-        self._seats.tell(lambda ticket: self._roster.progress(ticket, now), now)
+                    rooms.lending.refuse([instruction])
+                case Changed(name):
+                    self._news.changed(self._roster.find(name), instruction)
+        rooms.lending.tell(now)
 
     def _loading(self, now: float) -> dict[str, float]:
         """The cards whose loader is taken, with the time at which that should be over."""
@@ -364,56 +243,6 @@ class ManagedModels:
                 cards = managed.held.card_uuids if managed.held is not None else (begun.card_uuid,)
                 found |= dict.fromkeys(cards, begun.until or now + 1.0)
         return found
-
-    def _serve(self, asked: Asked, line: OwnLine) -> None:
-        managed, seat = self._roster.find(asked.model), self._seats.get(asked.ticket)
-        if seat is None or managed.held is None:
-            return  # a preload, or a caller that is leaving
-        try:
-            granted = line.share(managed.held.lease_id, seat.asked)
-        except StaleFence:
-            self._roster.unserved(asked, self._now())
-        except TandemError as error:
-            seat.end(error)
-        else:
-            self._roster.used(managed.model.name, granted.lease_id)
-            seat.end(granted)
-
-    def _refuse(self, refused: Iterable[Refuse]) -> None:
-        for each in refused:
-            seat = self._seats.get(each.asked.ticket)
-            if seat is not None:
-                seat.end(each.error)
-
-    def _publish(self, changed: Changed) -> None:
-        managed = self._roster.find(changed.name)
-        name, life, figures = changed.name, managed.life, self._figures
-        shown = managed.shown(self._host, self._footprints, self._now())
-        self._shell.log.info("model %s went from %s to %s %s", name, changed.was, life.state, life.problem)
-        self._shell.publisher.publish(api.MODEL_CHANGED, name, api.ModelChanged(model=shown, was=changed.was))
-        if changed.was == "loading" and life.state == "ready":
-            figures.loads[name] += 1
-            figures.load_s = {**figures.load_s, name: managed.load_s}
-        figures.failures[name] += life.state == "failed"
-        if life.failures >= TROUBLED:
-            self._shell.problems[f"model {name}"] = f"{name} does not load: {life.problem}"
-        elif life.state == "ready":
-            self._shell.problems.pop(f"model {name}", None)
-
-    def _preload(self, managed: Managed) -> None:
-        now, name = self._now(), managed.model.name
-        wanted = Asked(
-            ticket=f"preload {name}",
-            model=name,
-            priority=managed.model.priority,
-            asked_at=now,
-            deadline=now + PRELOAD_S,
-            preload=True,
-        )
-        try:
-            self._roster.ask(wanted, "", now)
-        except TandemError as error:
-            self._shell.log.warning("model %s is not preloaded: %s", name, error.message)
 
     def _tick(self) -> None:
         if self._roster.waiting or any(each.life.state == "queued" for each in self._roster):

@@ -9,18 +9,9 @@ from common.config.models import Model
 from common.config.units import Duration, Size
 from common.errors import BadRequest, NoCapacity, NotFound, TandemError, Unavailable
 from common.supervisor.models.cards_seen import residency
+from common.supervisor.models.instructions import Abandon, Begin, Changed, Instruction, Refuse, Serve
 from common.supervisor.models.managed import Asked, Held, Managed, Serving
-from common.supervisor.models.roster import (
-    ATTEMPTS,
-    GIVE_UP,
-    Abandon,
-    Begin,
-    Changed,
-    Instruction,
-    Refuse,
-    Roster,
-    Serve,
-)
+from common.supervisor.models.roster import ATTEMPTS, GIVE_UP, Roster
 from common.vram.demand import Demand, Horizon
 from common.vram.footprint import Footprints
 from common.vram.placement import Candidate

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from common.errors import TandemError
+from common.supervisor.models.instructions import Abandon, Begin, Refuse, Serve
 from common.supervisor.models.managed import Asked, Held, Serving
-from common.supervisor.models.roster import Abandon, Begin, Refuse, Serve
 from tests.common.supervisor.models.test_roster import GIB, Desk, lease, model
 
 NAMES = st.sampled_from(["a", "b", "cpu", "pair"])
