@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from common.api.leases import Card
+from common.vram import overdraft
 from common.vram.card_figures import figures
 from common.vram.cards import CardSample
 from common.vram.ledger import (
@@ -24,7 +25,7 @@ from common.vram.ledger import (
     UNSEEN,
     Account,
     Claim,
-    Excess,
+    Holding,
     LedgerPolicy,
     Share,
     account,
@@ -244,15 +245,17 @@ class CardBook:
             if entry.sample.lost and entry.lost_at is not None and now - entry.lost_at > grace
         )
 
-    def excesses(self, tolerance: float) -> Iterator[tuple[str, str, Excess]]:
-        """Card, lease and by how much, of each owner that two looks in a row showed to hold too much (1 + tolerance)."""
+    def overdrawn(self, tolerance: float) -> Iterator[tuple[str, str, Holding]]:
+        """Card, lease and what its owner holds, of each that two looks in a row showed to hold too much (1 + tolerance)."""
         for uuid, entry in self._entries.items():
-            if entry.sample.problem or entry.before is None:
-                continue
-            for lease_id, excess in self._account(entry).excess.items():
-                earlier = entry.before.excess.get(lease_id)
-                if earlier is not None and min(_over(earlier), _over(excess)) > tolerance:
-                    yield uuid, lease_id, excess
+            if not entry.sample.problem and entry.before is not None:
+                for lease_id, holding in overdraft.overdrawn(entry.before, self._account(entry), tolerance):
+                    yield uuid, lease_id, holding
+
+    def doubtful(self, uuid: str) -> bool:
+        """Whether an owner on the card may hold more by now than it leased and the last look showed."""
+        entry = self._entries[uuid]
+        return overdraft.may_be(entry.before, self._account(entry))
 
     def quarantined_bytes(self, uuid: str, lease_id: str, now: float) -> int | None:
         """What a quarantined lease's owner is still seen to hold; None while the card cannot tell."""
@@ -334,11 +337,6 @@ class CardBook:
             pinned_bytes=entry.pinned_bytes,
             loading=loading,
         )
-
-
-def _over(excess: Excess) -> float:
-    """By which share of what was leased the owner holds more."""
-    return (excess.measured_bytes - excess.leased_bytes) / max(1, excess.leased_bytes)
 
 
 def _held(drawn: Account, claim: Claim) -> int:

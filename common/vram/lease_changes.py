@@ -19,7 +19,7 @@ from common.vram.footprint import FootprintPolicy
 from common.vram.lease_decision import Decision, Instruction, Unwatch, Watch
 from common.vram.lease_facts import Corrected, Fact, LeaseRecord, Marked, Rebound, Renewed
 from common.vram.lease_state import LeaseState
-from common.vram.ledger import Excess
+from common.vram.ledger import Holding
 
 
 def renew(state: LeaseState, asked: RenewLease, now: float, at: Timestamp) -> Decision:
@@ -102,14 +102,14 @@ def corrections(state: LeaseState, now: float, at: Timestamp, policy: FootprintP
     """Has each lease count what two looks in a row showed its owner to hold beyond all it leased, and says so."""
     facts: list[Fact] = []
     instructions: list[Instruction] = []
-    found = state.book.excesses(policy.tolerance_fraction)
-    most = {lease_id: (uuid, excess) for uuid, lease_id, excess in sorted(found, key=lambda each: _more(each[2]))}
-    for lease_id, (card_uuid, excess) in most.items():
-        record, more = state.live[lease_id], _more(excess)
+    found = state.book.overdrawn(policy.tolerance_fraction)
+    most = {lease_id: (uuid, holding) for uuid, lease_id, holding in sorted(found, key=lambda each: _more(each[2]))}
+    for lease_id, (card_uuid, holding) in most.items():
+        record, more = state.live[lease_id], _more(holding)
         if record.state == "expiring":
             continue
         reason = (
-            f"its process holds {amount(excess.measured_bytes)} on {card_uuid}, "
+            f"its process holds {amount(holding.measured_bytes)} on {card_uuid}, "
             f"{amount(more)} more than it leased; counted as {amount(record.bytes + more)}"
         )
         corrected = msgspec.structs.replace(
@@ -124,8 +124,8 @@ def corrections(state: LeaseState, now: float, at: Timestamp, policy: FootprintP
     return Decision(facts=tuple(facts), instructions=tuple(instructions))
 
 
-def _more(excess: Excess) -> int:
-    return excess.measured_bytes - excess.leased_bytes
+def _more(holding: Holding) -> int:
+    return holding.measured_bytes - holding.leased_bytes
 
 
 def _told(state: LeaseState, record: LeaseRecord, marked: LeaseRecord, now: float) -> tuple[Instruction, ...]:

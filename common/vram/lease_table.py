@@ -139,6 +139,10 @@ class LeaseTable:
         """The cards as placement sees them; for `lease_id`, what is reserved for it is free."""
         return self._state.book.candidates(now, lease_id)
 
+    def doubtful(self, card_uuid: str) -> bool:
+        """Whether an owner on the card may hold more by now than it leased and the last look showed."""
+        return self._state.book.doubtful(card_uuid)
+
     def reserved(self) -> dict[str, frozenset[str]]:
         """Per lease id for which room is kept, the cards that it is kept on."""
         return {lease_id: frozenset(rooms) for lease_id, rooms in self._state.reservations.items()}

@@ -75,8 +75,8 @@ class Share(NamedTuple):
 UNSEEN: Final = Share(0, False)
 
 
-class Excess(NamedTuple):
-    """What one owner was seen to hold beyond all its leases on the card."""
+class Holding(NamedTuple):
+    """What one owner leased on the card in all, and what it was seen to hold there."""
 
     leased_bytes: int
     measured_bytes: int
@@ -87,7 +87,7 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
 
     `nameless_bytes` are held by no listed process; `base_bytes` are those of them that no lease explains, living or
     ended: what a lease granted now finds there. `free_bytes` are as measured, `measured_bytes` what the leases' owners are seen
-    to hold. `excess` names the last lease of each owner that holds more than it leased. `room_bytes` is what grantable is made
+    to hold. `holdings` are what each owner leased and holds, by its last lease. `room_bytes` is what grantable is made
     from: below zero where more is held and promised than there is.
     """
 
@@ -100,7 +100,7 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
     nameless_bytes: int
     base_bytes: int
     shares: Mapping[str, Share]
-    excess: Mapping[str, Excess]
+    holdings: Mapping[str, Holding]
     problem: str
 
 
@@ -153,7 +153,7 @@ def account(
         nameless_bytes=nameless,
         base_bytes=base,
         shares=held.shares(visible),
-        excess=held.excess(),
+        holdings=held.holdings(),
         problem=problem,
     )
 
@@ -169,7 +169,7 @@ def _closed(problem: str, held: _Holdings) -> Account:
         nameless_bytes=0,
         base_bytes=0,
         shares=held.shares(visible=False),
-        excess={},
+        holdings={},
         problem=problem,
     )
 
@@ -266,13 +266,12 @@ class _Holdings:
         """What the leases' owners are seen to hold."""
         return sum(group.measured_bytes for group in self._groups.values())
 
-    def excess(self) -> dict[str, Excess]:
-        """Per owner that is seen to hold more than it leased, its last lease, and by how much."""
+    def holdings(self) -> dict[str, Holding]:
+        """Per owner with a lease what it leased and what it is seen to hold, by its last lease."""
         return {
-            leases[-1]: Excess(group.leased_bytes, group.leases_measured_bytes)
-            for group in self._groups.values()
-            if group.leases_measured_bytes > group.leased_bytes
-            and (leases := [claim.lease_id for claim in group.claims if not claim.quarantined])
+            leases[-1]: Holding(group.leased_bytes, group.leases_measured_bytes)
+            for owner, group in self._groups.items()
+            if owner is not None and (leases := [claim.lease_id for claim in group.claims if not claim.quarantined])
         }
 
     def unseen(self, nameless: int, lingering: int) -> tuple[int, int]:

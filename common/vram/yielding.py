@@ -19,7 +19,8 @@ Growth that no process and no lease accounts for is nobody to yield to: it freez
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final
 
 import msgspec
@@ -53,6 +54,7 @@ class YieldPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 DEFAULT: Final = YieldPolicy()
+NO_USES: Final[Mapping[int, int]] = MappingProxyType({})
 
 
 class CardLook(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,7 +62,8 @@ class CardLook(msgspec.Struct, frozen=True, kw_only=True):
 
     `held_bytes` is all that is seen to be held, strangers' and nameless included, and may exceed the total. `promised_bytes` is
     what leases and reservations have yet to take. `unexplained_bytes` are those nameless bytes that no lease accounts for
-    (the ledger's `base_bytes`). `residents` are the leases with bytes here, `parked` the ids of those that sleep.
+    (the ledger's `base_bytes`). `residents` are the leases with bytes here, `parked` the ids of those that sleep. `uses` is what
+    each process on the card holds by pid, whoever's it is: who becomes a stranger by losing a lease has taken nothing.
     """
 
     at: float
@@ -74,6 +77,7 @@ class CardLook(msgspec.Struct, frozen=True, kw_only=True):
     residents: Sequence[Resident]
     parked: Collection[str] = frozenset()
     problem: str = ""
+    uses: Mapping[int, int] = NO_USES
 
     @property
     def margin(self) -> int:
@@ -102,11 +106,18 @@ Instruction = Park | BringBack
 
 
 def look_of(
-    card: Card, leases: Iterable[Lease], residents: Sequence[Resident], at: float, problem: str = ""
+    card: Card,
+    leases: Iterable[Lease],
+    residents: Sequence[Resident],
+    at: float,
+    problem: str = "",
+    uses: Mapping[int, int] = NO_USES,
+    gone: Collection[int] = frozenset(),
 ) -> CardLook:
     """The look as the lease verbs show the card and the leases, with `residents` as an eviction from this card weighs them.
 
-    `problem` says why the card could not be measured. Leases of which nothing is seen may have taken nameless bytes; only what
+    `problem` says why the card could not be measured. Who is `gone` had ended by the time it was asked whose it is: its bytes
+    are held, and it is nobody to yield to. Leases of which nothing is seen may have taken nameless bytes; only what
     exceeds all of these is unexplained.
     """
     own = [lease for lease in leases if card.card_uuid in (lease.card_uuids or [lease.card_uuid]) and not lease.shares]
@@ -121,10 +132,11 @@ def look_of(
         guard_bytes=card.guard_bytes,
         promised_bytes=untaken + max(0, hidden - card.nameless_bytes) + card.reserved_bytes,
         unexplained_bytes=max(0, card.nameless_bytes - hidden),
-        strangers=card.strangers,
+        strangers=[stranger for stranger in card.strangers if stranger.pid not in gone],
         residents=residents,
         parked=frozenset(lease.lease_id for lease in own if lease.state == "parked"),
         problem=problem,
+        uses=uses,
     )
 
 
@@ -169,6 +181,7 @@ class Yielding:
         self._courses: dict[int, _Course] = {}
         self._nameless: _Course | None = None
         self._looked_at: float | None = None
+        self._uses: Mapping[int, int] = NO_USES
         self._growing: tuple[Stranger, ...] = ()
         self._blamed: frozenset[int] = frozenset()
         self._grew_at = self._froze_at = float("-inf")
@@ -192,7 +205,7 @@ class Yielding:
         self._follow_strangers(look)
         self._follow_nameless(look)
         self._follow_away(look)
-        self._looked_at = look.at
+        self._looked_at, self._uses = look.at, look.uses
         ahead = self._ahead(look)
         low = (ahead - look.guard_bytes) // 2
         self._open_or_close(look, low)
@@ -206,14 +219,11 @@ class Yielding:
         self._away.pop(lease_id, None)
 
     def _follow_strangers(self, look: CardLook) -> None:
-        policy, short = self._policy, look.margin < -look.guard_bytes // 2
+        policy = self._policy
         for stranger in look.strangers:
             course = self._courses.get(stranger.pid)
             if course is None:
-                # One that was there before the first look has not grown, unless promises are broken already.
-                known = self._looked_at is None and not short
-                began = look.at if self._looked_at is None else self._looked_at
-                course = self._courses[stranger.pid] = _Course(began, stranger.bytes if known else 0)
+                course = self._courses[stranger.pid] = self._begun(look, stranger)
             course.see(look.at, stranger.bytes, policy.window_s)
         present = {stranger.pid for stranger in look.strangers}
         self._courses = {pid: course for pid, course in self._courses.items() if pid in present}
@@ -221,6 +231,13 @@ class Yielding:
         self._growing = tuple(each for each in look.strangers if self._courses[each.pid].grown(since) > slack)
         if self._growing:
             self._grew_at = look.at
+
+    def _begun(self, look: CardLook, stranger: Stranger) -> _Course:
+        """From what it held in the look before; one that was there before the first has not grown, unless promises are broken."""
+        if self._looked_at is not None:
+            return _Course(self._looked_at, self._uses.get(stranger.pid, 0))
+        short = look.margin < -look.guard_bytes // 2
+        return _Course(look.at, 0 if short else stranger.bytes)
 
     def _follow_nameless(self, look: CardLook) -> None:
         policy = self._policy

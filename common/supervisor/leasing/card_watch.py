@@ -17,8 +17,9 @@ import msgspec
 from common.api import leases
 from common.api.leases import Card, CardsSampled
 from common.api.supervisor import AdmitLease
-from common.gpu.cards import CardSource
+from common.gpu.cards import CardSource, NoCards
 from common.service.shell import Shell
+from common.supervisor.leasing.families import told_apart
 from common.supervisor.leasing.metrics import LeaseFigures
 from common.supervisor.leasing.sampling import HERE, Look, Sampler
 from common.supervisor.leasing.waiting import Line, wish_of
@@ -64,6 +65,8 @@ class CardWatch:
         self._sampler: Sampler | None = None
         self._looked: asyncio.Future[None] = shell.loop.create_future()
         self._wanted = False
+        self._seen_at = float("-inf")
+        self._doubtful: frozenset[str] = frozenset()
         self._closed = False
         self._published_at = float("-inf")
 
@@ -74,13 +77,12 @@ class CardWatch:
 
     async def open(self) -> None:
         """Takes the first look, waiting for it at most FIRST_LOOK_S."""
-        if self._cards is None:
-            self._writer.measure(Look([], {}, self._now(), self._no_cards))
-            self._shell.lacks["cards"] = self._no_cards
-        else:
-            self._sampler = Sampler(self._cards, self._shell.clock, self._shell.loop, self._seen, self._home)
-            self._look()
-            await self.next_look(FIRST_LOOK_S)
+        cards = self._cards
+        if cards is None:
+            cards, self._shell.lacks["cards"] = NoCards(self._no_cards), self._no_cards
+        self._sampler = Sampler(cards, self._shell.clock, self._shell.loop, self._seen, self._home)
+        self._look()
+        await self.next_look(FIRST_LOOK_S)
         self._show()
 
     async def close(self) -> None:
@@ -94,9 +96,10 @@ class CardWatch:
         await asyncio.wait([self._looked], timeout=within_s)
 
     async def settled(self, asked: AdmitLease, within_s: float) -> None:
-        """Waits, at most so long, where the request depends on bytes that no look has seen free yet."""
-        end = self._now() + within_s
-        while self._needs_settling(asked) and (left_s := end - self._now()) > 0:
+        """Waits, at most so long, where the request depends on bytes that no look has seen free, or that may be gone by now."""
+        asked_at = self._now()
+        end = asked_at + within_s
+        while self._needs_look(asked, asked_at) and (left_s := end - self._now()) > 0:
             self.look_soon()
             await self.next_look(left_s)
 
@@ -115,6 +118,9 @@ class CardWatch:
             self._look()
         self._show()
 
+    def _needs_look(self, asked: AdmitLease, asked_at: float) -> bool:
+        return self._needs_settling(asked) or self._needs_new_look(asked, asked_at)
+
     def _needs_settling(self, asked: AdmitLease) -> bool:
         settling = self._writer.settling
         if not settling:
@@ -122,6 +128,13 @@ class CardWatch:
         cards, wish = self._writer.table.candidates(self._now(), asked.lease_id), wish_of(asked)
         sure = placement.pick(wish, settling.sure(cards))
         return sure is None and placement.pick(wish, settling.hoped(cards)) is not None
+
+    def _needs_new_look(self, asked: AdmitLease, asked_at: float) -> bool:
+        """Whether it would go beside an owner that may hold more than it leased, and no look since it was asked tells."""
+        if not self._doubtful or self._seen_at >= asked_at:
+            return False
+        cards = self._writer.table.candidates(self._now(), asked.lease_id)
+        return not self._doubtful.isdisjoint(card.uuid for card in placement.picks(wish_of(asked), cards))
 
     def _look_in_turn(self, sampler: Sampler) -> None:
         self._shell.loop.call_later(max(0.0, sampler.began_at + SOONEST_LOOK_S - self._now()), self._look)
@@ -135,13 +148,24 @@ class CardWatch:
     def _seen(self, look: Look) -> None:
         if self._closed:
             return
+        look = self._told_apart_anew(look)
         self._writer.measure(look)
+        self._seen_at = look.began_at
+        self._doubtful = frozenset(each.uuid for each in look.samples if self._writer.table.doubtful(each.uuid))
         self._looked.set_result(None)
         self._looked = self._shell.loop.create_future()
         if self._wanted and self._sampler is not None:
             self._look_in_turn(self._sampler)
         self._on_seen(look)
         self._show()
+
+    def _told_apart_anew(self, look: Look) -> Look:
+        """The look with whoever was granted a lease, or said where its container is, while the cards were looked at."""
+        owners, owned_cgroups = self._writer.table.owners(), self._writer.owned_cgroups()
+        if look.families.knew(owners, owned_cgroups):
+            return look
+        families = told_apart(look.samples, owners, owned_cgroups, look.families.members)
+        return look._replace(tree=families.tree, families=families)
 
     def _show(self) -> None:
         now = self._now()

@@ -8,24 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import queue
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from common.clock import Clock
 from common.errors import TandemError
-from common.gpu import cgroups, process_identity
 from common.gpu.cards import CardSource
+from common.supervisor.leasing.families import NO_CGROUPS, Families, told_apart
 from common.supervisor.leasing.host_look import HostLook, look_at_host
 from common.vram.card_health import HealthWatch
 from common.vram.cards import CardSample, ProcessId
 
 HERE: Final = Path()
-NO_CGROUPS: Final[Mapping[str, ProcessId]] = MappingProxyType({})
 HOST_LOOK_S: Final = 2.0
 """The host is looked at with every look at its cards, but not sooner than this after the last time."""
 END_S: Final = 2.0
@@ -34,13 +31,15 @@ END_S: Final = 2.0
 
 class Look(NamedTuple):
     """One look at all cards, begun at `began_at`; `tree` maps to its pinned owner's pid that of each descendant (ledger), and of
-    each process in an owner's cgroup. `host` is what the host has beside its cards, where this look was one at that too."""
+    each process in an owner's cgroup, as `families` tells them apart. `host` is what the host has beside its cards, where this
+    look was one at that too."""
 
     samples: list[CardSample]
     tree: dict[int, int]
     began_at: float
     problem: str = ""
     host: HostLook | None = None
+    families: Families = Families()
 
 
 class _Order(NamedTuple):
@@ -66,6 +65,7 @@ class Sampler:
         self._health = HealthWatch()
         self._home = home
         self._host_looked_at = float("-inf")
+        self._families = Families()
         self._asked: queue.SimpleQueue[_Order | None] = queue.SimpleQueue()
         # A daemon: a driver that never answers must not keep the process from ending.
         self._thread = threading.Thread(target=self._run, name="cards", daemon=True)
@@ -105,7 +105,8 @@ class Sampler:
         began_at = self._clock.monotonic()
         try:
             samples = self._health.judged(self._cards.sample(began_at))
-            return Look(samples, families(samples, order.owners, order.cgroups), began_at)
+            self._families = told_apart(samples, order.owners, order.cgroups, self._families.members)
+            return Look(samples, self._families.tree, began_at, families=self._families)
         except TandemError as error:
             return Look([], {}, began_at, error.message)
         except Exception as error:  # a bug of one look must not end all looking
@@ -115,25 +116,3 @@ class Sampler:
     def _hand_back(self, look: Look) -> None:
         self.looking = False
         self._seen(look)
-
-
-def families(
-    samples: Iterable[CardSample],
-    owners: frozenset[ProcessId],
-    owned_cgroups: Mapping[str, ProcessId] = NO_CGROUPS,
-) -> dict[int, int]:
-    """Of the processes on the cards, the pid of each that is an owner's beside itself, and that owner's pid.
-
-    A process is that of its nearest ancestor among `owners`; where it has none there, that of the owner in whose cgroup it is. A
-    cgroup with this process in it is nobody's.
-    """
-    tree: dict[int, int] = {}
-    pids = {use.pid for sample in samples for use in sample.processes or ()} if owners else set()
-    named = cgroups.claimable(owned_cgroups, os.getpid()) if pids and owned_cgroups else {}
-    for pid in pids - {owner.pid for owner in owners}:
-        owner = next((each for each in process_identity.lineage(pid) if each in owners), None)
-        if owner is None and named:
-            owner = cgroups.owner_of(pid, named)
-        if owner is not None:
-            tree[pid] = owner.pid
-    return tree

@@ -38,14 +38,17 @@ class Strangers:
         """Takes in a look that the writer has measured."""
         now, table = self._shell.clock.monotonic(), self._writer.table
         leases = table.leases(now)
-        problems = {sample.uuid: sample.problem for sample in look.samples}
+        samples = {sample.uuid: sample for sample in look.samples}
         for card in table.cards(now):
             uuid = card.card_uuid
             # Whose lease ended while it was looked at is no stranger; the next look tells.
-            if uuid in problems and not self._writer.settling.concerns(uuid):
+            if (sample := samples.get(uuid)) is not None and not self._writer.settling.concerns(uuid):
                 weighs = card.strangers or self._cards[uuid].away
                 residents = table.residents(uuid, now) if weighs else ()
-                self._yield(uuid, look_of(card, leases, residents, look.began_at, problems[uuid]), leases)
+                uses = {use.pid: use.used_bytes or 0 for use in sample.processes or ()}
+                gone = look.families.gone
+                seen = look_of(card, leases, residents, look.began_at, sample.problem, uses, gone)
+                self._yield(uuid, seen, leases)
         self._forget_those_back(leases)
         self._close()
 

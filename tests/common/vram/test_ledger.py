@@ -7,12 +7,13 @@ from hypothesis import strategies as st
 
 from common.vram.amount import GIB, MIB
 from common.vram.cards import UNKNOWN_START, CardSample, ProcessId, ProcessUse
-from common.vram.ledger import DEFAULT, Account, Claim, Excess, LedgerPolicy, Share, account, capacity, staleness
+from common.vram.ledger import DEFAULT, Account, Claim, Holding, LedgerPolicy, Share, account, capacity, staleness
 
 TOTAL = 24 * GIB
 GUARD = 256 * MIB
 DRIVER = 400 * MIB
 OWNER = ProcessId(100, 5_000)
+HONEST = ProcessId(200, 5_000)
 
 
 def use(pid: int, used: int | None, start: int = 5_000, name: str = "python") -> ProcessUse:
@@ -226,7 +227,7 @@ def test_a_lease_beside_quarantined_bytes_counts_beside_them() -> None:
     drawn = account(card(use(100, 9 * GIB)), [kept("old", 9 * GIB), lease("new", 4 * GIB)], {})
     assert drawn.grantable_bytes == 11 * GIB - GUARD
     assert drawn.shares["new"].measured_bytes == 0
-    assert drawn.excess == {}
+    assert drawn.holdings == {"new": Holding(4 * GIB, 0)}
 
 
 def test_quarantined_bytes_that_are_hidden_explain_nameless_ones() -> None:
@@ -234,11 +235,16 @@ def test_quarantined_bytes_that_are_hidden_explain_nameless_ones() -> None:
     assert drawn.grantable_bytes == 15 * GIB - GUARD
 
 
-def test_what_an_owner_holds_beyond_its_leases_is_its_last_leases_excess() -> None:
+def test_what_an_owner_leased_and_holds_in_all_is_told_under_its_last_lease() -> None:
     drawn = account(card(use(100, 9 * GIB)), [lease("a", 4 * GIB), lease("b", 2 * GIB)], {})
-    assert drawn.excess == {"b": Excess(6 * GIB, 9 * GIB)}
-    assert account(card(use(100, 6 * GIB)), [lease("a", 6 * GIB)], {}).excess == {}
-    assert account(card(use(100, 12 * GIB)), [kept("old", 9 * GIB)], {}).excess == {}
+    assert drawn.holdings == {"b": Holding(6 * GIB, 9 * GIB)}
+    assert account(card(use(100, 12 * GIB)), [kept("old", 9 * GIB)], {}).holdings == {}
+    assert account(card(), [Claim("c", GIB, None, 0)], {}).holdings == {}
+
+
+def test_a_loader_that_takes_more_than_it_leased_counts_with_what_it_took_in_the_look_that_shows_it() -> None:
+    drawn = account(card(use(100, 10 * GIB)), [lease("liar", 6 * GIB), lease("honest", 4 * GIB, owner=HONEST)], {})
+    assert drawn.grantable_bytes == 10 * GIB - GUARD
 
 
 def test_a_card_in_ill_health_grants_nothing_and_is_measured_all_the_same() -> None:

@@ -37,6 +37,7 @@ class World:
         self.nameless = 0
         self.promised = 0
         self.problem = ""
+        self.uses: dict[int, int] = {}
         self.at = 1_000.0
         self.parks = parks
         self.said: list[tuple[float, Instruction]] = []
@@ -59,6 +60,7 @@ class World:
             residents=list(self.here.values()),
             parked=frozenset(self.parked),
             problem=self.problem,
+            uses=self.uses | self.strangers,
         )
 
     def look(self) -> list[Instruction]:
@@ -237,6 +239,17 @@ def test_who_was_there_before_the_first_look_is_blamed_only_where_promises_are_b
     assert {each.resident.lease_id for each in said} == {"llama", "qwen", "whisper"}
 
 
+def test_a_process_that_loses_its_lease_has_taken_nothing_by_becoming_a_stranger() -> None:
+    world = World(resident("llama", 9 * GIB), resident("qwen", 6 * GIB))
+    world.uses = {GAME: 6 * GIB}
+    world.run(2)
+    del world.here["qwen"]
+    world.promised = 9 * GIB
+    assert world.run(5, lambda _: 6 * GIB) == []
+    assert not world.yielding.holding
+    assert world.run(2, lambda s: 6 * GIB + int(s * GIB)) != [], "what it takes from then on is growth"
+
+
 def test_a_lease_that_its_owner_woke_or_ended_is_not_brought_back() -> None:
     world = loaded()
     world.run(2)
@@ -367,6 +380,8 @@ def test_a_look_is_made_of_what_the_lease_verbs_show() -> None:
     unseen = look_of(card, [hidden], [], 7.0, "its memory could not be read")
     assert (unseen.promised_bytes, unseen.unexplained_bytes) == (12 * GIB, 0)
     assert unseen.problem == "its memory could not be read"
+    ended = look_of(card, [lease], [], 7.0, uses={GAME: 3 * GIB}, gone={GAME})
+    assert (ended.strangers, ended.held_bytes, ended.uses) == ([], 14 * GIB, {GAME: 3 * GIB})
 
 
 def test_models_that_fill_the_card_to_the_guard_band_come_back_all_the_same() -> None:

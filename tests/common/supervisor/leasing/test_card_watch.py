@@ -20,10 +20,11 @@ import zmq
 from common.api import leases
 from common.client.aio import Event
 from common.errors import NoCapacity
+from common.gpu.cards import CardSource
 from common.gpu.nvml import NvmlCards
 from common.gpu.process_identity import identify
 from common.gpu.simulated import GIB, CardFile, create_card, use_bytes
-from common.supervisor.leasing import sampling
+from common.supervisor.leasing import card_watch, sampling
 from common.vram.cards import CardSample, ProcessId
 from tests.common.service.lab import Peer, peer, raises, until
 from tests.common.supervisor.leasing.lab import SUPERVISOR, TOTALS, Host, card_folder, host, owner, program, two_cards
@@ -72,6 +73,73 @@ async def test_a_stranger_is_named_counted_and_left_alone(tmp_path: Path) -> Non
             assert card["strangers"] == [{"pid": stranger.pid, "name": "sleep", "bytes": 10 * GIB}]
             assert raises(NoCapacity, await mainpc.acquire(14))
             assert identify(stranger.pid) == stranger
+
+
+class Gate:
+    """Cards whose looks are handed over when the test says so, as they were when they were taken."""
+
+    def __init__(self, cards: CardSource) -> None:
+        self._cards = cards
+        self.taken = threading.Event()
+        self.open = threading.Event()
+        self.open.set()
+
+    def sample(self, now: float) -> list[CardSample]:
+        found = self._cards.sample(now)
+        self.taken.set()
+        assert self.open.wait(60)
+        return found
+
+    def close(self) -> None:
+        self._cards.close()
+
+
+async def test_the_family_of_who_leases_while_the_cards_are_looked_at_is_no_stranger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate, trees = Gate(two_cards(tmp_path)), list[dict[int, int]]()
+    async with host(gate) as mainpc:
+        writer = mainpc.leases._writer
+        measure = writer.measure
+
+        def measured(look: sampling.Look) -> None:
+            trees.append(look.tree)
+            measure(look)
+
+        monkeypatch.setattr(writer, "measure", measured)
+        with program("sh", "-c", "sleep 1000 & wait") as parent:
+            await until(lambda: len(children(parent)) == 1)
+            (child,) = children(parent)
+            use_bytes(card_folder(tmp_path), 2 * GIB, child)
+            await looked(mainpc)
+            gate.open.clear()
+            gate.taken.clear()
+            mainpc.leases._cards.look_soon()
+            await until(gate.taken.is_set)
+            await mainpc.granted(4, owner=owner(parent))
+            trees.clear()
+            gate.open.set()
+            await until(lambda: bool(trees))
+            assert trees[0] == {child.pid: parent.pid}
+            os.kill(child.pid, signal.SIGKILL)
+
+
+async def test_nothing_is_granted_beside_a_loader_on_bytes_that_it_has_taken_since_the_last_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It leased 6 GiB, was seen with 5, and holds 18 by the time that somebody asks for 8 on its card."""
+    monkeypatch.setattr(card_watch, "BUSY_LOOK_S", 1_000.0)
+    async with host(two_cards(tmp_path)) as mainpc:
+        with program() as liar:
+            uuid = (await mainpc.card(0))["card_uuid"]
+            held = await mainpc.granted(6, card_uuid=uuid, owner=owner(liar))
+            use_bytes(card_folder(tmp_path), 5 * GIB, liar)
+            mainpc.leases._cards.look_soon()
+            await until(lambda: mainpc.leases.own.find(held["lease_id"]).measured_bytes == 5 * GIB)
+            use_bytes(card_folder(tmp_path), 18 * GIB, liar)
+            assert raises(NoCapacity, await mainpc.acquire(8, card_uuid=uuid))
+            assert (await mainpc.card(0))["measured_bytes"] == 18 * GIB
+            assert mainpc.leases.own.find(held["lease_id"]).bytes == 6 * GIB, "one look corrects no lease"
 
 
 def children(parent: ProcessId) -> list[ProcessId]:
@@ -366,7 +434,3 @@ async def _outside(folders: list[Path]) -> Any:
         with contextlib.suppress(ProcessLookupError):
             child.kill()
         await child.wait()
-
-
-def test_only_the_families_of_owners_are_told_apart() -> None:
-    assert sampling.families([], frozenset({ProcessId(1, 1)})) == {}

@@ -24,8 +24,9 @@ from common.gpu.simulated import GIB, SimulatedCards, card_uuid, use_bytes
 from common.service.call import Call
 from common.service.shell import Shell, ShellSettings
 from common.supervisor.leasing.evicting import Evictor
+from common.supervisor.leasing.families import told_apart
 from common.supervisor.leasing.rung_acts import Claimed
-from common.supervisor.leasing.sampling import Look, families
+from common.supervisor.leasing.sampling import Look
 from common.vram.cards import ProcessId
 from common.vram.ladder import Outcome
 from common.vram.lease_decision import EvictionOrder
@@ -113,7 +114,7 @@ class Bench:
         samples = [] if self.blind else self.cards.sample(now)
         if self.hides:
             samples = [msgspec.structs.replace(sample, processes=None) for sample in samples]
-        self.evictor.looked(Look(samples, families(samples, self.owners), now))
+        self.evictor.looked(Look(samples, told_apart(samples, self.owners).tree, now))
 
     async def evict(self, ordered: EvictionOrder) -> tuple[Outcome, list[Rung]]:
         if ordered.owner is not None:

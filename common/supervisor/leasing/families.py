@@ -1,0 +1,77 @@
+"""Whose the processes on a host's cards are: an owner's, by descent, by the cgroup of its container, or by what was seen before.
+
+A process that was an owner's stays its owner's while that one leases: a child outlives its parent, leaves its session, or has
+ended by the time that it is asked after. It reads /proc, and judges no measurement.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Final, NamedTuple
+
+from common.gpu import cgroups, process_identity
+from common.vram.cards import UNKNOWN_START, CardSample, ProcessId, ProcessUse
+
+NO_CGROUPS: Final[Mapping[str, ProcessId]] = MappingProxyType({})
+NO_MEMBERS: Final[Mapping[int, tuple[int, ProcessId]]] = MappingProxyType({})
+
+
+class Families(NamedTuple):
+    """The processes on the cards as these owners and their cgroups tell them apart.
+
+    `members` are those that are an owner's beside itself: by pid the start time, and the owner. Who is `gone` was on a card, and
+    had ended when it was asked after.
+    """
+
+    owners: frozenset[ProcessId] = frozenset()
+    owned_cgroups: Mapping[str, ProcessId] = NO_CGROUPS
+    members: Mapping[int, tuple[int, ProcessId]] = NO_MEMBERS
+    gone: frozenset[int] = frozenset()
+
+    @property
+    def tree(self) -> dict[int, int]:
+        """The pid of each member and that of its owner, as the ledger wants it."""
+        return {pid: owner.pid for pid, (_, owner) in self.members.items()}
+
+    def knew(self, owners: frozenset[ProcessId], owned_cgroups: Mapping[str, ProcessId]) -> bool:
+        """Whether nobody is among these who was not when the processes were told apart."""
+        return owners <= self.owners and owned_cgroups.items() <= self.owned_cgroups.items()
+
+
+def told_apart(
+    samples: Iterable[CardSample],
+    owners: frozenset[ProcessId],
+    owned_cgroups: Mapping[str, ProcessId] = NO_CGROUPS,
+    before: Mapping[int, tuple[int, ProcessId]] = NO_MEMBERS,
+) -> Families:
+    """The families of these owners on the cards; `before` are the members that were known.
+
+    A process is that of its nearest ancestor among `owners`; where it has none there, that of the owner in whose cgroup it is,
+    and else whose it was before. This process owns nobody by descent, for all that it runs descends from it; a cgroup with it in
+    is nobody's.
+    """
+    uses = {use.pid: use for sample in samples for use in sample.processes or ()} if owners else {}
+    named = cgroups.claimable(owned_cgroups, os.getpid()) if uses and owned_cgroups else {}
+    heads = frozenset(owner for owner in owners if owner.pid != os.getpid())
+    members: dict[int, tuple[int, ProcessId]] = {}
+    gone: set[int] = set()
+    for pid in uses.keys() - {owner.pid for owner in owners}:
+        lineage = process_identity.lineage(pid)
+        owner = next((each for each in lineage if each in heads), None)
+        if owner is None and named:
+            owner = cgroups.owner_of(pid, named)
+        started, earlier = before.get(pid, (UNKNOWN_START, None))
+        if owner is None and earlier in owners and uses[pid].start_time in (started, UNKNOWN_START):
+            owner = earlier
+        if owner is not None:
+            members[pid] = (_start(uses[pid], started), owner)
+        elif not lineage and uses[pid].start_time != UNKNOWN_START:
+            gone.add(pid)
+    return Families(owners, dict(owned_cgroups), members, frozenset(gone))
+
+
+def _start(use: ProcessUse, known: int) -> int:
+    """Its start time, as the look or an earlier one had it."""
+    return known if use.start_time == UNKNOWN_START else use.start_time
