@@ -114,7 +114,8 @@ class AdmitLease(leases.AcquireLease, frozen=True, kw_only=True):
     """ResourceManager's plan for this supervisor's card: admit or refuse now, under the lease id that it chose.
 
     `anew`: whoever held a lease under this key before gave it back, so that the key may get another one. `declared_bytes` is what
-    was asked for where `bytes` is what the card's host has learned instead; its supervisor fills it in.
+    was asked for where `bytes` is what the card's host has learned instead; its supervisor fills it in. For its own engines it
+    also asks itself for leases of no card, with `cards` 0.
     """
 
     lease_id: Id

@@ -20,7 +20,7 @@ from common.api.leases import LeasePlan, Owner, PlanLease
 from common.api.supervisor import AdmitLease
 from common.api.words import Timestamp
 from common.errors import Conflict, IdempotencyMismatch, Unavailable
-from common.vram import lease_ending, lease_evictions, lease_room, lease_view, placement
+from common.vram import lease_ending, lease_evictions, lease_of_host, lease_room, lease_view, placement
 from common.vram.demand import ModelKey
 from common.vram.lease_decision import Decision, Instruction, Watch
 from common.vram.lease_facts import End, FurtherCard, Granted, LeaseRecord, Unparked, Unreserved
@@ -183,6 +183,8 @@ def _choose(
     lease_id: str = "",
     asleep: LeaseRecord | None = None,
 ) -> Choice:
+    if isinstance(asked, AdmitLease) and not asked.cards:
+        return lease_of_host.choose(state, asked, wish, missing_files)
     rooms = state.reservations.get(lease_id)
     if rooms:
         kept = frozenset(kept) - rooms.keys()
@@ -239,7 +241,7 @@ def _refuse(state: LeaseState, asked: AdmitLease, wish: Wish, choice: Choice, at
 def _grant(state: LeaseState, asked: AdmitLease, choice: Choice, now: float, at: Timestamp) -> Decision:
     first, *others = choice.cards
     further = tuple(FurtherCard(card.uuid, state.book.base_bytes(card.uuid)) for card in others)
-    base = state.book.base_bytes(first.uuid)
+    base = state.book.base_bytes(first.uuid) if first.uuid else 0
     return _new(state, asked, choice, now, at, asked.bytes, first.index, first.uuid, base, further)
 
 

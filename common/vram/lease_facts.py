@@ -87,13 +87,13 @@ class LeaseRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def card_uuids(self) -> tuple[str, ...]:
-        """All its cards, the first one first."""
-        return (self.card_uuid, *(each.uuid for each in self.further))
+        """All its cards, the first one first; none of a lease of its host alone."""
+        return (self.card_uuid, *(each.uuid for each in self.further)) if self.card_uuid else ()
 
     @property
     def places(self) -> tuple[tuple[str, int], ...]:
-        """Each card whose bytes it counts, with the nameless bytes found there; none of a share."""
-        if self.shares:
+        """Each card whose bytes it counts, with the nameless bytes found there; none of a share, or of a lease of no card."""
+        if self.shares or not self.card_uuid:
             return ()
         return ((self.card_uuid, self.base_bytes), *((each.uuid, each.base_bytes) for each in self.further))
 

@@ -19,6 +19,8 @@ from common.vram.placement import Choice
 
 PLAIN: Final = ("", 1, False, False, False, 0, 0, 0.0)
 """The body of a request that asks for bytes on one card and nothing more; it adds nothing, so that older bodies stay the same."""
+NOTHING_TO_HOLD: Final = Share(0, True)
+"""What a lease of no card is seen to hold on cards, which nobody has to look at."""
 LOADED_FRACTION: Final = 0.9
 """A lease whose owner is seen to hold this much of it has been loaded, whether anybody said so or not."""
 
@@ -65,6 +67,8 @@ def expires_in_s(state: LeaseState, record: LeaseRecord, now: float) -> float:
 def measured(state: LeaseState, record: LeaseRecord) -> Share:
     """What it is seen to hold; of several cards the most on any, verified where all are."""
     shares = [state.book.share(uuid, record.lease_id) for uuid, _ in record.places]
+    if not shares and not record.card_uuid:
+        return NOTHING_TO_HOLD
     if not shares:
         parent = state.live.get(record.shares)
         return Share(0, parent is not None and measured(state, parent).verified)

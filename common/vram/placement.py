@@ -50,8 +50,8 @@ class Candidate(msgspec.Struct, frozen=True):
 
     @property
     def label(self) -> str:
-        """The card as people name it: `mainpc:0`."""
-        return f"{self.host}:{self.index}"
+        """The card as people name it: `mainpc:0`; a host alone by its name."""
+        return f"{self.host}:{self.index}" if self.uuid else self.host
 
     @property
     def pinnable_bytes(self) -> int:

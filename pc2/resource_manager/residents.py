@@ -13,8 +13,8 @@ from common.vram.footprint import BYTES_PER_S, FIXED_S
 
 
 def cards_of(lease: Lease) -> frozenset[str]:
-    """The cards on which the lease has bytes of its own; a share has none."""
-    return frozenset() if lease.shares else frozenset((lease.card_uuid, *lease.card_uuids))
+    """The cards on which the lease has bytes of its own; a share has none, nor has a lease of its host alone."""
+    return frozenset() if lease.shares else frozenset(filter(None, (lease.card_uuid, *lease.card_uuids)))
 
 
 def load_s(lease: Lease) -> float:

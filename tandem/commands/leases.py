@@ -39,7 +39,7 @@ def row(lease: Lease) -> tuple[object, ...]:
     return (
         lease.lease_id,
         lease.model,
-        f"{lease.host}:{lease.card}" + (f" and {len(lease.card_uuids) - 1} more" if len(lease.card_uuids) > 1 else ""),
+        place(lease),
         leased(lease),
         output.size(lease.measured_bytes) if lease.verified else "unverified",
         state(lease),
@@ -47,6 +47,14 @@ def row(lease: Lease) -> tuple[object, ...]:
         "with owner" if lease.owner.pid and lease.owner.start_time else output.age(lease.expires_in_s),
         owner(lease),
     )
+
+
+def place(lease: Lease) -> str:
+    """The card that it is on, and on how many more; of a lease of no card, its host."""
+    if not lease.card_uuid:
+        return f"{lease.host}, no card"
+    more = f" and {len(lease.card_uuids) - 1} more" if len(lease.card_uuids) > 1 else ""
+    return f"{lease.host}:{lease.card}{more}"
 
 
 def leased(lease: Lease) -> str:

@@ -47,14 +47,21 @@ def row(model: Model) -> tuple[object, ...]:
         ", ".join([model.name, *model.aliases]),
         model.host,
         state(model),
-        output.size(model.footprint_bytes) if model.footprint_bytes else "not measured",
-        output.size(model.declared_bytes),
+        *taken(model),
         output.age(model.load_s) if model.load_s else "not known",
         f"{model.users}/{model.slots}",
         model.engine,
         " ".join(model.capabilities),
         model.problem,
     )
+
+
+def taken(model: Model) -> tuple[str, str]:
+    """What it takes on a card, as measured and as declared."""
+    if not model.declared_bytes:
+        return "no card", "no card"
+    measured = output.size(model.footprint_bytes) if model.footprint_bytes else "not measured"
+    return measured, output.size(model.declared_bytes)
 
 
 def state(model: Model) -> str:

@@ -182,7 +182,8 @@ class CardLeases:
         self, asked: AdmitLease, call: Teller, wait_s: float, asked_at: float | None = None
     ) -> LeaseGranted:
         """The lease; one that does not fit now waits in the line, since `asked_at`, or is refused where there is no time to."""
-        await self._cards.settled(asked, SETTLE_S)
+        if asked.cards:
+            await self._cards.settled(asked, SETTLE_S)
         if self._closed:
             raise self._closing()
         self._writer.make_sound()
@@ -190,7 +191,7 @@ class CardLeases:
         decision = self._decision(asked, now)
         if not isinstance(decision.reply, NoCapacity):
             return _granted(self._record(decision))
-        if wait_s > 0:
+        if wait_s > 0 and asked.cards:  # who needs no card is in nobody's way there, and asks again
             return await self._wait(asked, call, now if asked_at is None else asked_at, now + wait_s)
         decision.reply.details["position"] = self._line.position(asked, now)
         return _granted(self._record(decision))

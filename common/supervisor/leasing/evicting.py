@@ -185,10 +185,17 @@ class Evictor:
             match action:
                 case Act(rung):
                     self._begin(eviction, rung)
+                case Look() if not eviction.order.card_uuid:
+                    self._loop.call_soon(self._see_nothing, eviction)
                 case Look():
                     self._look_soon()
                 case Finish(outcome):
                     self._finish(eviction, outcome)
+
+    def _see_nothing(self, eviction: _Eviction) -> None:
+        """Of what is of no card none has to be looked at: there is nothing to see."""
+        if eviction in self._evictions:
+            self._feed(eviction, Looked(self._now(), 0, 0))
 
     def _begin(self, eviction: _Eviction, rung: RungName) -> None:
         leases = ", ".join(eviction.order.lease_ids)
@@ -229,6 +236,11 @@ class Evictor:
 
 
 def _cards(order: EvictionOrder) -> tuple[str, ...]:
-    """The cards to look at: all of them where its owner is seen there and has nothing else, else the one that is needed."""
+    """The cards to look at: all of them where its owner is seen there and has nothing else, else the one that is needed.
+
+    None for what is of no card.
+    """
+    if not order.card_uuid:
+        return ()
     alone = order.held_bytes is not None and not order.keep_bytes and not order.spared
     return order.card_uuids if alone else (order.card_uuid,)

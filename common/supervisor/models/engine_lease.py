@@ -14,17 +14,20 @@ from common.supervisor.models.unloading import ASK_S, rungs_of
 def lease_request(
     model: Model, lease_id: str, identity: str, owner: Owner, need_bytes: int, card_uuid: str, load_s: float
 ) -> AdmitLease:
-    """The lease of an engine: in use until its model is loaded, and by its shares from then on."""
+    """The lease of an engine: in use until its model is loaded, and by its shares from then on.
+
+    That of one that takes no VRAM is of no card: it counts what the host has beside cards, its uses, and its process.
+    """
     return AdmitLease(
         lease_id=lease_id,
         identity=identity,
         model=model.name,
         config=model.config,
-        bytes=need_bytes,
+        bytes=need_bytes if model.vram else 0,
         priority=model.priority,
-        card_uuid=card_uuid,
+        card_uuid=card_uuid if model.vram else "",
         owner=owner,
-        cards=model.cards,
+        cards=model.cards if model.vram else 0,
         exclusive=model.exclusive,
         pinned=model.pinned,
         in_use=True,
@@ -49,8 +52,7 @@ def unload_of(model: Model) -> Unload | None:
 
 def held_of(granted: LeaseGranted) -> Held:
     """The lease as the roster keeps it."""
-    uuids = tuple(granted.card_uuids) or (granted.card_uuid,)
-    return Held(lease_id=granted.lease_id, card_uuids=uuids, bytes=granted.bytes)
+    return Held(lease_id=granted.lease_id, card_uuids=tuple(granted.card_uuids), bytes=granted.bytes)
 
 
 def stays(model: Model, engine: Engine | None) -> bool:

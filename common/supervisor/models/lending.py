@@ -140,12 +140,12 @@ class Lending:
         return pinned(request, self._host, self._neighbours)
 
     def _fits(self, managed: Managed) -> None:
-        """NoCapacity where no card of this host could ever hold the model."""
-        if managed.held is not None:
+        """NoCapacity where no card of this host could ever hold the model; one that takes no VRAM needs none."""
+        if managed.held is not None or not managed.model.vram:
             return
         wish, cards = managed.wish(self._footprints), self._line.candidates()
         if not cards:
-            raise NoCapacity(f"{self._host} has no cards, and an engine's lease is one of a card")
+            raise NoCapacity(f"{managed.model.name} needs {wish.need} of a card, and {self._host} has none")
         if sum(wish.could_hold(card) for card in cards) < wish.cards:
             most = max((card.capacity_bytes for card in cards), default=0) / 2**30
             raise NoCapacity(

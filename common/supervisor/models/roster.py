@@ -295,9 +295,13 @@ class Roster:
             self._line.join(managed, now)
         elif life.state == "queued" and managed.begun is None and managed.no_room_until <= now:
             self._line.join(managed, now)
-        if life.state == "queued" and managed.begun is None and managed.waiting and not managed.model.vram:
+        if life.state == "queued" and managed.begun is None and managed.waiting and self._needs_no_card(managed, now):
             found.append(self._begun(managed, "", evicts=False, now=now))
         return found
+
+    def _needs_no_card(self, managed: Managed, now: float) -> bool:
+        """Whether it may begin at once, whatever goes on at the cards; not where its host had no room for it just now."""
+        return not managed.model.vram and managed.no_room_until <= now
 
     def _begin_some(self, residency: Residency, now: float) -> list[Instruction]:
         found: list[Instruction] = []

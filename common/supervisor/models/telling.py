@@ -63,14 +63,15 @@ class Telling:
         return replace(told, eta_s=eta_s, reason=managed.no_room or f"{name} is next to be loaded")
 
     def _waiting(self, managed: Managed, line: InLine, told: ModelProgress) -> ModelProgress:
-        need = managed.wish(self._footprints).need
-        reason = managed.no_room or f"{managed.model.name} waits for room: it needs {need}"
+        name, need = managed.model.name, managed.wish(self._footprints).need
+        waits = f"{name} waits for room: it needs {need}" if managed.model.vram else f"{name} is next to be loaded"
+        reason = managed.no_room or waits
         if line.outlook is None:
             return replace(told, reason=reason)
         known = managed.seconds(self._footprints)[1]
         eta_s = line.outlook.eta_s if known and line.loading else None
         if line.loading:
-            reason = f"{managed.model.name} waits for the loading of {', '.join(line.loading)}"
+            reason = f"{name} waits for the loading of {', '.join(line.loading)}"
         return replace(told, position=max(1, line.outlook.position), eta_s=eta_s, reason=reason)
 
     def failing(self, managed: Managed, now: float) -> Unavailable:

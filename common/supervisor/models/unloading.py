@@ -39,7 +39,7 @@ def saves_slots(model: Model, engine: Engine) -> bool:
 def rungs_of(model: Model, engine: Engine, *, to_stop: bool) -> tuple[RungName, ...]:
     """What there is for this model; `to_stop`: its memory is to go for good, so it is not put to sleep."""
     found: list[RungName] = []
-    if can_sleep(model, engine) and not to_stop:
+    if model.vram and can_sleep(model, engine) and not to_stop:
         found.append("sleep")
     if not model.adopted:
         found.append("stop")

@@ -60,7 +60,7 @@ class Upkeep:
                 self._engines.lost(managed)
             if lease is None or managed.life.state != "ready":
                 continue
-            if lease.verified:
+            if lease.verified and managed.model.vram:
                 warm_s = now - engines.rooms[managed.model.name].loaded_at
                 self._footprints.looked(managed.key, lease.measured_bytes, warm_s)
             idle = managed.model.idle
