@@ -22,13 +22,13 @@ from common.client.opening import open_async_client
 from common.config.settings import Settings
 from common.errors import BadRequest, StaleFence, TandemError
 from common.gpu import process_identity
+from common.gpu.container import Container
+from common.gpu.container_words import container_run
 from common.gpu.simulated import SIMULATED_CARDS_VARIABLE, cards_folder
 from common.ids import new_id
 from common.telemetry.system_clock import system_rng
 from tandem.asking import TIMEOUT_S, hosts, keeper_of, settings
 from tandem.child import Child
-from tandem.container import Container
-from tandem.container_words import container_run
 from tandem.exits import Exit, exit_for
 from tandem.here import hosts_here
 from tandem.holding import Asking, Holding
@@ -202,7 +202,7 @@ class _Run:
             return
         container = Container(found, self._teller.warn)
         try:
-            words = container.words(holding.granted)
+            words = container.words(_cards(holding.granted), holding.granted.lease_id)
             await self._run(holding, partial(Child, last_words=container.last_words), words, environ, container)
         finally:
             container.close()

@@ -11,8 +11,8 @@ from pathlib import Path
 import click
 
 from common.config.units import Duration, Size
+from common.gpu.container_words import container_run
 from tandem import asking, output
-from tandem.container_words import container_run
 from tandem.exits import Exit
 from tandem.options import CARDS, PRIORITY, card, duration, size, some_time
 

@@ -14,7 +14,7 @@ run)
     for word in "$@"; do
         case "$word" in --cidfile=*) printf '%s' "$id" > "${word#--cidfile=}" ;; esac
     done
-    (setsid sh -c 'echo $$ > "$1/cgroup.procs"; echo $$ > "$0/pid"; exec sleep 1000' "$home" "$cgroup" \
+    (setsid env -i PATH="$PATH" sh -c 'echo $$ > "$1/cgroup.procs"; echo $$ > "$0/pid"; exec sleep 1000' "$home" "$cgroup" \
         < /dev/null > /dev/null 2>&1 &)
     trap 'kill -TERM "$(cat "$home/pid")"' TERM
     until [ -s "$home/pid" ]; do sleep 0.02; done

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
@@ -13,69 +12,23 @@ import pytest
 
 from common.api import leases
 from common.errors import Unavailable
-from common.gpu import cgroups
+from common.gpu import cgroups, container
+from common.gpu.container import Container
+from common.gpu.container_words import container_run
 from common.gpu.process_identity import start_time, this_process
 from common.gpu.simulated import card_uuid
 from common.service.call import Call
-from tandem import container
-from tandem.container import Container
-from tandem.container_words import container_run
 from tandem.exits import Exit
+from tests.lab.docker import Docker, docker_on_path
 from tests.tandem.conftest import Tandem
 from tests.tandem.fabric import GIB, Fabric
 from tests.tandem.test_run import done, pid_in, running, until
 
-STAND_IN = Path(__file__).parents[1] / "lab" / "docker.sh"
-
-
-class Docker:
-    """The stand-in on PATH, and what it did."""
-
-    def __init__(self, home: Path, cgroup: Path, container_id: str) -> None:
-        self.home, self.cgroup, self.id = home, cgroup, container_id
-        (home / "id").write_text(container_id)
-        (home / "cgroup").write_text(str(cgroup))
-
-    @property
-    def words(self) -> list[str]:
-        return (self.home / "words").read_text().splitlines()
-
-    @property
-    def ended(self) -> list[str]:
-        file = self.home / "ended"
-        return file.read_text().splitlines() if file.exists() else []
-
-    async def pid(self) -> int:
-        return await pid_in(self.home / "pid")
-
 
 @pytest.fixture
 def docker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Docker]:
-    mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
-    root = next((Path(mount[1]) for mount in mounts if mount[2] == "cgroup2"), None)
-    if root is None:
-        pytest.skip("no cgroups of version 2 are mounted here")
-    container_id = os.urandom(32).hex()
-    cgroup = root / f"docker-{container_id}.scope"
-    try:
-        cgroup.mkdir()
-    except OSError as error:
-        pytest.skip(f"no cgroup can be made here: {error.strerror}")
-    home, programs = tmp_path / "docker", tmp_path / "bin"
-    home.mkdir()
-    programs.mkdir()
-    shutil.copy(STAND_IN, programs / "docker")
-    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
-    monkeypatch.setenv("STAND_IN_DOCKER", str(home))
-    yield Docker(home, cgroup, container_id)
-    for pid in cgroups.members(container_id):
-        os.kill(pid, signal.SIGKILL)
-    for _ in range(2_000):
-        try:
-            cgroup.rmdir()
-        except OSError:
-            continue
-        break
+    with docker_on_path(tmp_path, monkeypatch) as found:
+        yield found
 
 
 async def test_a_container_gets_the_card_and_its_cgroup_becomes_the_leases(fabric: Fabric, docker: Docker) -> None:
@@ -213,7 +166,7 @@ def test_what_the_user_shows_the_container_is_told_where_it_is_not_the_lease() -
         found = container_run(["docker", "run", "--gpus", said, "img"])
         assert found is not None
         shown = Container(found, told.append)
-        assert shown.words(granted)[-3:] == ["--gpus", said, "img"]
+        assert shown.words(granted.card_uuids or [granted.card_uuid], granted.lease_id)[-3:] == ["--gpus", said, "img"]
         shown.close()
     assert told == ["the container is shown all, as the command says; leased is GPU-a"]
 

@@ -72,11 +72,17 @@ class OwnLine:
         self._writer.make_sound()
         self._record(self._writer.table.rebind(lease_id, owner, self._now(), self._shell.clock.timestamp()))
 
-    def mark(self, lease_id: str, *, in_use: bool | None = None, loaded: bool | None = None) -> None:
-        """Says of a lease whether it is in use, and whether its model is loaded."""
+    def mark(
+        self, lease_id: str, *, in_use: bool | None = None, loaded: bool | None = None, cgroup: str | None = None
+    ) -> None:
+        """Says of a lease whether it is in use, whether its model is loaded, and in which cgroup its owner's container runs."""
         self._writer.make_sound()
         asked = MarkLease(
-            lease_id=lease_id, fencing_token=self.find(lease_id).fencing_token, in_use=in_use, loaded=loaded
+            lease_id=lease_id,
+            fencing_token=self.find(lease_id).fencing_token,
+            in_use=in_use,
+            loaded=loaded,
+            cgroup=cgroup,
         )
         self._record(self._writer.table.mark(asked, self._now(), self._shell.clock.timestamp()))
 

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from common.config.models import Model
 from common.config.schema import Entry, Ports, Restart
 from common.config.settings import MARK
 from common.config.template import Filling, filled
 from common.errors import TandemError, Unavailable
+from common.gpu.container import Container
 from common.supervisor.instructions import Exited, Launched
 from common.supervisor.launching import Preparation, choose_ports, find_program, wrappers
 from common.supervisor.lifecycle import spell_code
+from common.supervisor.models.containers import EngineContainers
 from common.supervisor.processes import Processes
 
 KILL_S: Final = 15.0
@@ -29,10 +31,12 @@ LINE_CHARS: Final = 200
 
 
 class EngineProcess:
-    """One engine that was launched; `ended` is done when its whole session has."""
+    """One engine, launched as `entry` says; `ended` is done when its whole session has, and the container that it may run."""
 
-    def __init__(self, model: Model, launched: Launched) -> None:
+    def __init__(self, model: Model, entry: Entry, launched: Launched, container: Container | None = None) -> None:
         self.model = model
+        self.entry = entry
+        self.container = container
         self.launched = launched
         self.ended: asyncio.Future[Exited] = asyncio.get_running_loop().create_future()
 
@@ -51,22 +55,30 @@ class EngineProcesses:
         self._home = home
         self._environ = environ
         self._running: dict[str, EngineProcess] = {}
+        self._containers = EngineContainers(home / host / "containers")
+        self._ending: set[asyncio.Task[None]] = set()
         self._lives = 0
+
+    @property
+    def folder(self) -> str:
+        """The host's folder, `{home}` of every template."""
+        return str(self._home / self._host)
 
     def launch(self, model: Model, lease_id: str, card_uuids: Sequence[str]) -> EngineProcess:
         """Starts the model's engine on these cards; Unavailable with the reason where it could not be."""
         port = choose_ports(Ports(model.port)).port
-        filling = Filling(port, card_uuids, str(self._home / self._host), self._host, sys.executable)
+        filling = Filling(port, card_uuids, self.folder, self._host, sys.executable)
         self._lives += 1
         try:
             entry = entry_of(model, filling)
+            entry, container = self._containers.prepared(entry, lease_id, card_uuids)
         except TandemError as error:
             raise Unavailable(error.message) from error
         given = surroundings(self._environ, entry.env, lease_id, card_uuids)
         outcome = self._processes.run(entry, self._lives, lambda mark: _prepared(entry, {**given, MARK: mark}))
         if isinstance(outcome, Exited):
             raise Unavailable(f"{model.name}: {outcome.reason}")
-        engine = self._running[entry.name] = EngineProcess(model, outcome)
+        engine = self._running[entry.name] = EngineProcess(model, entry, outcome, container)
         return engine
 
     def exited(self, event: Exited) -> bool:
@@ -74,8 +86,18 @@ class EngineProcesses:
         engine = self._running.pop(event.name, None)
         if engine is None:
             return False
-        engine.ended.set_result(event)
+        if engine.container is None:
+            engine.ended.set_result(event)
+        else:
+            task = asyncio.get_running_loop().create_task(self._end(engine.container, engine, event))
+            self._ending.add(task)
+            task.add_done_callback(self._ending.discard)
         return True
+
+    def end_left(self) -> Coroutine[Any, Any, None] | None:
+        """What ends the containers that an earlier life of this supervisor left running; None where it left none."""
+        left = self._containers.left()
+        return self._containers.end(left) if left else None
 
     async def stop(self, engine: EngineProcess) -> Exited:
         """Has it go as its entry says, by KILL in the end; how it ended. Unavailable where even that did not end it."""
@@ -93,6 +115,16 @@ class EngineProcesses:
     async def stop_all(self) -> None:
         """Has all of them go, side by side."""
         await asyncio.gather(*map(self.stop, self._running.values()), return_exceptions=True)
+        if self._ending:
+            await asyncio.wait(self._ending, timeout=KILL_S)
+
+    async def _end(self, container: Container, engine: EngineProcess, event: Exited) -> None:
+        """The engine's command ended, and what it ran ends with it."""
+        try:
+            await container.end()
+        finally:
+            container.close()
+            engine.ended.set_result(event)
 
 
 def entry_of(model: Model, filling: Filling) -> Entry:

@@ -6,21 +6,23 @@ It chooses nothing and retries nothing: what went wrong is an error with the rea
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any, Final, TypeVar
 
 from common.api.leases import LeaseGranted, Owner
 from common.client.probing import knock
 from common.config.models import Model
-from common.engines.engine import Engine, Health, SavedSlot
+from common.engines.engine import Engine, Health
 from common.engines.opening import open_engine
 from common.errors import TandemError, Unavailable
+from common.gpu.container import Container
 from common.service.shell import Shell
 from common.supervisor.leasing.own_line import OwnLine
 from common.supervisor.models.engine_process import EngineProcess, EngineProcesses, last_words
 from common.supervisor.models.listeners import listener, port_of
 from common.supervisor.models.managed import Serving
+from common.supervisor.models.slots import KeptSlots
 from common.vram.cards import ProcessId
 
 T = TypeVar("T")
@@ -34,19 +36,14 @@ LOOPBACK: Final = "127.0.0.1"
 
 
 class Room:
-    """What the host holds of one model beside its state: the adapter, the process, the prompt caches that were saved."""
+    """What the host holds of one model beside its state: the adapter, the process, the load under way."""
 
     def __init__(self) -> None:
         self.engine: Engine | None = None
         self.process: EngineProcess | None = None
-        self.saved: tuple[SavedSlot, ...] = ()
         self.task: asyncio.Task[None] | None = None
         self.to_stop = False
         self.loaded_at = 0.0
-
-    def keep(self, slots: Sequence[SavedSlot]) -> None:
-        """These caches lie on disk."""
-        self.saved = tuple(slots)
 
     async def close(self) -> None:
         """Speaks with its engine no more."""
@@ -56,26 +53,31 @@ class Room:
 
 
 class Loads:
-    """Loads on this host; `processes` are its engines'."""
+    """Loads on this host; `processes` are its engines', `slots` the prompt caches that were saved."""
 
-    def __init__(self, shell: Shell, host: str, line: OwnLine, processes: EngineProcesses) -> None:
+    def __init__(self, shell: Shell, host: str, line: OwnLine, processes: EngineProcesses, slots: KeptSlots) -> None:
         self._now = shell.clock.monotonic
         self._log = shell.log
+        self._spawn = shell.spawn
         self._host = host
         self._line = line
         self._processes = processes
+        self._slots = slots
 
     async def start(self, model: Model, room: Room, granted: LeaseGranted) -> Serving:
         """Launches the engine on the lease's cards, binds the lease to it, and waits until it is ready."""
         cards = granted.card_uuids if model.vram else []
         process = room.process = self._processes.launch(model, granted.lease_id, cards)
         self._line.rebind(granted.lease_id, self.owner(model, _process(process)))
+        if process.container is not None:
+            self._follow(process, process.container, granted.lease_id)
         engine = room.engine = open_engine(model.engine, process.url, health_path=model.health.path)
         await self._until_ready(model, engine, process)
-        if room.saved:
-            claim = await engine.restore_slots(room.saved, "", RESTORE_S)
+        saved = await self._slots.for_engine(model)
+        if saved is not None:
+            claim = await engine.restore_slots(saved.slots, "", RESTORE_S)
             self._log.info("model %s: %s", model.name, claim.text)
-            room.saved = ()
+            await self._slots.forget(saved)
         return await self._serving(model, engine, _process(process))
 
     async def wake(self, model: Model, room: Room, serving: Serving) -> Serving:
@@ -110,6 +112,18 @@ class Loads:
     def owner(self, model: Model, process: ProcessId) -> Owner:
         """The process as the owner of a lease."""
         return Owner(agent_name=model.label, host=self._host, pid=process.pid, start_time=process.start_time)
+
+    def _follow(self, process: EngineProcess, container: Container, lease_id: str) -> None:
+        """Has the lease know the container's cgroup as soon as there is one, for as long as its command runs."""
+
+        async def tell(cgroup: str) -> bool:
+            with suppress(TandemError):
+                self._line.mark(lease_id, cgroup=cgroup)
+                return True
+            return False
+
+        task = self._spawn(container.follow(tell), f"following the container of {process.model.name}")
+        process.ended.add_done_callback(lambda _: task.cancel())
 
     async def _until_ready(self, model: Model, engine: Engine, process: EngineProcess | None) -> None:
         began, within_s = self._now(), float(model.health.ready_within_s)

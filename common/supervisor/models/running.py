@@ -27,6 +27,7 @@ from common.supervisor.models.instructions import Begin, Refuse
 from common.supervisor.models.loads import Loads, Room
 from common.supervisor.models.managed import Held, Managed, Serving
 from common.supervisor.models.roster import Roster
+from common.supervisor.models.slots import KeptSlots
 from common.supervisor.models.unloading import ModelUnloader
 from common.vram.cards import ProcessId
 from common.vram.footprint import Footprints
@@ -71,7 +72,8 @@ class Engines:
         self._footprints = footprints
         self._line = line
         self._processes = processes
-        self._loads = Loads(shell, host, line, processes)
+        self._slots = KeptSlots(shell, processes.folder)
+        self._loads = Loads(shell, host, line, processes, self._slots)
         self._turn = turn
         self._refuse = refuse
         self._now = shell.clock.monotonic
@@ -126,7 +128,7 @@ class Engines:
             return None
         upstream = managed.serving.upstream if managed.serving else managed.model.upstream_name
         return ModelUnloader(
-            managed.model, room.engine, upstream, room.process, self._processes, room.keep, to_stop=room.to_stop
+            managed.model, room.engine, upstream, room.process, self._processes, self._slots.keep, to_stop=room.to_stop
         )
 
     def put_away(self, managed: Managed, reason: str, *, to_stop: bool) -> None:
@@ -165,7 +167,11 @@ class Engines:
         self._turn()
 
     def resume(self) -> None:
-        """What leases an earlier life of this supervisor left: those of engines that ran on go on, any others are given back."""
+        """What an earlier life of this supervisor left: leases of engines that ran on go on, any others are given back."""
+        self._slots.restore(managed.model for managed in self._roster)
+        left = self._processes.end_left()
+        if left is not None:
+            self._shell.spawn(left, "ending the containers that were left running")
         ours = IDENTITY.format(self._host)
         for lease in self._line.leases():
             if lease.identity == ours and not lease.shares and not self._resumed(lease):

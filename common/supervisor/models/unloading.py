@@ -11,16 +11,17 @@ from typing import Final
 
 from common.api.leases import RungName
 from common.config.models import Model
+from common.config.schema import Entry
 from common.engines.engine import Claim, Engine, SavedSlot
 from common.supervisor.models.engine_process import EngineProcess, EngineProcesses, last_words
+from common.supervisor.models.slots import folder_in
 
 SAVE_S: Final = 6.0
 """Saving prompt caches may take so long of the time that an engine has to stop."""
-SLOTS_FOLDER: Final = "--slot-save-path"
 SLEEP_SWITCH: Final = "--enable-sleep-mode"
 ASK_S: Final = 30.0
 
-Kept = Callable[[Sequence[SavedSlot]], None]
+Kept = Callable[[Model, Entry, Sequence[SavedSlot]], Awaitable[None]]
 
 
 def can_sleep(model: Model, engine: Engine) -> bool:
@@ -33,7 +34,7 @@ def can_sleep(model: Model, engine: Engine) -> bool:
 
 def saves_slots(model: Model, engine: Engine) -> bool:
     """Whether it was started with a folder for its prompt caches."""
-    return "slots" in engine.powers and any(word.startswith(SLOTS_FOLDER) for word in model.command)
+    return "slots" in engine.powers and folder_in(model.command) is not None
 
 
 def rungs_of(model: Model, engine: Engine, *, to_stop: bool) -> tuple[RungName, ...]:
@@ -92,7 +93,7 @@ class ModelUnloader:
         said = ""
         if saves_slots(self._model, self._engine):
             saved = await self._engine.save_slots(self._model.label, "", SAVE_S)
-            self._kept(saved.slots)
+            await self._kept(self._model, self._process.entry, saved.slots)
             said = f"; {saved.claim.text}"
         ended = await self._processes.stop(self._process)
         return Claim(ok=True, text=f"{last_words(ended)}{said}")

@@ -64,7 +64,7 @@ class ContainerRun(msgspec.Struct, frozen=True):
         added = [f"--label=tandem.lease={lease_id}"]
         if not self.cidfile:
             added.append(f"--cidfile={cidfile}")
-        if not self.cards:
+        if uuids and not self.cards:
             added += _card_words(self.engine, uuids)
         return [*self.words[: self.first], *added, *self.words[self.first :]]
 

@@ -17,10 +17,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from common.api.leases import LeaseGranted
 from common.gpu import cgroups, process_identity
-from tandem.child import POLL_S
-from tandem.container_words import ContainerRun
+from common.gpu.container_words import ContainerRun
 
 CIDFILE: Final = "cid"
 FIRST_LOOK_S: Final = 0.1
@@ -31,27 +29,27 @@ STOP_S: Final = 5.0
 """From the engine's TERM to its KILL."""
 END_S: Final = 15.0
 """How long the engine has for one command."""
+POLL_S: Final = 0.05
 FOLDER: Final = re.compile(r"tandem-run-(\d{1,10})-(\d{1,19})-(\d{1,19})-\w+")
 """Where a run keeps its container's id: its pid, its start time, its PID namespace, and something of chance."""
 
 
 class Container:
-    """One container; `warn` tells the user."""
+    """One container; `warn` tells the user. Its id is written into `folder`, its own, or else into a temporary one."""
 
-    def __init__(self, run: ContainerRun, warn: Callable[[str], None]) -> None:
+    def __init__(self, run: ContainerRun, warn: Callable[[str], None], folder: str = "") -> None:
         self._run = run
         self._warn = warn
-        self._folder = "" if run.cidfile else _own_folder()
+        self._folder = "" if run.cidfile else folder or _own_folder()
         self._cidfile = Path(run.cidfile or f"{self._folder}/{CIDFILE}")
 
-    def words(self, granted: LeaseGranted) -> list[str]:
+    def words(self, uuids: Sequence[str], lease_id: str) -> list[str]:
         """The command with the lease's cards in it; what the user said of cards stands, and is told where it is another's."""
-        uuids = granted.card_uuids or [granted.card_uuid]
         if self._run.cards and not all(uuid in " ".join(self._run.cards) for uuid in uuids):
             self._warn(
                 f"the container is shown {', '.join(self._run.cards)}, as the command says; leased is {', '.join(uuids)}"
             )
-        return self._run.with_cards(uuids, granted.lease_id, str(self._cidfile))
+        return self._run.with_cards(uuids, lease_id, str(self._cidfile))
 
     @property
     def last_words(self) -> list[str]:
@@ -77,7 +75,7 @@ class Container:
         """Stop the container if it goes on; returns when no process of it is left, or the engine would not end it."""
         if not await self._lives():
             return
-        self._warn("the container goes on without its command; it is stopped before the lease is given back")
+        self._warn("the container goes on without its command; it is stopped")
         for words in (["stop", "-t", f"{STOP_S:.0f}"], ["kill"]):
             await self._engine(words)
             if await self._gone():
@@ -107,16 +105,28 @@ class Container:
         return False
 
     async def _engine(self, words: Sequence[str]) -> None:
-        command = [*self._run.program, *words, self._id()]
-        try:
-            process = await asyncio.create_subprocess_exec(*command, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL)
-        except OSError:
-            return
-        try:
-            await asyncio.wait_for(process.wait(), END_S)
-        except TimeoutError:
-            process.kill()
-            await process.wait()
+        await _performed([*self._run.program, *words, self._id()])
+
+
+async def end_left(container_id: str, command: Sequence[str]) -> bool:
+    """Ends the container that somebody who was killed left running; whether there was any process of it."""
+    if not await asyncio.to_thread(cgroups.members, container_id):
+        return False
+    await _performed([*command, container_id])
+    return True
+
+
+async def _performed(command: Sequence[str]) -> None:
+    """Has the engine do something, for END_S at most."""
+    try:
+        process = await asyncio.create_subprocess_exec(*command, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL)
+    except OSError:
+        return
+    try:
+        await asyncio.wait_for(process.wait(), END_S)
+    except TimeoutError:
+        process.kill()
+        await process.wait()
 
 
 def _own_folder() -> str:

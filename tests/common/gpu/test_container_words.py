@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tandem.container_words import container_run
+from common.gpu.container_words import container_run
 
 
 @pytest.mark.parametrize(

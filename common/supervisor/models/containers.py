@@ -1,0 +1,85 @@
+"""Engines whose command runs a container: shown the leased cards, known by the container's cgroup, and never left behind.
+
+The command is only the container engine's client: what holds the card descends from a daemon, outlives a client that is killed,
+and would be a stranger's. What a supervisor that was killed left running is ended by its next life. It starts no engine.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import msgspec
+
+from common.config.schema import Entry
+from common.errors import Unavailable
+from common.gpu.container import Container, end_left
+from common.gpu.container_words import container_run
+
+END_FILE: Final = "end.json"
+"""Beside the container's id, how it is ended: the file with its id, and the command that takes it."""
+
+
+class LeftContainer(NamedTuple):
+    """One of an earlier life: `command` and its id end it."""
+
+    name: str
+    container_id: str
+    command: list[str]
+
+
+class EngineContainers:
+    """One host's; each has a folder of its own in `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._log = logging.getLogger("tandem.supervisor")
+
+    def prepared(self, entry: Entry, lease_id: str, card_uuids: Sequence[str]) -> tuple[Entry, Container | None]:
+        """The entry as it is to be started, and the container that it runs, if it runs one; Unavailable where that may not be."""
+        found = container_run(entry.command)
+        if found is None:
+            return entry, None
+        if found.detached:
+            raise Unavailable(
+                f"{entry.name}: a detached container would outlive its lease; leave -d out of its command"
+            )
+        folder = self._folder / entry.name
+        try:
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True, mode=0o700)
+            container = Container(found, partial(self._log.warning, "%s: %s", entry.name), str(folder))
+            words = container.words(card_uuids, lease_id)
+            Path(container.last_words[0]).unlink(missing_ok=True)  # with that of an earlier life no engine starts
+            (folder / END_FILE).write_bytes(msgspec.json.encode(container.last_words))
+        except OSError as error:
+            raise Unavailable(f"{entry.name}: nothing can be written into {folder}: {error.strerror}") from error
+        return msgspec.structs.replace(entry, command=words), container
+
+    def left(self) -> list[LeftContainer]:
+        """What an earlier life may have left running; asked once, for it is forgotten here."""
+        found = [left for folder in _folders(self._folder) if (left := _left(folder)) is not None]
+        shutil.rmtree(self._folder, ignore_errors=True)
+        return found
+
+    async def end(self, left: Iterable[LeftContainer]) -> None:
+        """Ends those that run on."""
+        for each in left:
+            if await end_left(each.container_id, each.command):
+                self._log.warning("the container of %s had been left running, and was ended", each.name)
+
+
+def _left(folder: Path) -> LeftContainer | None:
+    try:
+        cidfile, *command = msgspec.json.decode((folder / END_FILE).read_bytes(), type=list[str])
+        return LeftContainer(folder.name, Path(cidfile).read_text().strip(), command)
+    except (OSError, ValueError):
+        return None  # it was killed before there was a container
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(each for each in folder.iterdir() if each.is_dir()) if folder.is_dir() else []
