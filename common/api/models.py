@@ -68,7 +68,8 @@ class ModelReady(Message, frozen=True):
 class Model(Message, frozen=True):
     """One model of a host's startup file and what it is doing; `problem` says what it lacks or why it failed.
 
-    One that is not `listed` is served to whoever asks for it by name, and is left out of what clients are shown.
+    One that is not `listed` is served to whoever asks for it by name, and is left out of what clients are shown. One that is not
+    `enabled` is served to nobody.
     """
 
     name: str
@@ -94,6 +95,7 @@ class Model(Message, frozen=True):
     adopted: bool = False
     problem: str = ""
     listed: bool = True
+    enabled: bool = True
 
 
 class ListModels(Message, frozen=True):

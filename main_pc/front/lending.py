@@ -56,7 +56,11 @@ class Lending:
             await asyncio.shield(self._give_back(ready))
 
     async def models(self) -> tuple[list[Model], dict[str, str]]:
-        """All managed models that can be heard of, and per host that cannot be asked the reason."""
+        """All managed models that can be asked for, and per host that cannot be asked the reason."""
+        found, missing = await self._heard_of()
+        return [model for model in found if model.enabled], missing
+
+    async def _heard_of(self) -> tuple[list[Model], dict[str, str]]:
         asked = models.ListModels()
         try:
             found = await self._client.call(resource_manager.SERVICE, models.LIST_MODELS, asked, timeout_s=LIST_S)

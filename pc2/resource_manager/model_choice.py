@@ -35,8 +35,8 @@ class Room(msgspec.Struct, frozen=True):
 
 
 def named(models: Iterable[Model], name: str) -> list[Model]:
-    """The models, one of each host at most, that answer to the name."""
-    return [model for model in models if name == model.name or name in model.aliases]
+    """The models, one of each host at most, that answer to the name; not those that are disabled."""
+    return [model for model in models if model.enabled and _answers_to(model, name)]
 
 
 def order(asked: UseModel, models: Sequence[Model], rooms: Mapping[str, Room]) -> list[Model]:
@@ -57,13 +57,23 @@ def refusal(asked: UseModel, models: Sequence[Model], missing: Mapping[str, str]
     return None
 
 
+def _answers_to(model: Model, name: str) -> bool:
+    return name == model.name or name in model.aliases
+
+
 def _unknown(asked: UseModel, models: Sequence[Model], missing: Mapping[str, str]) -> TandemError:
     where = f" on {asked.host}" if asked.host else ""
+    here = [model for model in models if asked.host in ("", model.host)]
+    off = [model.host for model in here if not model.enabled and _answers_to(model, asked.model)]
+    disabled = f"{asked.model} is disabled on {' and on '.join(off)}" if off else ""
     away = {host: why for host, why in missing.items() if asked.host in ("", host)}
     if away:
-        reasons = "; ".join(f"{host}: {why}" for host, why in away.items())
+        reasons = "; ".join([*(f"{host}: {why}" for host, why in away.items()), *filter(None, [disabled])])
         return Unavailable(f"no model {asked.model!r}{where} that can be heard of ({reasons})", retry_after_ms=1_000)
-    names = [name for model in models for name in (model.name, *model.aliases)]
+    if disabled:
+        mend = "set `enabled: true` in its entry in that host's startup file, then `tandem models reload`"
+        return NotFound(disabled, mend=mend)
+    names = [name for model in models if model.enabled for name in (model.name, *model.aliases)]
     close = get_close_matches(asked.model, names, n=1)
     mend = (
         f"did you mean {close[0]!r}?" if close else "`tandem models` lists them; startup files name them under `models`"

@@ -68,7 +68,7 @@ def state(model: Model) -> str:
     """What the model is doing, and for how long nothing."""
     idle = f" {output.age(model.idle_s)} idle" if model.state == "ready" and not model.users else ""
     marks = [mark for mark, holds in (("pinned", model.pinned), ("adopted", model.adopted)) if holds]
-    return ", ".join([model.state + idle, *marks])
+    return ", ".join([(model.state if model.enabled else "disabled") + idle, *marks])
 
 
 @command.command("load")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import msgspec
 
 from common.api.models import Model as Shown
@@ -12,6 +14,8 @@ from common.vram.footprint import Footprints, Tier
 from common.vram.loading import LoadAsked
 from common.vram.placement import Wish
 from common.vram.waiting import DEFAULT as LINE
+
+DISABLED: Final = "disabled in its host's startup file"
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
@@ -162,11 +166,14 @@ class Managed:
             adopted=model.adopted,
             problem=self.problem,
             listed=model.listed,
+            enabled=model.enabled,
         )
 
     @property
     def problem(self) -> str:
         """What it lacks, or why it failed last; empty where nothing is wrong."""
+        if not self.model.enabled:
+            return DISABLED
         if self.missing:
             return f"not on this host: {', '.join(self.missing)}"
         return self.life.problem or (self.no_room if self.waiting else "")

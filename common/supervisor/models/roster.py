@@ -66,14 +66,23 @@ class Roster:
         """How many wait for a model."""
         return len(self._tickets)
 
-    def reload(self, models: Sequence[Model], at: float) -> None:
-        """Takes in what the file says now. A model with an engine keeps its entry as it was until that is gone."""
-        self._entries.replace(models)
+    @property
+    def disabled(self) -> list[Model]:
+        """The entries that cannot be asked for, and have no engine from before."""
+        return [model for name, model in self._entries.disabled.items() if name not in self._models]
+
+    def reload(self, models: Sequence[Model], at: float) -> list[str]:
+        """Takes in what the file says now; the names of those that are to be preloaded by now, and were not before.
+
+        A model with an engine keeps its entry as it was until that is gone.
+        """
+        to_preload = self._entries.replace(models)
         for model in self._entries:
             self._models.setdefault(model.name, Managed(model, at))
         for managed in self:
             self._settle(managed)
         self._name()
+        return to_preload
 
     def _settle(self, managed: Managed) -> None:
         """A model that has no engine is as the file says now, and is forgotten where that names it no more."""

@@ -26,7 +26,7 @@ from common.supervisor.models.cards_seen import residency
 from common.supervisor.models.engine_process import EngineProcesses
 from common.supervisor.models.instructions import Abandon, Begin, Changed, Refuse, Serve
 from common.supervisor.models.lending import Lending
-from common.supervisor.models.managed import Serving
+from common.supervisor.models.managed import Managed, Serving
 from common.supervisor.models.news import News
 from common.supervisor.models.preloading import Preloading
 from common.supervisor.models.roster import Roster
@@ -167,7 +167,8 @@ class ManagedModels:
 
     def _shown(self) -> api.Models:
         now = self._now()
-        found = [managed.shown(self._host, self._footprints, now) for managed in self._roster]
+        managed = [*self._roster, *(Managed(model, now) for model in self._roster.disabled)]
+        found = [each.shown(self._host, self._footprints, now) for each in managed]
         return api.Models(models=found, as_of=self._cursor())
 
     def _cursor(self) -> Cursor:
@@ -184,8 +185,10 @@ class ManagedModels:
         rooms = self._opened()
         models = await self._read()
         self._turn()
-        self._roster.reload(models, self._now())
+        to_preload = self._roster.reload(models, self._now())
         await rooms.upkeep.look_at_files()
+        for name in to_preload:
+            self._preloading.preload(self._roster.find(name))
         self._soon()
         return self._shown()
 

@@ -89,6 +89,22 @@ def test_a_close_name_is_suggested() -> None:
     assert "`tandem models` lists them" in far.details["mend"]
 
 
+def test_a_disabled_model_is_said_to_be_and_another_hosts_is_asked() -> None:
+    off, on = model("a", enabled=False), model("b")
+    refusal = model_choice.refusal(UseModel(model="gpt-4o"), [off], {})
+    assert isinstance(refusal, NotFound)
+    assert refusal.message == "gpt-4o is disabled on a"
+    assert "enabled: true" in refusal.details["mend"]
+    away = model_choice.refusal(UseModel(model="qwen"), [off], {"b": "away"})
+    assert isinstance(away, Unavailable)
+    assert "b: away; qwen is disabled on a" in away.message
+    assert model_choice.refusal(UseModel(model="qwen"), [off, on], {}) is None
+    assert model_choice.named([off, on], "qwen") == [on]
+    elsewhere = model_choice.refusal(UseModel(model="qwen", host="b"), [off], {})
+    assert isinstance(elsewhere, NotFound)
+    assert elsewhere.message == "no model 'qwen' on b"
+
+
 def test_whoever_can_be_asked_is_not_refused() -> None:
     nothing_told = model("a", capabilities=[])
     assert model_choice.refusal(UseModel(model="gpt-4o", capability="chat"), [model("a")], {"b": "away"}) is None

@@ -18,6 +18,7 @@ from common.api.models import Model as Shown
 from common.config.models import Idle, ModelHealth
 from common.config.units import Duration, Size
 from common.errors import BadRequest, Cancelled, Interrupted, NoCapacity, NotFound, StaleFence, Unavailable
+from common.supervisor.models.managed import DISABLED
 from tests.common.supervisor.host import ask
 from tests.common.supervisor.lives import ended, until
 from tests.common.supervisor.models.lab import GIB, Lab, lab, model
@@ -355,6 +356,28 @@ async def test_a_reload_takes_in_what_the_startup_file_has_now(tmp_path: Path) -
         assert refused["code"] == "bad_request"
         assert "version" in refused["error"]
         await it.back(ready)
+
+
+async def test_what_a_reload_newly_declares_to_be_preloaded_is_and_what_it_disables_is_said_to_be(
+    tmp_path: Path,
+) -> None:
+    off = model("off", 2, enabled=False, preload=True, aliases=["o"])
+    async with lab(tmp_path, [model("a", 2), off]) as it:
+        shown = (await it.models())["off"]
+        assert (shown["enabled"], shown["state"], shown["problem"]) == (False, "absent", DISABLED)
+        for name in ("off", "o"):
+            with pytest.raises(NotFound, match="off is disabled on h") as refused:
+                await it.use(name)
+            assert "enabled: true" in refused.value.details["mend"]
+        it.write([model("a", 2, preload=True), model("off", 2, preload=True), model("early", 2, preload=True)])
+        await it.host.ask("reload_models")
+        await until(lambda: {it.state(name) for name in ("a", "off", "early")} == {"ready"})
+        stopped = await it.host.ask("stop_model", model="early")
+        assert stopped["state"] == "absent"
+        await it.host.ask("reload_models")
+        assert it.waiting() == 0, "what was to be preloaded before is not preloaded again"
+        it.write([model("a", 2)])
+        assert sorted(await it.states()) == ["a", "early", "off"]
 
 
 async def test_with_its_supervisor_stopped_no_engine_runs_on(tmp_path: Path) -> None:
