@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from common.api.leases import LeaseGranted, Owner
 from common.api.words import (
@@ -12,6 +12,7 @@ from common.api.words import (
     Bytes,
     Count,
     Cursor,
+    Empty,
     Id,
     Key,
     Message,
@@ -133,7 +134,9 @@ class ReloadModels(Message, frozen=True):
 class AskModel(Message, frozen=True):
     """One HTTP request to an engine on this host's loopback, under a live share of its lease; the answer is streamed.
 
-    The share's fencing token shows that the caller was given it, whoever asked for it.
+    The share's fencing token shows that the caller was given it, whoever asked for it. `reader`, a name of the caller's choosing,
+    is under which it tells how much of the answer it has taken (`pace_model`); no more than 1 MiB is sent ahead of that. Without
+    it the answer may have 16 MiB.
     """
 
     lease_id: Id
@@ -142,6 +145,20 @@ class AskModel(Message, frozen=True):
     path: str
     headers: dict[str, str] = {}
     body: bytes = b""
+    reader: Key = ""
+
+
+WINDOW_BYTES: Final = 2**20
+"""How far the answer to `ask_model` runs ahead of what its reader says to have taken."""
+
+
+class PaceModel(Message, frozen=True):
+    """Whoever reads an answer of `ask_model` under this share has taken so many bytes of it in all."""
+
+    lease_id: Id
+    fencing_token: Count
+    reader: Key
+    taken_bytes: Bytes
 
 
 class ModelBytes(Message, frozen=True):
@@ -183,6 +200,15 @@ ASK_MODEL = Verb(
     part=ModelBytes,
     stability="internal",
     summary="an HTTP request to an engine of this host",
+)
+
+PACE_MODEL = Verb(
+    "pace_model",
+    PaceModel,
+    Empty,
+    Access.USE,
+    stability="internal",
+    summary="how much of an engine's answer its reader has taken",
 )
 
 MODEL_CHANGED = Topic("models.changed", ModelChanged, "a managed model changed its state")

@@ -198,6 +198,7 @@ VERBS: tuple[AnyVerb, ...] = (
     *models.VERBS,
     models.RELOAD_MODELS,
     models.ASK_MODEL,
+    models.PACE_MODEL,
     *links.VERBS,
     *separations.VERBS,
     *relays.VERBS,

@@ -1,26 +1,31 @@
 """A request passed on to the engine that was lent: on this host over loopback, on another through that host's supervisor.
 
 Model servers listen on loopback alone, so what is for another host goes encrypted to its supervisor, which asks the engine there
-(`ask_model`) and streams the answer back. Bodies are passed on as they come.
+(`ask_model`) and streams the answer back. Bodies are passed on as they come, and as fast as the client takes them: it is told
+how much of the answer was taken, and sends no more than a window ahead of that (`pace_model`).
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
+from itertools import count
 from typing import Final
 
 import aiohttp
 
-from common.api.models import ASK_MODEL, AskModel, ModelBytes, ModelReady
+from common.api.models import ASK_MODEL, PACE_MODEL, WINDOW_BYTES, AskModel, ModelBytes, ModelReady, PaceModel
 from common.client.aio import AsyncClient
-from common.errors import DeadlineExceeded, Interrupted, Unavailable
+from common.errors import DeadlineExceeded, Interrupted, TandemError, Unavailable
 
 CONNECT_S: Final = 5.0
 SILENCE_S: Final = 600.0
 """How long an engine may say nothing at all, be it before its first byte or in between."""
 LONGEST_S: Final = 3_600.0
+TOLD_EVERY_BYTES: Final = WINDOW_BYTES // 4
+PACE_S: Final = 5.0
 
 _NOT_PASSED_BACK: Final = frozenset(
     {"connection", "keep-alive", "transfer-encoding", "content-length", "content-encoding", "server", "date", "trailer"}
@@ -68,6 +73,8 @@ class Passing:
     def __init__(self, client: AsyncClient, host: str) -> None:
         self._client = client
         self._host = host
+        self._readers = count(1)
+        self._log = logging.getLogger("tandem.front")
         timeout = aiohttp.ClientTimeout(total=LONGEST_S, sock_connect=CONNECT_S, sock_read=SILENCE_S)
         connector = aiohttp.TCPConnector(limit=0, force_close=True)
         self._session = aiohttp.ClientSession(timeout=timeout, connector=connector, auto_decompress=False)
@@ -117,19 +124,37 @@ class Passing:
             path=path,
             headers=dict(headers),
             body=body,
+            reader=f"answer {next(self._readers)}",
         )
         target = f"Supervisor/{ready.host}"
         async with aclosing(self._client.stream(target, ASK_MODEL, asked, timeout_s=LONGEST_S)) as items:
             first = await self._first(items)
 
             async def chunks() -> AsyncIterator[bytes]:
+                taken = told = 0
                 if first.data:
                     yield first.data
+                    taken = len(first.data)
                 async for item in items:
                     if item.data:
                         yield item.data
+                        taken += len(item.data)
+                    if taken - told >= TOLD_EVERY_BYTES and await self._pace(target, asked, taken):
+                        told = taken
 
             yield EngineAnswer(first.http_status, headers_back(first.headers), chunks())
+
+    async def _pace(self, target: str, asked: AskModel, taken: int) -> bool:
+        """Tells how much of an answer was taken; False where that was not heard, and has to be told again."""
+        told = PaceModel(
+            lease_id=asked.lease_id, fencing_token=asked.fencing_token, reader=asked.reader, taken_bytes=taken
+        )
+        try:
+            await self._client.call(target, PACE_MODEL, told, timeout_s=PACE_S)
+        except TandemError as error:
+            self._log.debug("%s was not told how much of an answer was taken: %s", target, error.message)
+            return False
+        return True
 
     async def _first(self, items: AsyncIterator[ModelBytes]) -> ModelBytes:
         try:

@@ -1,7 +1,7 @@
 """Requests of other hosts to an engine on this host's loopback: passed on under a live share of its lease, streamed back.
 
-Bodies are passed on as they come, a piece at a time, and nothing is gathered here. Whoever asks leaves, and so does its request:
-the connection to the engine is closed with the call.
+Bodies are passed on as they come, a piece at a time, and nothing is gathered here: where the reader stops, the engine is read no
+further (pacing.py). Whoever asks leaves, and so does its request: the connection to the engine is closed with the call.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from common.api.leases import Lease
-from common.api.models import AskModel, ModelBytes
+from common.api.models import AskModel, ModelBytes, PaceModel
 from common.errors import BadRequest, DeadlineExceeded, Interrupted, NotFound, StaleFence, Unavailable
 from common.service.call import Call
 from common.supervisor.models.managed import Serving
+from common.supervisor.models.pacing import LOOK_S, STANDSTILL_S, WHOLE_BYTES, Pace, Paces, stood_still, too_long
 
 if TYPE_CHECKING:
     import aiohttp
@@ -37,6 +38,7 @@ class Asking:
         self._find = find
         self._serving = serving
         self._session: aiohttp.ClientSession | None = None
+        self._paces = Paces()
 
     async def ask(self, asked: AskModel, call: Call) -> ModelBytes:
         """Streams the engine's answer; what is returned ends it.
@@ -55,13 +57,18 @@ class Asking:
                 headers={name: value for name, value in asked.headers.items() if name.lower() not in _NOT_SENT},
                 allow_redirects=False,
             ) as answer:
-                return await self._pass_on(answer, call)
+                with self._paces.of(asked) as pace:
+                    return await self._pass_on(answer, asked, pace, call)
         except aiohttp.ClientConnectorError as error:
             raise Unavailable(f"the engine takes no connection: {error.strerror or error}") from error
         except aiohttp.ClientError as error:
             raise Interrupted(f"the engine went away midway: {error}") from error
         except TimeoutError as error:
             raise DeadlineExceeded(f"the engine said nothing for {SILENCE_S:.0f} s") from error
+
+    def pace(self, told: PaceModel) -> None:
+        """Takes in how far a reader has come."""
+        self._paces.taken(told)
 
     async def close(self) -> None:
         """Ends what is open."""
@@ -84,16 +91,30 @@ class Asking:
             raise BadRequest(f"{asked.path[:100]!r} is no path of an HTTP request")
         return serving.url
 
-    async def _pass_on(self, answer: aiohttp.ClientResponse, call: Call) -> ModelBytes:
+    async def _pass_on(self, answer: aiohttp.ClientResponse, asked: AskModel, pace: Pace, call: Call) -> ModelBytes:
         headers = {name: value for name, value in answer.headers.items() if name.lower() not in _NOT_BACK}
         if not call.streams:
             return ModelBytes(http_status=answer.status, headers=headers, data=await _whole(answer))
         call.part(ModelBytes(http_status=answer.status, headers=headers))
         while piece := await answer.content.readany():
             for start in range(0, len(piece), PIECE_BYTES):
-                call.part(ModelBytes(data=piece[start : start + PIECE_BYTES]))
+                await self._room(asked, pace)
+                part = piece[start : start + PIECE_BYTES]
+                call.part(ModelBytes(data=part))
+                pace.sent(len(part))
             await asyncio.sleep(0)  # whoever answers fast leaves the loop to others
         return ModelBytes()
+
+    async def _room(self, asked: AskModel, pace: Pace) -> None:
+        """Waits until its reader has taken enough; it may wait for as long as its share lives, and STANDSTILL_S at most."""
+        still_s = 0.0
+        while not pace.has_room:
+            if not asked.reader:
+                raise too_long()
+            still_s = 0.0 if await pace.moved(LOOK_S) else still_s + LOOK_S
+            self._allowed(asked)
+            if still_s >= STANDSTILL_S:
+                raise stood_still()
 
     def _opened(self) -> aiohttp.ClientSession:
         import aiohttp
@@ -109,16 +130,10 @@ class Asking:
         return self._session
 
 
-WHOLE_BYTES: Final = 16 * 2**20
-"""What a caller that takes no parts gets at most."""
-
-
 async def _whole(answer: aiohttp.ClientResponse) -> bytes:
     body = bytearray()
     while piece := await answer.content.readany():
         body += piece
         if len(body) > WHOLE_BYTES:
-            raise Interrupted(
-                f"the engine's answer has more than {WHOLE_BYTES} bytes; ask by a client that takes parts"
-            )
+            raise too_long()
     return bytes(body)

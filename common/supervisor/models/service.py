@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from common.api import models as api
 from common.api.leases import Lease
 from common.api.models import ModelReady, UseModel
-from common.api.words import Cursor
+from common.api.words import Cursor, Empty
 from common.config.models import Model
 from common.errors import NotFound, Unavailable
 from common.service.call import Call
@@ -102,6 +102,7 @@ class ManagedModels:
         shell.handle(api.STOP_MODEL, self._stop)
         shell.handle(api.RELOAD_MODELS, self._reload)
         shell.handle(api.ASK_MODEL, self._ask)
+        shell.handle(api.PACE_MODEL, self._pace)
         self._news.figures.show(shell.metrics)
 
     def unloader(self, order: EvictionOrder) -> ModelUnloader | None:
@@ -194,6 +195,10 @@ class ManagedModels:
 
     async def _ask(self, asked: api.AskModel, call: Call) -> api.ModelBytes:
         return await self._opened().asking.ask(asked, call)
+
+    def _pace(self, told: api.PaceModel, _call: Call) -> Empty:
+        self._opened().asking.pace(told)
+        return Empty()
 
     def _serving_under(self, lease_id: str) -> Serving | None:
         managed = self._roster.of_lease(lease_id)

@@ -13,7 +13,6 @@ import pytest
 
 from common.api import leases, models, resource_manager
 from common.api.words import Cursor, Empty
-from common.client.directory import Directory
 from common.client.opening import open_async_client
 from common.client.settings import at_own_pace
 from common.errors import BadRequest, NoCapacity, NotFound, TandemError, Unavailable
@@ -22,9 +21,11 @@ from common.service.shell import Shell, ShellSettings
 from common.telemetry.system_clock import SystemClock
 from main_pc.front.service import Front, FrontSettings
 from tests.lab.engines import ModelServer, start
+from tests.lab.nowhere import nobody_but
 from tests.main_pc.front.models import model
 
 PATIENCE_S = 60.0
+PIECE = 64 * 1024
 SSE = b'data: {"choices":[{"delta":{"content":"far"}}]}\n\ndata: [DONE]\n\n'
 
 
@@ -39,6 +40,9 @@ class Fakes:
     asked: list[models.AskModel] = field(default_factory=list)
     released: list[str] = field(default_factory=list)
     listed: list[models.Model] = field(default_factory=list)
+    flood: int = 0
+    paced: dict[str, int] = field(default_factory=dict)
+    told: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def use(self, asked: models.UseModel, call: Call) -> models.ModelReady:
         self.used.append(asked)
@@ -54,8 +58,26 @@ class Fakes:
     async def ask(self, asked: models.AskModel, call: Call) -> models.ModelBytes:
         self.asked.append(asked)
         call.part(models.ModelBytes(200, {"Content-Type": "text/event-stream"}))
+        if self.flood:
+            return await self._flooded(asked, call)
         call.part(models.ModelBytes(data=SSE[:20]))
         return models.ModelBytes(data=SSE[20:])
+
+    async def _flooded(self, asked: models.AskModel, call: Call) -> models.ModelBytes:
+        """So many windows, none of them before the one before it is said to be taken."""
+        for done in range(self.flood):
+            for _ in range(models.WINDOW_BYTES // PIECE):
+                call.part(models.ModelBytes(data=bytes(PIECE)))
+            while self.paced.get(asked.reader, 0) < (done + 1) * models.WINDOW_BYTES:
+                self.told.clear()
+                await self.told.wait()
+        return models.ModelBytes()
+
+    def pace(self, told: models.PaceModel, _call: Call) -> Empty:
+        assert told.taken_bytes >= self.paced.get(told.reader, 0)
+        self.paced[told.reader] = told.taken_bytes
+        self.told.set()
+        return Empty()
 
     def release(self, asked: leases.ReleaseLease, _call: Call) -> Empty:
         self.released.append(asked.lease_id)
@@ -66,6 +88,7 @@ class Fakes:
         shell.handle(models.USE_MODEL, self.use)
         shell.handle(models.LIST_MODELS, lambda _asked, _call: models.Models(self.listed, Cursor(epoch=0, seq=0)))
         shell.handle(models.ASK_MODEL, self.ask)
+        shell.handle(models.PACE_MODEL, self.pace)
         shell.handle(leases.RELEASE_LEASE, self.release)
         return shell
 
@@ -112,8 +135,7 @@ async def house(engine: ModelServer) -> AsyncIterator[House]:
     shells = {name: fakes.shell(name, host) for name, host in PLACES}
     for shell in shells.values():
         await shell.open()
-    text = ",".join(f"{name}={shell.port}@127.0.0.1" for name, shell in shells.items())
-    directory = Directory.parse(text)
+    directory = nobody_but(*(f"{name}={shell.port}@127.0.0.1" for name, shell in shells.items()))
     fakes.ready = {
         "near": ready("near", "mainpc", engine.url),
         "slow": ready("slow", "mainpc", engine.url),
@@ -180,6 +202,13 @@ async def test_a_model_of_another_host_is_asked_through_its_supervisor(house: Ho
     assert "authorization" not in {name.lower() for name in asked.headers}
     status, text = await house.post("/api/chat", {"model": "far", **CHAT})
     assert json.loads(text.splitlines()[0])["message"]["content"] == "far"
+
+
+async def test_a_long_answer_of_another_host_comes_as_fast_as_it_is_said_to_be_taken(house: House) -> None:
+    house.fakes.flood = 3
+    async with house.session.post(f"{house.url}/v1/chat/completions", json={"model": "far", "messages": []}) as answer:
+        assert len(await answer.read()) == 3 * models.WINDOW_BYTES
+    assert house.fakes.paced == {house.fakes.asked[-1].reader: 3 * models.WINDOW_BYTES}
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/chat"])
