@@ -146,7 +146,7 @@ def pick(wish: Wish, cards: Iterable[Candidate], kept: Collection[str] = ()) -> 
             or card.exclusive
             or (host and card.host != host)
             or (uuid and card.uuid != uuid)
-            or (picky and not _suits(wish, card))
+            or (picky and not suits(wish, card))
         ):
             continue
         if card.uuid not in kept and (
@@ -252,7 +252,7 @@ def _why_not(wish: Wish, card: Candidate, kept: Collection[str], barred: Mapping
         return card.problem
     if need > most:
         return f"gives {amount(most)} at most, {amount(need)} needed"
-    if wish.pinned and not _pins(wish, card):
+    if wish.pinned and not pins(wish, card):
         return _why_not_pinned(wish, card)
     if card.problem:
         return card.problem
@@ -265,11 +265,13 @@ def _why_not(wish: Wish, card: Candidate, kept: Collection[str], barred: Mapping
     return KEPT if card.uuid in kept else ""
 
 
-def _suits(wish: Wish, card: Candidate) -> bool:
-    return not (wish.exclusive and card.leases) and (not wish.pinned or _pins(wish, card))
+def suits(wish: Wish, card: Candidate) -> bool:
+    """Whether the request goes together with those that lease the card: it wants it to itself, or to be pinned there."""
+    return not (wish.exclusive and card.leases) and (not wish.pinned or pins(wish, card))
 
 
-def _pins(wish: Wish, card: Candidate) -> bool:
+def pins(wish: Wish, card: Candidate) -> bool:
+    """Whether the request may be pinned on the card beside what is pinned there."""
     return card.pinned_bytes + wish.need_bytes <= card.pinnable_bytes
 
 

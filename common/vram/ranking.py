@@ -20,7 +20,7 @@ import msgspec
 from common.api.leases import CardVerdict
 from common.vram.amount import amount
 from common.vram.eviction import EvictionPlan, Resident, size, victims
-from common.vram.placement import Candidate
+from common.vram.placement import Candidate, Wish, pins
 
 
 class Site(msgspec.Struct, frozen=True):
@@ -75,6 +75,20 @@ class Ranked(msgspec.Struct, frozen=True):
         )
 
 
+def in_question(wish: Wish, sites: Iterable[Site]) -> list[Site]:
+    """Of open cards those that could come to take the request, each with the room that it finds there.
+
+    A pin that the card's budget for pins has no room for is not helped by evictions. Of a card that one lease is to have, or
+    has had, to itself there is only what all others give up.
+    """
+    return [_found(wish, site) for site in sites if could_take(wish, site.card)]
+
+
+def could_take(wish: Wish, card: Candidate) -> bool:
+    """Whether an open card could come to take the request, if enough of those who may go went."""
+    return wish.could_hold(card) and (not wish.pinned or pins(wish, card))
+
+
 def rank(
     need_bytes: int, sites: Iterable[Site], priority: int, horizon_s: float, *, draining: bool = False
 ) -> list[Ranked]:
@@ -86,6 +100,13 @@ def rank(
 def cost_s(dearest: float, need_bytes: int, queued_load_s: float) -> float:
     """What a request costs on a card, in seconds: its bytes at the price of the dearest that goes, and the loads before it."""
     return dearest * size(need_bytes) + queued_load_s
+
+
+def _found(wish: Wish, site: Site) -> Site:
+    if not (wish.exclusive or site.card.exclusive):
+        return site
+    left = min(site.card.grantable_bytes, wish.need_bytes - sum(each.bytes for each in site.residents))
+    return msgspec.structs.replace(site, card=msgspec.structs.replace(site.card, grantable_bytes=left))
 
 
 def _weighed(need_bytes: int, site: Site, priority: int, horizon_s: float, draining: bool) -> Ranked:

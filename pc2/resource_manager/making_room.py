@@ -1,27 +1,62 @@
-"""Where room is made for a request that fits nowhere, what it would share, and how both are told: pure, by the planner's view.
+"""Where a request goes, where room is made for one that fits nowhere, what it would share, and how that is told: by the view.
 
-The rules are the supervisors' own (common/vram/ranking.py): the card that costs least by its dearest victim. Which leases go is
-then decided by the card's supervisor, by its own measurements.
+The rules are the supervisors' own (common/vram/ranking.py): the tightest fit, else the card that costs least by its dearest
+victim. A request for one card is told its card from what the view keeps ready; one for several, or for a card to itself while
+others have to go from it, has every card ranked. Which leases go is then decided by the card's supervisor, by its own
+measurements. It is pure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Final
 
 import msgspec
 
 from common.api.leases import AcquireLease, LeaseProgress, PlanLease
 from common.vram import ranking
-from common.vram.placement import Candidate, Choice, Wish
-from common.vram.ranking import Ranked, Site
+from common.vram.placement import Candidate, Choice, Wish, picks
+from common.vram.ranking import Ranked
 from pc2.resource_manager.fleet import Fleet
 
+NONE_BARRED: Final[Mapping[str, str]] = {}
 
-def ranked(wish: Wish, sites: Sequence[Site], priority: int, horizon_s: float) -> list[Ranked]:
-    """The cards in question, best first. Of a request for several only those of hosts that could give as many."""
-    fit = [_site(wish, site) for site in sites if wish.could_hold(site.card)]
-    best = ranking.rank(wish.need_bytes, fit, priority, horizon_s)
+
+def fitting(fleet: Fleet, wish: Wish, now: float, kept: Collection[str], barred: Mapping[str, str]) -> Candidate | None:
+    """The card that takes the request as things are, the first of several; None where none does."""
     if wish.cards == 1:
+        return fleet.fit(wish, now, kept, barred)
+    return next(iter(picks(wish, fleet.candidates(now), kept, barred)), None)
+
+
+def cheapest(
+    fleet: Fleet, wish: Wish, priority: int, now: float, kept: Collection[str], barred: Mapping[str, str]
+) -> Candidate | None:
+    """The card where others go for the request at the least cost; None where that is enough nowhere."""
+    if wish.cards == 1 and not wish.exclusive:
+        found = fleet.room(wish, priority, now, kept, barred)
+        return None if found is None else found.card
+    best = ranked(fleet, wish, priority, now, kept, barred)
+    return best[0].site.card if best and best[0].possible else None
+
+
+def ranked(
+    fleet: Fleet,
+    wish: Wish,
+    priority: int,
+    now: float,
+    kept: Collection[str] = (),
+    barred: Mapping[str, str] = NONE_BARRED,
+    only: Candidate | None = None,
+) -> list[Ranked]:
+    """The cards in question, or `only` one, best first, with who would go from each and why.
+
+    Of a request for several only those of hosts that could give as many.
+    """
+    sites = fleet.sites(now, wish.need_bytes) if only is None else [fleet.site(only, now)]
+    open_to = (site for site in sites if site.card.uuid not in kept and site.card.host not in barred)
+    best = ranking.rank(wish.need_bytes, ranking.in_question(wish, open_to), priority, fleet.horizon.seconds)
+    if wish.cards == 1 or only is not None:
         return best
     able = [each.site.card.host for each in best if each.possible]
     return [each for each in best if able.count(each.site.card.host) >= wish.cards]
@@ -69,11 +104,3 @@ def progress(wish: Wish, room: Ranked, waited_s: float) -> LeaseProgress:
         waited_s=waited_s,
         reason=f"room is being made on {room.site.card.label}: {room.reason}",
     )
-
-
-def _site(wish: Wish, site: Site) -> Site:
-    """The card as the request finds it: one that a lease is to have, or has had, to itself has only what all others give up."""
-    if not (wish.exclusive or site.card.exclusive):
-        return site
-    left = min(site.card.grantable_bytes, wish.need_bytes - sum(each.bytes for each in site.residents))
-    return msgspec.structs.replace(site, card=msgspec.structs.replace(site.card, grantable_bytes=left))

@@ -79,6 +79,7 @@ class Planner:
         """Takes in one event and returns what follows from it."""
         self._steps.begin(now, at)
         _HANDLERS[type(event)](self, event)
+        self.fleet.settle(now)
         return self._steps.decided()
 
     def undo(self, decision: Decision, now: float, at: Timestamp) -> Decision:
@@ -228,11 +229,12 @@ class Planner:
     def _lease_seen(self, event: events.LeaseSeen) -> None:
         self.fleet.changed(event.host, event.event, self._steps.now)
         if event.event.change == "expiring":
-            self._steps.horizon.evicted(event.event.lease.idle_s)
+            self.fleet.horizon.evicted(event.event.lease.idle_s)
         if event.event.change != "granted":
             self._steps.start_waiters()
 
     def _tick(self, _: events.Tick) -> None:
+        self.fleet.reprice(self._steps.now)
         self._steps.start_waiters()
         self._steps.end_overdue()
         for request in self._book:

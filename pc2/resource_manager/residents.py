@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from common.api.leases import Lease
-from common.vram.eviction import Resident
+from common.vram.demand import ModelKey
 from common.vram.footprint import BYTES_PER_S, FIXED_S
+from common.vram.priced_cards import Tenant, Uses
 
 
 def cards_of(lease: Lease) -> frozenset[str]:
@@ -22,21 +23,18 @@ def load_s(lease: Lease) -> float:
     return lease.load_s or FIXED_S["cached"] + (lease.declared_bytes or lease.bytes) / BYTES_PER_S["cached"]
 
 
-def resident(lease: Lease, said_s: float) -> Resident:
-    """The lease, of which its supervisor said so `said_s` seconds ago; one that sleeps returns next to nothing, and stays."""
-    used = lease.in_use or lease.users > 0
-    return Resident(
+def tenant(lease: Lease, said_at: float) -> Tenant:
+    """The lease as its supervisor told of it then; one that sleeps returns next to nothing, and stays."""
+    return Tenant(
         lease.lease_id,
-        lease.model,
-        lease.config,
+        ModelKey(lease.model, lease.config),
         0 if lease.state == "parked" else max(lease.bytes, lease.measured_bytes),
         lease.priority,
-        lease.pinned,
-        used,
-        lease.state == "expiring",
-        0.0 if used else lease.idle_s + said_s,
-        lease.gap_s,
         load_s(lease),
+        lease.pinned,
+        lease.in_use or lease.users > 0,
+        lease.state == "expiring",
+        Uses(said_at - lease.idle_s, lease.gap_s),
     )
 
 

@@ -6,7 +6,7 @@ business.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Final
 
 import msgspec
@@ -14,9 +14,8 @@ import msgspec
 from common.api.leases import PlanLease, ReleaseLease
 from common.api.words import Timestamp
 from common.errors import Conflict, NoCapacity, NotFound, TandemError, TooLarge, Unavailable
-from common.vram.demand import Horizon
 from common.vram.ledger import LedgerPolicy
-from common.vram.placement import Candidate, Choice, Wish, choose, picks, refusal
+from common.vram.placement import Candidate, Choice, Wish, choose, refusal
 from common.vram.ranking import Ranked
 from common.vram.waiting import LeaseQueue, QueuePolicy
 from pc2.resource_manager import making_room
@@ -31,11 +30,10 @@ from pc2.resource_manager.instructions import (
     WithdrawAsk,
 )
 from pc2.resource_manager.intents import Intent, IntentFact, IntentForgotten, IntentRecorded
+from pc2.resource_manager.making_room import NONE_BARRED
 from pc2.resource_manager.needs import Needs
 from pc2.resource_manager.request_book import RequestBook
-from pc2.resource_manager.saga import Request, State, Step
-
-NONE_BARRED: Final[Mapping[str, str]] = {}
+from pc2.resource_manager.saga import Request, Step
 
 
 class PlannerPolicy(msgspec.Struct, frozen=True, kw_only=True):
@@ -67,7 +65,6 @@ class Steps:
         self.fleet, self.policy = fleet, policy
         self.queue = LeaseQueue(policy.queue)
         self.book = RequestBook()
-        self.horizon = Horizon()
         self.needs = Needs()
         self.now, self.at = 0.0, ""
         self._facts: list[IntentFact] = []
@@ -121,30 +118,32 @@ class Steps:
             self.ask_for(request, joined.card, takes_bytes=False)
             return True
         kept = self.queue.kept_from(asked.priority, request.asked_at)
-        chosen = picks(request.wish, self.fleet.candidates(self.now), kept, request.barred)
-        if chosen:
-            self.ask_for(request, chosen[0])
+        wish = request.wish
+        card = making_room.fitting(self.fleet, wish, self.now, kept, request.barred)
+        if card is not None:
+            self.ask_for(request, card)
             return True
-        return self._make_room(request)
+        return self._make_room(request, wish, kept)
 
-    def _make_room(self, request: Request) -> bool:
+    def _make_room(self, request: Request, wish: Wish, kept: Collection[str]) -> bool:
         """Asks the supervisor to have others go, where that is enough and the request waits for it; whether it did."""
         left_s = request.patience_until - self.now
         if left_s <= 0:
             return False
-        best = self._room(request.wish, request.asked.priority, request.asked_at, request.barred)
-        if not (best and best[0].possible):
+        priority, barred = request.asked.priority, request.barred
+        card = making_room.cheapest(self.fleet, wish, priority, self.now, kept, barred)
+        if card is None:
             return False
-        self.ask_for(request, best[0].site.card, room_s=left_s)
-        told = making_room.progress(request.wish, best[0], max(0.0, self.now - request.asked_at))
+        (first, *_) = making_room.ranked(self.fleet, wish, priority, self.now, kept, barred, only=card)
+        self.ask_for(request, card, room_s=left_s)
+        told = making_room.progress(wish, first, max(0.0, self.now - request.asked_at))
         self.do(*(Progress(call, told) for call in request.callers))
         return True
 
     def _room(self, wish: Wish, priority: int, asked_at: float, barred: Mapping[str, str]) -> list[Ranked]:
+        """Every card where others may go for the request, best first, with who that is."""
         kept = self.queue.kept_from(priority, asked_at)
-        sites = self.fleet.sites(self.now, wish.need_bytes)
-        open_to = [site for site in sites if site.card.uuid not in kept and site.card.host not in barred]
-        return making_room.ranked(wish, open_to, priority, self.horizon.seconds)
+        return making_room.ranked(self.fleet, wish, priority, self.now, kept, barred)
 
     def _explained(self, request: Request, choice: Choice) -> Choice:
         """A refusal for now, with what was weighed; it says so where others would have gone for one that waits."""
@@ -255,22 +254,19 @@ class Steps:
 
     def start_waiters(self) -> None:
         """Starts what now fits, and tells those that still wait what changed."""
+        if not len(self.queue):
+            return
         for waiter, card in self.queue.startable(self.fleet.candidates(self.now), self.now):
             self.queue.remove(waiter.ticket)
             self.ask_for(self._open(waiter.ticket), card)
-        if len(self.queue):
-            self._start_by_eviction()
+        self._start_by_eviction()
         self.tell()
 
     def _start_by_eviction(self) -> None:
         """Has room made for those first in line, who share a lease that lives by now or for whom others may go."""
-        waiting = [
-            request for request in self.book if request.state is State.WAITING and request.lease_id in self.queue
-        ]
-        waiting.sort(key=lambda request: self.queue.position(request.lease_id))
-        for request in waiting[:TRIED]:
-            if self._start(request):
-                self.queue.remove(request.lease_id)
+        for ticket in self.queue.first(TRIED):
+            if self._start(self._open(ticket)):
+                self.queue.remove(ticket)
 
     def tell(self) -> None:
         """Streams to those that wait what changed for them; what can never fit any more is refused."""

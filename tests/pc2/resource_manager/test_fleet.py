@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import msgspec
+
 from common.api.leases import Card, CardsSampled, Lease, LeaseChanged, Leases, Owner
 from common.api.words import Cursor
 from common.vram.amount import GIB
 from common.vram.ledger import capacity
-from common.vram.placement import Candidate
-from pc2.resource_manager.fleet import UNHEARD, Fleet
+from common.vram.placement import Candidate, Wish
+from pc2.resource_manager.fleet import Fleet
+from pc2.resource_manager.host_view import UNHEARD
 
 
 def card(free: float = 20, uuid: str = "GPU-a", reason: str = "", host: str = "mainpc") -> Card:
@@ -112,6 +115,40 @@ def test_a_pause_closes_a_host_for_a_moment() -> None:
     fleet.pause("mainpc", 2.0)
     assert only(fleet, 1.9).problem == "could not take a request just now"
     assert free(fleet, 2.0) == [20]
+
+
+def test_a_request_finds_a_card_only_while_its_host_is_heard_and_does_not_rest() -> None:
+    fleet = fleet_with(card(20))
+    wish = Wish("new", GIB)
+
+    def found(now: float) -> bool:
+        return fleet.fit(wish, now, (), ()) is not None
+
+    assert [found(now) for now in (0.0, 5.0, 5.1)] == [True, True, False]
+    fleet.sampled("mainpc", sampled(card(20)), 6.0)
+    fleet.pause("mainpc", 8.0)
+    assert [found(now) for now in (6.0, 7.9, 8.0, 11.0, 11.1)] == [False, False, True, True, False]
+    fleet.sampled("mainpc", sampled(card(20)), 12.0)
+    assert found(12.0)
+    fleet.lost("mainpc", "link down")
+    assert not found(12.0)
+    fleet.back("mainpc")
+    assert found(12.0)
+
+
+def test_where_room_is_being_made_no_more_is_made_until_that_is_over() -> None:
+    fleet = fleet_with(card(1))
+    fleet.changed(
+        "mainpc", LeaseChanged(change="marked", lease=msgspec.structs.replace(lease("a", 8), in_use=False)), 0.0
+    )
+    wish = Wish("new", 6 * GIB)
+    found = fleet.room(wish, 50, 0.0, (), ())
+    assert found is not None
+    assert found.victims == ("a",)
+    fleet.claim("lease-1", found.card, 0, makes_room=True)
+    assert fleet.room(wish, 50, 0.0, (), ()) is None
+    fleet.unclaim("lease-1")
+    assert fleet.room(wish, 50, 0.0, (), ()) == found
 
 
 def test_a_grant_in_flight_counts_until_its_supervisor_showed_it_and_published_again() -> None:
