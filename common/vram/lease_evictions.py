@@ -220,7 +220,7 @@ def _order(state: LeaseState, records: Sequence[LeaseRecord], card_uuid: str, go
         keep_bytes=kept,
         residual_bytes=sum(residual_bytes(state, each, held_bytes(state, each, card)) for each in here),
         unload=next((record.unload for record in records if record.unload is not None), None),
-        not_parked=_not_parked(state, records),
+        not_parked=not_parked_together(state, records),
         spared=f"its process also serves {stay[0].model} ({stay[0].lease_id})" if stay else "",
         for_lease=first.for_lease,
         reason=first.reason,
@@ -228,9 +228,9 @@ def _order(state: LeaseState, records: Sequence[LeaseRecord], card_uuid: str, go
     )
 
 
-def _not_parked(state: LeaseState, records: Sequence[LeaseRecord]) -> str:
-    """Why the weights of all of them together may not stay in host RAM."""
-    beside = sum(record.bytes * len(record.places) for record in records[1:])
+def not_parked_together(state: LeaseState, records: Sequence[LeaseRecord], beside_bytes: int = 0) -> str:
+    """Why the weights of all of them together may not stay in host RAM, with those that are on their way there already."""
+    beside = beside_bytes + sum(record.bytes * len(record.places) for record in records[1:])
     return not_parked(state, records[0], beside) or next((ASLEEP for record in records[1:] if record.parked_bytes), "")
 
 

@@ -246,6 +246,11 @@ class LeaseTable:
         going = lease_evictions.able_to_go(self._state, lease_ids)
         return lease_room.expire(self._state, going, reason, now, at, decided=decided)[0]
 
+    def not_parked(self, lease_ids: Sequence[str], beside_bytes: int = 0) -> str:
+        """Why the weights of these leases may not go into host RAM now, beside those on their way there; empty: they may."""
+        live = [self._state.live[each] for each in lease_ids if each in self._state.live]
+        return lease_evictions.not_parked_together(self._state, live, beside_bytes) if live else ""
+
     def pending_evictions(self) -> list[Evict]:
         """The orders for all leases that have to go and that nobody uses, as they stand."""
         return lease_outcomes.pending_evictions(self._state)

@@ -135,6 +135,11 @@ class _Tier:
         least, most = strange - silent - self._lingering, strange - self._lingering
         self._strangers = max(0, min(max(self._strangers, least), most))
 
+    def measure_again(self, available: int) -> None:
+        """The same with another figure of what is available; a tier that was not measured stays so."""
+        if not self.problem:
+            self.measure(self.total, available, self._held)
+
     def shortage(self, wanted: int, own: str) -> Shortage | None:
         """Why `wanted` does not fit in place of what the lease `own` has; None when it does, or nothing is wanted."""
         free = self.free_for(own)
@@ -202,6 +207,10 @@ class HostAccount:
         if cpu_cores:
             self._cpu.resize(round(cpu_cores * MILLI))
             self._cpu.problem = ""
+
+    def ram_now(self, available_bytes: int) -> None:
+        """Takes in what RAM is available at a moment between two looks; what each lease holds is as the last look had it."""
+        self._ram.measure_again(available_bytes)
 
     def by_lease(self, held: Mapping[ProcessId, int], owned: Mapping[ProcessId, Iterable[str]]) -> dict[str, int]:
         """What owners are seen to hold, spread over their leases of RAM in order; what exceeds them all is the last one's."""

@@ -198,6 +198,8 @@ class CardLeases:
 
     def _decision(self, asked: AdmitLease, asked_at: float) -> Decision:
         now = self._now()
+        if asked.ram_bytes:
+            self._writer.see_ram()
         kept = self._line.kept_from(asked.priority, asked_at)
         if self._writer.settling:
             kept |= self._writer.settling.unsure(self._writer.table.candidates(now, asked.lease_id), asked.bytes)

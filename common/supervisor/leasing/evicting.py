@@ -17,7 +17,7 @@ from common.errors import Unavailable
 from common.gpu import process_identity
 from common.gpu.process_identity import ExitWatch
 from common.service.shell import Shell
-from common.supervisor.leasing.rung_acts import FindUnloader, RungActs, describe, nobody
+from common.supervisor.leasing.rung_acts import FindUnloader, NotParked, RungActs, describe, nobody, parks
 from common.supervisor.leasing.sampling import Look as CardLook
 from common.vram.cards import ProcessId
 from common.vram.ladder import (
@@ -72,7 +72,7 @@ class Evictor:
     """Carries orders out; `done` is called once for each, in a turn of the loop of its own, unless it is closed before.
 
     `look_soon` has the cards looked at, and `looked` is to be told of every look. `unloader` finds whoever knows an order's owner
-    better than its lease does.
+    better than its lease does, `not_parked` says why an order's weights do not fit into host RAM after all.
     """
 
     def __init__(
@@ -82,11 +82,12 @@ class Evictor:
         done: Done,
         unloader: FindUnloader = nobody,
         policy: LadderPolicy = DEFAULT,
+        not_parked: NotParked = parks,
     ) -> None:
         self._loop = shell.loop
         self._log = shell.log
         self._now = shell.clock.monotonic
-        self._acts = RungActs(shell.context, shell.clock, unloader)
+        self._acts = RungActs(shell.context, shell.clock, unloader, not_parked)
         self._look_soon = look_soon
         self._done = done
         self._policy = policy

@@ -19,6 +19,7 @@ from common.service.shell import Shell
 from common.supervisor.leasing.evicting import Evictor
 from common.supervisor.leasing.footprints import Learning
 from common.supervisor.leasing.metrics import EvictionFigures
+from common.supervisor.leasing.parking import Parking
 from common.supervisor.leasing.rung_acts import FindUnloader
 from common.supervisor.leasing.sampling import Look
 from common.supervisor.leasing.waiting import Seat
@@ -54,7 +55,8 @@ class Evictions:
         self._learning = learning
         self._figures = EvictionFigures()
         self._now = shell.clock.monotonic
-        self._evictor = Evictor(shell, look_soon, self._ended, unloader, policy)
+        self._parking = Parking(writer)
+        self._evictor = Evictor(shell, look_soon, self._ended, unloader, policy, self._parking.refuses)
         self._unwritten: list[tuple[EvictionOrder, Outcome, list[Rung]]] = []
 
     def __len__(self) -> int:
@@ -96,6 +98,7 @@ class Evictions:
         if now - seat.way_at < AGAIN_S:
             return
         seat.way_at = now
+        self._writer.see_ram()
         at = self._shell.clock.timestamp()
         queued = self._learning.queued()
         decision = self._writer.table.evict_for(seat.asked, now, at, PATIENCE_S, kept, queued, draining=draining)
@@ -124,6 +127,7 @@ class Evictions:
 
     def _make_room(self, asked: MakeRoom, _call: Call) -> RoomPromised:
         self._writer.make_sound()
+        self._writer.see_ram()
         planned, at = self._learning.room(asked), self._shell.clock.timestamp()
         reply = self._record(self._writer.table.make_room(planned, self._now(), at))
         assert isinstance(reply, RoomPromised)
@@ -137,6 +141,7 @@ class Evictions:
 
     def _ended(self, order: EvictionOrder, outcome: Outcome, rungs: list[Rung]) -> None:
         """Writes down what came of it; where nothing can be written now, `resume` comes back to it."""
+        self._parking.over(order)
         try:
             self._writer.make_sound()
         except StorageUnavailable:

@@ -28,6 +28,14 @@ class HostLook(NamedTuple):
     problem: str = ""
 
 
+def ram_available_bytes() -> int | None:
+    """The RAM that is to be had at this moment, at little cost; None where it cannot be read."""
+    try:
+        return psutil.virtual_memory().available
+    except (OSError, RuntimeError):
+        return None
+
+
 def look_at_host(home: Path, owners: Iterable[ProcessId]) -> HostLook:
     """The host now; its disk is the one that `home` is on. Never raises: what could not be read is the look's `problem`."""
     try:

@@ -100,6 +100,7 @@ class OwnLine:
     def evict(self, lease_ids: Sequence[str], reason: str) -> None:
         """Has these leases go, those in use when their use ends."""
         self._writer.make_sound()
+        self._writer.see_ram()
         at = self._shell.clock.timestamp()
         self._record(self._writer.table.evict(lease_ids, reason, self._now(), at))
 

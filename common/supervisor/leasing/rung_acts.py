@@ -27,7 +27,7 @@ from common.supervisor import watchdog
 from common.transport.sockets import Endpoint
 from common.vram.cards import ProcessId
 from common.vram.lease_decision import EvictionOrder
-from common.vram.rungs import Means
+from common.vram.rungs import KEEPING, Means
 
 LOOPBACK: Final = "127.0.0.1"
 SAID_CHARS: Final = 200
@@ -82,13 +82,31 @@ def nobody(_: EvictionOrder) -> None:
     """Finds nobody who knows an owner better than its lease does."""
 
 
-class RungActs:
-    """Performs rungs; `unloader` finds whoever knows an order's owner, None where nobody does."""
+NotParked = Callable[[EvictionOrder], str]
 
-    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], clock: Clock, unloader: FindUnloader) -> None:
+
+def parks(_: EvictionOrder) -> str:
+    """Finds that all weights fit into host RAM."""
+    return ""
+
+
+class RungActs:
+    """Performs rungs; `unloader` finds whoever knows an order's owner, None where nobody does.
+
+    `not_parked` says, as weights are about to go into host RAM, why they may not after all.
+    """
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        clock: Clock,
+        unloader: FindUnloader,
+        not_parked: NotParked = parks,
+    ) -> None:
         self._context = context
         self._clock = clock
         self._unloader = unloader
+        self._not_parked = not_parked
 
     def means(self, order: EvictionOrder) -> Means:
         """What can be done about the order's owner."""
@@ -108,6 +126,8 @@ class RungActs:
         """Does what the rung says; `members` are the owner's processes so far, and learns of more. Raises TandemError."""
         if rung in ("term", "kill"):
             return await self._signal(rung, members)
+        if rung in KEEPING and (why := self._not_parked(order)):
+            return Claimed(False, why)
         known = self._unloader(order)
         if known is not None and rung in known.rungs:
             return await known.perform(rung)

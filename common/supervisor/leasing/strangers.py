@@ -70,6 +70,7 @@ class Strangers:
             for name in names:
                 yielding.forget(name)  # nobody asked it to go: the next look chooses anew
             return
+        self._writer.see_ram()
         now, reason = self._shell.clock.monotonic(), parks[0].reason
         self._away |= {lease.lease_id: lease for lease in leases if lease.lease_id in names}
         self._writer.record(self._writer.table.evict(tuple(sorted(names)), reason, now, at, yielded=True))

@@ -20,7 +20,7 @@ from common.api.leases import LeaseChanged, Receipt
 from common.errors import StorageUnavailable, TandemError
 from common.service.shell import Shell
 from common.store.protocol import Durability
-from common.supervisor.leasing.host_look import HostLook
+from common.supervisor.leasing.host_look import HostLook, ram_available_bytes
 from common.supervisor.leasing.owners import LEASES, OwnerWatch
 from common.supervisor.leasing.sampling import Look
 from common.supervisor.leasing.settling import Settling
@@ -135,6 +135,12 @@ class LeaseWriter:
             cpu_cores=look.cpu_cores,
             held_ram=resources.by_lease(look.held_ram, owned),
         )
+
+    def see_ram(self) -> None:
+        """For a decision that rests on host RAM: takes in what is available at this moment, for others may have taken some."""
+        available_bytes = ram_available_bytes()
+        if available_bytes is not None:
+            self.table.resources.ram_now(available_bytes)
 
     def make_sound(self) -> None:
         """To be called before a decision: after a failed commit the table is restored, and its epoch is open.

@@ -256,6 +256,17 @@ def test_an_owner_that_can_sleep_is_told_why_it_must_not() -> None:
     assert order.not_parked.startswith("cannot be parked: 20.0 GiB of host RAM needed")
 
 
+def test_whether_weights_fit_into_ram_is_asked_again_as_they_are_about_to_go_there() -> None:
+    bench = Bench(a=24).with_host(ram=64)
+    bench.loaded("old", 20, 1, unload=SLEEPER)
+    assert bench.table.not_parked(["old"]) == ""
+    assert "20.0 GiB of host RAM needed" not in bench.table.not_parked(["old"], 20 * GIB)
+    assert bench.table.not_parked(["old"], 40 * GIB).startswith("cannot be parked: 60.0 GiB of host RAM needed")
+    bench.table.resources.ram_now(10 * GIB)
+    assert bench.table.not_parked(["old"]).startswith("cannot be parked: 20.0 GiB of host RAM needed")
+    assert bench.table.not_parked(["gone"]) == ""
+
+
 def test_what_sleeps_already_gives_back_the_rest() -> None:
     bench = Bench(a=24).with_host()
     bench.loaded("old", 20, 1, unload=SLEEPER)

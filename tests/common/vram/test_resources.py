@@ -41,6 +41,23 @@ def test_who_wants_nothing_beside_the_card_is_never_refused() -> None:
     assert host.fits() == ""
 
 
+def test_ram_that_others_took_since_the_last_look_is_not_granted() -> None:
+    host = HostAccount()
+    host.ram_now(30 * GIB)
+    assert host.fits(ram=1).endswith("has not been measured yet")
+    host = account()
+    host.put("lease-1", ram=10 * GIB, model="qwen")
+    look(host, RAM - 10 * GIB, **{"lease-1": 10 * GIB})
+    assert host.fits(ram=30 * GIB) == ""
+    host.ram_now(RAM - 40 * GIB)
+    short = host.shortage(ram=30 * GIB)
+    assert short is not None
+    assert (short.others, short.never) == (30 * GIB, False)
+    assert short.free == RAM - int(0.05 * RAM) - 40 * GIB
+    host.ram_now(RAM - 10 * GIB)
+    assert host.fits(ram=30 * GIB) == ""
+
+
 def test_a_refusal_says_need_free_ceiling_and_who_holds_the_rest() -> None:
     host = account()
     host.put("lease-1", ram=30 * GIB, model="qwen")

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import zmq
 
 from common.api import leases, supervisor
@@ -19,6 +20,7 @@ from common.gpu.simulated import GIB, SimulatedCards, ensure_cards
 from common.service.shell import Shell, ShellSettings
 from common.store.memory import MemoryStore
 from common.store.protocol import RecordStore
+from common.supervisor.leasing import sampling, writer
 from common.supervisor.leasing.card_leases import CardLeases
 from common.telemetry.system_clock import SystemClock, system_rng
 from common.transport.sockets import Endpoint
@@ -117,6 +119,17 @@ def program(*command: str) -> Iterator[ProcessId]:
     finally:
         process.kill()
         process.wait()
+
+
+def roomy(mainpc: Host, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A host with 256 GiB of RAM, as looked at last; what is available from now on is the last of the list."""
+    available = [200 * GIB]
+    mainpc.leases._writer.table.resources.measure(
+        ram_total_bytes=256 * GIB, ram_available_bytes=200 * GIB, disk_total_bytes=GIB, disk_available_bytes=GIB
+    )
+    monkeypatch.setattr(writer, "ram_available_bytes", lambda: available[-1])
+    monkeypatch.setattr(sampling, "HOST_LOOK_S", 1_000.0)
+    return available
 
 
 def owner(process: ProcessId) -> dict[str, Any]:

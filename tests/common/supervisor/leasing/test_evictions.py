@@ -15,10 +15,11 @@ from common.gpu.process_identity import is_alive
 from common.gpu.simulated import GIB, card_uuid, use_bytes
 from common.service.call import Call
 from common.store.open import open_store
+from common.supervisor.leasing import writer
 from common.vram.cards import ProcessId
 from common.vram.rungs import LadderPolicy
 from tests.common.service.lab import peer, raises, until
-from tests.common.supervisor.leasing.lab import Host, card_folder, host, owner, program, two_cards
+from tests.common.supervisor.leasing.lab import Host, card_folder, host, owner, program, roomy, two_cards
 
 PATIENT = LadderPolicy(signal_s=60, verify_s=60, term_s=60, kill_s=60, look_s=60)
 BRIEF = LadderPolicy(signal_s=60, verify_s=0.3, term_s=0.3, kill_s=60, look_s=0.3)
@@ -148,16 +149,13 @@ async def test_a_lease_in_use_is_left_alone_until_its_holder_says_that_it_is_idl
             await until_state(mainpc, held["lease_id"], None)
 
 
-async def test_an_owner_that_sleeps_is_parked_and_wakes_under_a_new_token(tmp_path: Path) -> None:
+async def test_an_owner_that_sleeps_is_parked_and_wakes_under_a_new_token(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with host(two_cards(tmp_path), policy=PATIENT) as mainpc:
         with program() as process:
             verbs = Verbs(mainpc, card_folder(tmp_path), process, GIB // 2)
-            mainpc.leases._writer.table.resources.measure(
-                ram_total_bytes=256 * GIB,
-                ram_available_bytes=200 * GIB,
-                disk_total_bytes=GIB,
-                disk_available_bytes=GIB,
-            )
+            roomy(mainpc, monkeypatch)
             held = await idle_lease(mainpc, process, card_folder(tmp_path), unload=verbs.unload(sleep="doze"))
             await room(mainpc, 15)
             await until_state(mainpc, held["lease_id"], "parked")
@@ -170,6 +168,58 @@ async def test_an_owner_that_sleeps_is_parked_and_wakes_under_a_new_token(tmp_pa
             awake = await mainpc.granted(20, owner=owner(process), card_uuid=CARD)
             assert awake["lease_id"] == held["lease_id"]
             assert awake["fencing_token"] > held["fencing_token"]
+
+
+async def test_an_owner_is_not_put_to_sleep_where_others_took_the_ram_since_it_was_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with host(two_cards(tmp_path), policy=PATIENT) as mainpc:
+        with program() as process:
+            verbs = Verbs(mainpc, card_folder(tmp_path), process, GIB // 2)
+            how = verbs.unload(sleep="doze")
+            held = await idle_lease(mainpc, process, card_folder(tmp_path), unload=how)
+            available = roomy(mainpc, monkeypatch)
+            available.append(10 * GIB)
+            await room(mainpc, 15)
+            await until_state(mainpc, held["lease_id"], None)
+            assert verbs.asked == []
+            assert await rungs(mainpc, held["lease_id"]) == [("term", "freed", 20 * GIB, 0)]
+
+
+async def test_ram_that_is_gone_as_weights_are_about_to_go_there_is_told_and_the_next_rung_climbed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with host(two_cards(tmp_path), policy=PATIENT) as mainpc:
+        with program() as process:
+            verbs = Verbs(mainpc, card_folder(tmp_path), process, GIB // 2)
+            available = roomy(mainpc, monkeypatch)
+            figures = iter([200 * GIB, 10 * GIB])
+            monkeypatch.setattr(writer, "ram_available_bytes", lambda: next(figures, available[-1]))
+            held = await idle_lease(mainpc, process, card_folder(tmp_path), unload=verbs.unload(sleep="doze"))
+            await room(mainpc, 15)
+            await until_state(mainpc, held["lease_id"], None)
+            assert verbs.asked == []
+            receipts = (await mainpc.ask("explain", subject=held["lease_id"]))["receipts"]
+            (first, last) = next(each for each in receipts if each["decision"] == "evicted")["rungs"]
+            assert (first["rung"], first["outcome"], last["rung"], last["outcome"]) == (
+                "sleep",
+                "failed",
+                "term",
+                "freed",
+            )
+            assert first["claimed"].startswith("cannot be parked: 20.0 GiB of host RAM needed; 0.0 GiB free")
+
+
+async def test_host_ram_is_leased_by_what_is_available_as_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with host(two_cards(tmp_path)) as mainpc:
+        available = roomy(mainpc, monkeypatch)
+        await mainpc.release(await mainpc.granted(1, ram_bytes=20 * GIB))
+        available.append(30 * GIB)
+        refused = await mainpc.acquire(1, ram_bytes=20 * GIB)
+        assert raises(NoCapacity, refused)
+        assert "20.0 GiB of host RAM needed; 17.2 GiB free" in refused["error"]
 
 
 async def test_memory_that_would_not_go_is_quarantined(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import psutil
 import pytest
 
 from common.gpu.process_identity import this_process
-from common.supervisor.leasing.host_look import HostLook, look_at_host
+from common.supervisor.leasing.host_look import HostLook, look_at_host, ram_available_bytes
 from common.vram.cards import ProcessId
 
 NOBODY = ProcessId(2**22 + 1, 1)
@@ -22,6 +22,18 @@ def test_a_look_has_the_hosts_figures_and_what_owners_hold(tmp_path: Path) -> No
     assert look.cpu_cores == os.cpu_count()
     assert 2**20 < look.held_ram[this_process()] < look.ram_total_bytes
     assert look.held_ram[NOBODY] == 0
+
+
+def test_what_ram_is_available_is_read_anew_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = ram_available_bytes()
+    assert found is not None
+    assert 0 < found <= psutil.virtual_memory().total
+
+    def broken() -> None:
+        raise OSError("no /proc/meminfo")
+
+    monkeypatch.setattr(psutil, "virtual_memory", broken)
+    assert ram_available_bytes() is None
 
 
 def test_what_cannot_be_read_is_the_looks_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from common.gpu.process_identity import identify, is_alive
 from common.gpu.simulated import GIB
 from common.vram.cards import ProcessId
 from tests.common.service.lab import raises
-from tests.common.supervisor.leasing.lab import owner, program
+from tests.common.supervisor.leasing.lab import owner, program, roomy
 from tests.common.supervisor.leasing.manual_time import (
     CARD,
     STUBBORN,
@@ -209,11 +209,9 @@ async def test_an_unload_that_says_done_while_its_bytes_stay_is_climbed_over_and
 
 @on_manual_time
 async def test_a_wake_that_fails_half_way_and_leaks_is_counted_and_never_read_as_free(
-    at: Timed, sleeper: ProcessId
+    at: Timed, sleeper: ProcessId, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    at.host.leases._writer.table.resources.measure(
-        ram_total_bytes=256 * GIB, ram_available_bytes=200 * GIB, disk_total_bytes=GIB, disk_available_bytes=GIB
-    )
+    roomy(at.host, monkeypatch)
     unload = at.serves("doze", lambda: at.uses(sleeper, 0.5)) | {"sleep": "doze"}
     fields = {"model": "old", "unload": unload, "owner": owner(sleeper), "card_uuid": CARD}
     old = await at.held(sleeper, 20, model="old", unload=unload)
