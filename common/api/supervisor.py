@@ -115,13 +115,15 @@ class AdmitLease(leases.AcquireLease, frozen=True, kw_only=True):
 
     `anew`: whoever held a lease under this key before gave it back, so that the key may get another one. `declared_bytes` is what
     was asked for where `bytes` is what the card's host has learned instead; its supervisor fills it in. For its own engines it
-    also asks itself for leases of no card, with `cards` 0.
+    also asks itself for leases of no card, with `cards` 0. `held_priority` is the one that the lease weighs with against others
+    once it is granted, where that is not the request's.
     """
 
     lease_id: Id
     identity: str = ""
     anew: bool = False
     declared_bytes: Bytes = 0
+    held_priority: Priority | None = None
 
 
 class MakeRoom(Message, frozen=True):

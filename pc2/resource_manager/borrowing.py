@@ -22,6 +22,7 @@ from common.client.aio import AsyncClient
 from common.errors import Interrupted, NoCapacity, NotFound, Overloaded, TandemError, Unavailable
 from common.service.call import Call
 from common.service.shell import Shell
+from common.vram.urgency import request_priority
 from pc2.resource_manager import model_choice
 from pc2.resource_manager.callers import Callers
 from pc2.resource_manager.calling import SUPERVISOR, Calling
@@ -102,7 +103,7 @@ class Borrowing:
         wish = PlanLease(
             model=model.name,
             bytes=need,
-            priority=max(asked.priority, model.priority),
+            priority=request_priority(model.priority, asked.priority),
             host=model.host,
             card_uuid=model.card_uuid,
             config=model.config,

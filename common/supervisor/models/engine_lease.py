@@ -12,10 +12,18 @@ from common.supervisor.models.unloading import ASK_S, rungs_of
 
 
 def lease_request(
-    model: Model, lease_id: str, identity: str, owner: Owner, need_bytes: int, card_uuid: str, load_s: float
+    model: Model,
+    lease_id: str,
+    identity: str,
+    owner: Owner,
+    need_bytes: int,
+    card_uuid: str,
+    load_s: float,
+    priority: int,
 ) -> AdmitLease:
     """The lease of an engine: in use until its model is loaded, and by its shares from then on.
 
+    It is asked for with the `priority` of whoever wants the model most, and weighs with the model's own once it is granted.
     That of one that takes no VRAM is of no card: it counts what the host has beside cards, its uses, and its process.
     """
     return AdmitLease(
@@ -24,7 +32,8 @@ def lease_request(
         model=model.name,
         config=model.config,
         bytes=need_bytes if model.vram else 0,
-        priority=model.priority,
+        priority=priority,
+        held_priority=model.priority,
         card_uuid=card_uuid if model.vram else "",
         owner=owner,
         cards=model.cards if model.vram else 0,

@@ -21,7 +21,7 @@ class Begin(msgspec.Struct, frozen=True):
 
 
 class Abandon(msgspec.Struct, frozen=True):
-    """Nobody wants the model any more whose lease is still waited for: wait no longer."""
+    """The model's lease is still waited for, and nobody wants it any more, or somebody more urgently: wait for it no longer."""
 
     name: str
 

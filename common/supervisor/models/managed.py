@@ -13,6 +13,7 @@ from common.vram.demand import ModelKey
 from common.vram.footprint import Footprints, Tier
 from common.vram.loading import LoadAsked
 from common.vram.placement import Wish
+from common.vram.urgency import request_priority
 from common.vram.waiting import DEFAULT as LINE
 
 DISABLED: Final = "disabled in its host's startup file"
@@ -52,13 +53,17 @@ class Serving(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Begun(msgspec.Struct, frozen=True, kw_only=True):
-    """A load under way: since when, when it should be over (None: not known), on which card, and whether others go for it."""
+    """A load under way: since when, when it should be over (None: not known), on which card, whether others go for it.
+
+    `priority` is the one with which its lease is asked for.
+    """
 
     at: float
     until: float | None
     card_uuid: str
     wake: bool
     evicts: bool
+    priority: int
 
 
 class Managed:
@@ -85,6 +90,12 @@ class Managed:
     def key(self) -> ModelKey:
         """Under which its bytes and seconds are learned."""
         return ModelKey(self.model.name, self.model.config)
+
+    @property
+    def urgency(self) -> int:
+        """The priority of the most urgent request that waits for it."""
+        asked = (request_priority(self.model.priority, each.priority) for each in self.waiting.values())
+        return max(asked, default=self.model.priority)
 
     @property
     def free_slots(self) -> int:
@@ -132,7 +143,7 @@ class Managed:
             ticket=asked.ticket,
             key=self.key,
             wish=self.wish(footprints),
-            priority=max(asked.priority, self.model.priority),
+            priority=request_priority(self.model.priority, asked.priority),
             asked_at=asked.asked_at,
             deadline=asked.deadline,
             load_s=self.seconds(footprints)[0],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from common.api.words import DEFAULT_PRIORITY
 from common.errors import TandemError
 from common.service.shell import Shell
 from common.supervisor.models.managed import Asked, Managed
@@ -27,7 +28,7 @@ class Preloading:
         wanted = Asked(
             ticket=f"preload {name}",
             model=name,
-            priority=managed.model.priority,
+            priority=DEFAULT_PRIORITY,
             asked_at=now,
             deadline=now + PRELOAD_S,
             preload=True,

@@ -108,10 +108,6 @@ class Roster:
         """The model whose engine holds this lease."""
         return next((each for each in self if each.held is not None and each.held.lease_id == lease_id), None)
 
-    def used_by(self, share_id: str) -> Managed | None:
-        """The model of which this is a share."""
-        return next((each for each in self if share_id in each.users), None)
-
     def ask(self, asked: Asked, capability: str, now: float) -> None:
         """Takes a place in the line, which `step` may serve at once.
 
@@ -249,10 +245,10 @@ class Roster:
 
     def unused(self, share_id: str, now: float) -> None:
         """A share has ended; no matter whose."""
-        managed = self.used_by(share_id)
-        if managed is not None:
-            managed.users.discard(share_id)
-            managed.idle_since = now
+        for managed in self:
+            if share_id in managed.users:
+                managed.users.discard(share_id)
+                managed.idle_since = now
 
     def unserved(self, asked: Asked, now: float) -> None:
         """A share could not be given, because the lease had to go at that moment: the caller waits on."""
@@ -286,31 +282,33 @@ class Roster:
                     self.leave(asked.ticket)
                     yield Refuse(asked, self._telling.refusal(managed, now))
 
-    def _look_after(self, managed: Managed, now: float) -> list[Instruction]:
-        life, name = managed.life, managed.model.name
-        found: list[Instruction] = []
-        if life.state == "ready":
-            for _ in range(min(managed.free_slots, len(managed.waiting))):
-                asked = self._next_served(managed)
-                self.leave(asked.ticket)
-                found.append(Serve(asked))
-        elif not managed.waiting:
-            if life.state == "queued" and managed.begun is None:
-                self._move(managed, Move.REST if managed.sleeps else Move.FORGO, now)
-            elif life.state == "queued":
-                found.append(Abandon(name))
-        elif life.state in ("absent", "parked", "failed") and life.may_retry(now):
+    def _look_after(self, managed: Managed, now: float) -> Iterator[Instruction]:
+        life = managed.life
+        if managed.waiting and life.state in ("absent", "parked", "failed") and life.may_retry(now):
             self._move(managed, Move.WANT, now)
-            self._line.join(managed, now)
-        elif life.state == "queued" and managed.begun is None and managed.no_room_until <= now:
-            self._line.join(managed, now)
-        if life.state == "queued" and managed.begun is None and managed.waiting and self._needs_no_card(managed, now):
-            found.append(self._begun(managed, "", evicts=False, now=now))
-        return found
+        if life.state == "ready":
+            yield from self._served(managed)
+        elif life.state == "queued":
+            yield from self._queued(managed, now)
 
-    def _needs_no_card(self, managed: Managed, now: float) -> bool:
-        """Whether it may begin at once, whatever goes on at the cards; not where its host had no room for it just now."""
-        return not managed.model.vram and managed.no_room_until <= now
+    def _served(self, managed: Managed) -> Iterator[Serve]:
+        for _ in range(min(managed.free_slots, len(managed.waiting))):
+            asked = self._next_served(managed)
+            self.leave(asked.ticket)
+            yield Serve(asked)
+
+    def _queued(self, managed: Managed, now: float) -> Iterator[Instruction]:
+        """One that waits for its load to begin, or whose lease is waited for."""
+        begun = managed.begun
+        if begun is not None:
+            if not managed.waiting or begun.priority < managed.urgency:
+                yield Abandon(managed.model.name)
+        elif not managed.waiting:
+            self._move(managed, Move.REST if managed.sleeps else Move.FORGO, now)
+        elif managed.no_room_until <= now:
+            self._line.join(managed, now)
+            if not managed.model.vram:  # it needs no card, whatever goes on there
+                yield self._begun(managed, "", evicts=False, now=now)
 
     def _begin_some(self, residency: Residency, now: float) -> list[Instruction]:
         found: list[Instruction] = []
@@ -328,7 +326,9 @@ class Roster:
     def _begun(self, managed: Managed, card_uuid: str, *, evicts: bool, now: float) -> Begin:
         seconds, known = managed.seconds(self._footprints)
         until = now + seconds if known else None
-        managed.begun = Begun(at=now, until=until, card_uuid=card_uuid, wake=managed.sleeps, evicts=evicts)
+        managed.begun = Begun(
+            at=now, until=until, card_uuid=card_uuid, wake=managed.sleeps, evicts=evicts, priority=managed.urgency
+        )
         managed.no_room = ""
         deadline = max(asked.deadline for asked in managed.waiting.values())
         several = managed.model.cards > 1 and not managed.sleeps

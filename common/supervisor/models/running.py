@@ -378,4 +378,7 @@ class Engines:
 
     def _request(self, managed: Managed, owner: Owner, need: int, card_uuid: str) -> AdmitLease:
         lease_id, seconds = new_id("lease", self._shell.rng), managed.seconds(self._footprints)[0]
-        return lease_request(managed.model, lease_id, IDENTITY.format(self._host), owner, need, card_uuid, seconds)
+        priority = managed.begun.priority if managed.begun is not None else managed.model.priority
+        return lease_request(
+            managed.model, lease_id, IDENTITY.format(self._host), owner, need, card_uuid, seconds, priority
+        )

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from common.api.leases import LeaseGranted
+from common.api.supervisor import RoomPromised
 from common.api.words import Empty
 from common.errors import NoCapacity, NotFound, StaleFence, TooLarge, Unavailable
 from common.vram.amount import GIB
@@ -278,3 +279,23 @@ def test_before_an_epoch_is_open_no_room_is_made() -> None:
     bench.watched = set()
     refused(bench.room("lease-1"), Unavailable)
     refused(bench.table.evict_for(bench.ask("lease-1"), bench.now, AT), Unavailable)
+
+
+def test_a_lease_may_be_asked_for_with_one_priority_and_weigh_with_another() -> None:
+    bench = Bench(a=12)
+    bench.loaded("dear", 8, 1, priority=70)
+    asked = bench.ask("urgent", 8, 2, priority=80, held_priority=20, in_use=False, model="plain")
+    promised = bench.commit(bench.table.evict_for(asked, bench.now, AT)).reply
+    assert isinstance(promised, RoomPromised)
+    assert [each.lease_id for each in promised.victims if each.chosen] == ["dear"]
+    bench.end(1)
+    bench.look()
+    bench.commit(bench.table.evicted(["dear"], [], 8 * GIB, bench.now, AT))
+    assert isinstance(bench.commit(bench.table.admit(asked, bench.now, AT)).reply, LeaseGranted)
+    assert bench.lease("urgent").priority == 20
+    again = bench.commit(bench.table.admit(asked, bench.now, AT)).reply
+    assert isinstance(again, LeaseGranted), "asked again it is the same"
+    bench.use("a", 2, 8)
+    bench.look()
+    meek = bench.ask("meek", 8, 3, priority=30, model="other")
+    assert isinstance(bench.commit(bench.table.evict_for(meek, bench.now, AT)).reply, RoomPromised)

@@ -487,7 +487,7 @@ def test_an_engine_that_dies_while_used_is_loaded_again_for_whoever_waits() -> N
     ticket = desk.ask("a")
     assert desk.roster.died("a", "killed by signal 9", desk.now) == []
     assert (desk.state("a"), desk.managed("a").problem) == ("failed", "killed by signal 9")
-    assert desk.roster.used_by("s1") is None
+    assert not any(managed.users for managed in desk.roster)
     desk.now += 5
     assert [type(each) for each in desk.does()] == [Begin]
     desk.load("a")
@@ -593,3 +593,40 @@ def test_the_cards_are_seen_as_the_ledger_shows_them() -> None:
     assert seen.loaders(100.0) == [5.0]
     ((uuid, tenant),) = seen.homes(tenant_key := ("x", ""))  # type: ignore[arg-type]
     assert (uuid, tenant.expiring, tenant.key) == ("u0", True, tenant_key)
+
+
+def test_a_caller_evicts_and_stands_in_line_with_the_models_priority_shifted_by_its_own_word() -> None:
+    desk = Desk(model("plain"), model("dear", priority=80), model("cheap", priority=20), free_gib=0)
+    desk.leases = [lease("l0", "other", 12, priority=60)]
+    desk.ask("plain")
+    desk.ask("cheap", priority=70)
+    assert desk.does() == [], "a lease of priority 60 goes for neither 50 nor 40"
+    desk.ask("dear")
+    (begin,) = desk.does()
+    assert isinstance(begin, Begin)
+    assert begin.name == "dear"
+    begun = desk.managed("dear").begun
+    assert begun is not None
+    assert (begun.priority, begun.evicts) == (80, True)
+
+
+def test_a_load_whose_lease_waits_is_asked_for_anew_for_somebody_more_urgent() -> None:
+    desk = Desk(model("a"))
+    desk.ask("a", priority=10)
+    (begin,) = desk.does()
+    assert isinstance(begin, Begin)
+    desk.ask("a", priority=5)
+    assert desk.does() == [], "nobody asks more urgently"
+    desk.ask("a", priority=90)
+    assert desk.does() == [Abandon("a")]
+    desk.roster.no_room("a", "", desk.now)
+    assert desk.does() == []
+    desk.now += 1.0
+    (again,) = desk.does()
+    assert isinstance(again, Begin)
+    begun = desk.managed("a").begun
+    assert begun is not None
+    assert begun.priority == 90
+    desk.load("a")
+    desk.ask("a", priority=100)
+    assert [type(each) for each in desk.does()] == [Serve], "what is loaded is not begun anew"

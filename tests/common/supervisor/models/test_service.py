@@ -61,6 +61,25 @@ async def test_a_model_is_loaded_for_whoever_asks_shared_and_gives_way_when_idle
         await it.back(big)
 
 
+async def test_others_go_for_a_caller_by_what_it_and_the_models_entry_say(tmp_path: Path) -> None:
+    async with lab(tmp_path, [model("dear", 9, priority=70), model("plain", 9)]) as it:
+        await it.back(await it.use("dear"))
+        with pytest.raises(NoCapacity):
+            await it.use("plain", wait_s=1.0, priority=60)
+        assert await it.states() == {"dear": "ready", "plain": "absent"}
+        meek = asyncio.create_task(it.use("plain", priority=40))
+        await until(lambda: it.waiting() == 1)
+        urgent = await it.use("plain", priority=70)
+        leases = {
+            lease["model"]: lease for lease in (await it.host.ask("list_leases"))["leases"] if not lease["shares"]
+        }
+        assert leases["plain"]["priority"] == 50, "once loaded it weighs with its own"
+        await it.back(urgent)
+        await it.back(await meek)
+        await it.back(await it.use("dear"))
+        assert (await it.states())["plain"] == "absent"
+
+
 async def test_what_is_asked_wrongly_is_refused_at_once(tmp_path: Path) -> None:
     missing = model("lacking", files=["/nowhere/at/all.gguf"])
     models = [model("llama", 4), missing, model("huge", 40)]
