@@ -95,11 +95,14 @@ class Park(msgspec.Struct, frozen=True):
 
 
 class BringBack(msgspec.Struct, frozen=True):
-    """There is room again for what went: a parked lease may wake, an ended one may be loaded anew."""
+    """There is room again for what went: a parked lease may wake, an ended one may be loaded anew.
+
+    `cause` says what became of the stranger that it went for.
+    """
 
     resident: Resident
     parked: bool
-    reason: str
+    cause: str
 
 
 Instruction = Park | BringBack
@@ -162,10 +165,11 @@ class _Course:
 
 
 class _Away(msgspec.Struct):
-    """A lease that was asked to go."""
+    """A lease that was asked to go, for a stranger."""
 
     resident: Resident
     asked_at: float
+    stranger: Stranger
     gone: bool = False
     parked: bool = False
     returning_at: float | None = None
@@ -290,7 +294,7 @@ class Yielding:
         if chosen:
             self._learn_patience(look.at)
         for each in chosen:
-            self._away[each.lease_id] = _Away(each, look.at)
+            self._away[each.lease_id] = _Away(each, look.at, stranger)
         reason = f"{_named([stranger])}, which has no lease, holds {amount(stranger.bytes)} and needs room"
         return [Park(each, stranger, reason) for each in chosen]
 
@@ -324,16 +328,18 @@ class Yielding:
         for away in sorted(waiting, key=lambda each: -price(each.resident, horizon_s)):
             if away.resident.bytes <= room:
                 room -= away.resident.bytes
-                back.append(self._bring_back(away, look.at))
+                back.append(self._bring_back(away, look))
         return back
 
-    def _bring_back(self, away: _Away, at: float) -> BringBack:
-        away.returning_at = self._returned_at = at
+    def _bring_back(self, away: _Away, look: CardLook) -> BringBack:
+        away.returning_at = self._returned_at = look.at
         self._margins.clear()
         if not away.parked:
             del self._away[away.resident.lease_id]  # its lease has ended: what is loaded anew has another
-        reason = f"{amount(away.resident.bytes)} made way for a program without a lease and fit again"
-        return BringBack(away.resident, away.parked, reason)
+        stays = any(stranger.pid == away.stranger.pid for stranger in look.strangers)
+        return BringBack(
+            away.resident, away.parked, f"{_named([away.stranger])} {'gave memory back' if stays else 'left'}"
+        )
 
 
 def _named(strangers: Sequence[Stranger]) -> str:

@@ -15,25 +15,34 @@ from common.gpu import cgroups, process_identity
 from common.vram.cards import UNKNOWN_START, CardSample, ProcessId, ProcessUse
 
 NO_CGROUPS: Final[Mapping[str, ProcessId]] = MappingProxyType({})
-NO_MEMBERS: Final[Mapping[int, tuple[int, ProcessId]]] = MappingProxyType({})
+
+
+class Member(NamedTuple):
+    """A process that is an owner's, beside itself: by descent, or as one of those `contained` in its cgroup."""
+
+    start_time: int
+    owner: ProcessId
+    contained: bool = False
+
+
+NO_MEMBERS: Final[Mapping[int, Member]] = MappingProxyType({})
 
 
 class Families(NamedTuple):
-    """The processes on the cards as these owners and their cgroups tell them apart.
+    """The processes on the cards as these owners and their cgroups tell them apart; `members` by pid.
 
-    `members` are those that are an owner's beside itself: by pid the start time, and the owner. Who is `gone` was on a card, and
-    had ended when it was asked after.
+    Who is `gone` was on a card, and had ended when it was asked after.
     """
 
     owners: frozenset[ProcessId] = frozenset()
     owned_cgroups: Mapping[str, ProcessId] = NO_CGROUPS
-    members: Mapping[int, tuple[int, ProcessId]] = NO_MEMBERS
+    members: Mapping[int, Member] = NO_MEMBERS
     gone: frozenset[int] = frozenset()
 
     @property
     def tree(self) -> dict[int, int]:
         """The pid of each member and that of its owner, as the ledger wants it."""
-        return {pid: owner.pid for pid, (_, owner) in self.members.items()}
+        return {pid: member.owner.pid for pid, member in self.members.items()}
 
     def knew(self, owners: frozenset[ProcessId], owned_cgroups: Mapping[str, ProcessId]) -> bool:
         """Whether nobody is among these who was not when the processes were told apart."""
@@ -44,7 +53,7 @@ def told_apart(
     samples: Iterable[CardSample],
     owners: frozenset[ProcessId],
     owned_cgroups: Mapping[str, ProcessId] = NO_CGROUPS,
-    before: Mapping[int, tuple[int, ProcessId]] = NO_MEMBERS,
+    before: Mapping[int, Member] = NO_MEMBERS,
 ) -> Families:
     """The families of these owners on the cards; `before` are the members that were known.
 
@@ -55,23 +64,23 @@ def told_apart(
     uses = {use.pid: use for sample in samples for use in sample.processes or ()} if owners else {}
     named = cgroups.claimable(owned_cgroups, os.getpid()) if uses and owned_cgroups else {}
     heads = frozenset(owner for owner in owners if owner.pid != os.getpid())
-    members: dict[int, tuple[int, ProcessId]] = {}
+    containing = frozenset(named.values())
+    members: dict[int, Member] = {}
     gone: set[int] = set()
     for pid in uses.keys() - {owner.pid for owner in owners}:
         lineage = process_identity.lineage(pid)
-        owner = next((each for each in lineage if each in heads), None)
-        if owner is None and named:
-            owner = cgroups.owner_of(pid, named)
-        started, earlier = before.get(pid, (UNKNOWN_START, None))
-        if owner is None and earlier in owners and uses[pid].start_time in (started, UNKNOWN_START):
-            owner = earlier
-        if owner is not None:
-            members[pid] = (_start(uses[pid], started), owner)
+        earlier = before.get(pid)
+        if (head := next((each for each in lineage if each in heads), None)) is not None:
+            members[pid] = Member(uses[pid].start_time, head)
+        elif named and (inside := cgroups.owner_of(pid, named)) is not None:
+            members[pid] = Member(uses[pid].start_time, inside, contained=True)
+        elif earlier is not None and _still(earlier, uses[pid], containing if earlier.contained else owners):
+            members[pid] = earlier
         elif not lineage and uses[pid].start_time != UNKNOWN_START:
             gone.add(pid)
     return Families(owners, dict(owned_cgroups), members, frozenset(gone))
 
 
-def _start(use: ProcessUse, known: int) -> int:
-    """Its start time, as the look or an earlier one had it."""
-    return known if use.start_time == UNKNOWN_START else use.start_time
+def _still(earlier: Member, use: ProcessUse, owners: frozenset[ProcessId]) -> bool:
+    """Whether the process is the one that it was, of an owner that is one still."""
+    return earlier.owner in owners and use.start_time in (earlier.start_time, UNKNOWN_START)

@@ -2,7 +2,7 @@
 
 The rules decide (common/vram/yielding.py), the table's writer has the leases go, and a card whose memory a stranger is taking
 takes no new lease meanwhile. That there is room again is told as `may-return` of `leases.changed`, and to `back`, which has the
-host's own engines loaded again. Nothing here knows how to signal a stranger.
+host's own engines loaded again; the receipt of a return names the program. Nothing here knows how to signal a stranger.
 """
 
 from __future__ import annotations
@@ -10,11 +10,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
-from common.api.leases import Lease, LeaseChanged
+import msgspec
+
+from common.api.leases import Lease, LeaseChanged, Receipt
 from common.errors import StorageUnavailable
 from common.service.shell import Shell
 from common.supervisor.leasing.sampling import Look
 from common.supervisor.leasing.writer import LeaseWriter
+from common.vram.amount import amount
 from common.vram.yielding import BringBack, CardLook, Park, Yielding, look_of
 
 
@@ -33,6 +36,8 @@ class Strangers:
         self._look_soon = look_soon
         self._cards: defaultdict[str, Yielding] = defaultdict(Yielding)
         self._away: dict[str, Lease] = {}
+        self._returning: dict[str, str] = {}
+        writer.remark = self._remark
 
     def looked(self, look: Look) -> None:
         """Takes in a look that the writer has measured."""
@@ -76,11 +81,20 @@ class Strangers:
         self._writer.record(self._writer.table.evict(tuple(sorted(names)), reason, now, at, yielded=True))
 
     def _tell(self, back: BringBack) -> None:
-        self._shell.log.info("lease %s of %s: %s", back.resident.lease_id, back.resident.model, back.reason)
+        reason = f"{amount(back.resident.bytes)} fit again: {back.cause}"
+        self._shell.log.info("lease %s of %s: %s", back.resident.lease_id, back.resident.model, reason)
         lease = self._away.get(back.resident.lease_id)
         if lease is not None:
-            self._writer.tell(LeaseChanged(change="may-return", lease=lease, reason=back.reason))
+            self._returning[lease.model] = f"returned after {back.cause}"
+            self._writer.tell(LeaseChanged(change="may-return", lease=lease, reason=reason))
             self.back(lease)
+
+    def _remark(self, receipt: Receipt) -> Receipt:
+        """The receipt; that of the return of what had made way says after what it returned."""
+        comes = receipt.decision == "unparked" or (receipt.decision == "granted" and receipt.need_bytes > 0)
+        if not comes or receipt.model not in self._returning:
+            return receipt
+        return msgspec.structs.replace(receipt, reason=f"{receipt.reason}; {self._returning.pop(receipt.model)}")
 
     def _forget_those_back(self, leases: Sequence[Lease]) -> None:
         """Whose model has been leased anew meanwhile, by whomever, need not come back."""

@@ -41,7 +41,8 @@ class LeaseWriter:
     """The table, and all that must agree with it.
 
     `owner_died` hears of every process on which something hangs, `evict` of every order to take memory back, and `listeners` of
-    every change of a lease, once it is committed. `footprints` are what is known of models.
+    every change of a lease, once it is committed. `remark` may add to a receipt. `footprints` are what is known of
+    models.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class LeaseWriter:
         self.decided: Counter[str] = Counter()
         self.closed: Mapping[str, str] = {}
         self.listeners: list[Callable[[LeaseChanged], None]] = []
+        self.remark: Callable[[Receipt], Receipt] = lambda receipt: receipt
         self._shell = shell
         self._host = host
         self._now = shell.clock.monotonic
@@ -172,7 +174,7 @@ class LeaseWriter:
 
     def note(self, receipt: Receipt, key: str = "") -> None:
         """Keeps and counts a receipt."""
-        self.receipts.keep(receipt, key)
+        self.receipts.keep(self.remark(receipt), key)
         self.decided[receipt.decision] += 1
 
     def tell(self, change: LeaseChanged) -> None:

@@ -132,6 +132,17 @@ def test_a_game_that_takes_14_gib_is_yielded_to_within_3_s_and_all_come_back_aft
     assert world.yielding.holding == ""
 
 
+@pytest.mark.parametrize(("left", "cause"), [(0, "game (pid 4711) left"), (GIB, "game (pid 4711) gave memory back")])
+def test_what_comes_back_says_what_became_of_the_stranger(left: int, cause: str) -> None:
+    world = loaded()
+    world.run(5)
+    world.run(20, lambda s: 14 * GIB)
+    world.run(60, lambda s: left)
+    returns = [each for _, each in world.said if isinstance(each, BringBack)]
+    assert returns
+    assert {each.cause for each in returns} == {cause}
+
+
 def test_a_game_that_takes_all_at_once_is_yielded_to_at_the_next_look() -> None:
     world = loaded()
     world.run(2)

@@ -10,7 +10,7 @@ import pytest
 
 from common.gpu import cgroups
 from common.gpu.process_identity import identify, this_process
-from common.supervisor.leasing.families import Families, told_apart
+from common.supervisor.leasing.families import Families, Member, told_apart
 from common.vram.cards import UNKNOWN_START, CardSample, ProcessId, ProcessUse
 
 CONTAINER = "/system.slice/docker-4f2d9c.scope"
@@ -115,18 +115,27 @@ def test_only_the_families_of_owners_are_told_apart() -> None:
 
 def test_who_was_an_owners_stays_so_though_it_hangs_on_nobody_any_more(stranger: ProcessId, owner: ProcessId) -> None:
     here, owners = [card(stranger.pid, start_time=stranger.start_time)], frozenset({owner})
-    before = {stranger.pid: (stranger.start_time, owner)}
+    before = {stranger.pid: Member(stranger.start_time, owner)}
     seen = told_apart(here, owners, {}, before)
     assert (seen.tree, seen.members) == ({stranger.pid: owner.pid}, before)
-    assert families(here, owners, {}, {stranger.pid: (stranger.start_time + 1, owner)}) == {}, "another one has its pid"
+    assert families(here, owners, {}, {stranger.pid: Member(stranger.start_time + 1, owner)}) == {}, (
+        "another one has its pid"
+    )
     assert families(here, frozenset({this_process()}), {}, before) == {}, "its owner leases nothing any more"
+
+
+def test_who_was_in_an_owners_cgroup_stays_so_while_it_is_the_owners(stranger: ProcessId, owner: ProcessId) -> None:
+    here, owners = [card(stranger.pid, start_time=stranger.start_time)], frozenset({owner})
+    before = {stranger.pid: Member(stranger.start_time, owner, contained=True)}
+    assert families(here, owners, {CONTAINER: owner}, before) == {stranger.pid: owner.pid}
+    assert families(here, owners, {}, before) == {}, "its owner says that it runs no container any more"
 
 
 def test_who_ends_while_the_card_is_looked_at_is_no_stranger(owner: ProcessId) -> None:
     ended, owners = ProcessId(2**22 + 1, 7), frozenset({owner})
     seen = told_apart([card(ended.pid, start_time=7)], owners)
     assert (seen.tree, seen.gone) == ({}, frozenset({ended.pid}))
-    before = {ended.pid: (7, owner)}
+    before = {ended.pid: Member(7, owner)}
     for start_time in (7, UNKNOWN_START):
         seen = told_apart([card(ended.pid, start_time=start_time)], owners, {}, before)
         assert (seen.members, seen.gone) == (before, frozenset())

@@ -88,10 +88,16 @@ async def test_a_game_that_takes_14_gib_is_yielded_to_never_signalled_and_what_w
             assert [each.lease_id for each in back] == [resident["lease_id"]]
             (change,) = [each for each in told if each.change == "may-return"]
             assert (change.lease.lease_id, change.lease.bytes) == (resident["lease_id"], 14 * GIB)
-            assert "made way for a program without a lease" in change.reason
+            assert change.reason.startswith("14.0 GiB fit again: ")
+            assert change.reason.endswith(f"(pid {game.pid}) left")
             assert start_time(game.pid) == game.start_time, "it never heard a signal"
-            await mainpc.granted(14, model="qwen")
+            anew = await mainpc.granted(14, model="qwen")
             await shown(mainpc, lambda card: mainpc.leases.strangers.away == 0)
+            (receipt,) = await decided(mainpc, anew["lease_id"], "granted")
+            assert f"; returned after {change.reason.partition(': ')[2]}" in receipt["reason"]
+            shared = await mainpc.granted(14, model="qwen", share=True)
+            (receipt,) = await decided(mainpc, shared["lease_id"], "granted")
+            assert "returned after" not in receipt["reason"], "it is told once, of the lease that returned"
 
 
 async def test_whose_model_was_leased_anew_meanwhile_need_not_come_back(tmp_path: Path) -> None:

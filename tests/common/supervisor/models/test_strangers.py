@@ -44,3 +44,7 @@ async def test_a_game_that_takes_14_gib_of_16_has_an_idle_model_make_way_and_it_
             await comes(desk, "qwen", "ready")
             assert start_time(game.pid) == game.start_time, "it never heard a signal"
             assert desk.gib("qwen") == 3
+            told = (await desk.host.ask("explain", subject="qwen"))["receipts"]
+            back = next(each for each in told if each["decision"] in ("granted", "unparked") and each["need_bytes"])
+            assert back["reason"].endswith(f" (pid {game.pid}) left")
+            assert "; returned after " in back["reason"]
