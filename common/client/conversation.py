@@ -149,6 +149,10 @@ class Conversation(Generic[W]):
         """Take out the calls whose deadline has passed."""
         return [(call_id, waiter) for call_id, (waiter, _) in self._calls.overdue(now)]
 
+    def first_deadline(self) -> float | None:
+        """When the next call's deadline passes; None where no call has one."""
+        return self._calls.first_deadline()
+
     def take_all(self) -> Iterator[W]:
         """Take out every call: the channel is gone."""
         for _, (waiter, _) in self._calls.take_all():

@@ -23,7 +23,11 @@ from common.wire import bundle
 from common.wire.frames import Buffer
 
 SWEEP_S: Final = 0.1
-"""Between two looks for calls whose deadline has passed, while there are any calls."""
+"""Least time between two looks for calls whose deadline has passed; they are made only when one may have."""
+
+ROUNDED_S: Final = 0.001
+"""A loop's timers may be early by this."""
+_NEVER: Final = float("inf")
 
 
 class Waiter(msgspec.Struct, eq=False):
@@ -49,6 +53,7 @@ class Link:
         self._talk: Conversation[Waiter] = Conversation()
         self._turn: dict[int, Sequence[Buffer]] = {}
         self._sweeping: asyncio.TimerHandle | None = None
+        self._sweep_at = _NEVER
         self._rested = False
         self._channel = Channel(context, endpoint, self)
 
@@ -74,8 +79,8 @@ class Link:
             self._talk.withdraw(call_id)
             raise Overloaded(f"{OUTBOX} messages wait for {self._address}", retry_after_ms=100)
         self._rested = False
-        if self._sweeping is None:
-            self._sweeping = self._loop.call_later(SWEEP_S, self._sweep)
+        if deadline < self._sweep_at:
+            self._sweep_by(deadline, now)
         if len(self._talk) == 1 and self._channel.is_connected:
             self._channel.send(frames)  # a lone call has nothing to travel with
             return call_id, ended
@@ -151,11 +156,20 @@ class Link:
             self._channel.send(frames)
 
     def _sweep(self) -> None:
-        """End the calls whose deadline has passed, and look again while there are others."""
-        self._sweeping = self._loop.call_later(SWEEP_S, self._sweep) if len(self._talk) else None
-        for call_id, waiter in self._talk.overdue(self._clock.monotonic()):
+        """End the calls whose deadline has passed, and look again when that of another one has."""
+        now = self._clock.monotonic()
+        for call_id, waiter in self._talk.overdue(now):
             self._turn.pop(call_id, None)
             waiter.fail(DeadlineExceeded(f"{waiter.verb.name} had no answer from {self._address} in its time"))
+        self._sweep_at, first = _NEVER, self._talk.first_deadline()
+        if first is not None:
+            self._sweep_by(max(first, now + SWEEP_S), now)
+
+    def _sweep_by(self, at: float, now: float) -> None:
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+        self._sweep_at = at
+        self._sweeping = self._loop.call_later(max(0.0, at - now) + ROUNDED_S, self._sweep)
 
     def message(self, frames: list[Buffer]) -> None:
         """A message came."""

@@ -21,6 +21,7 @@ from common.service import basics
 from common.service.authority import FOLLOW_S, NO_KEYS, Authority
 from common.service.journal import PROBE_S, Journal
 from common.service.onion import Onion
+from common.service.paces import Paces
 from common.service.publisher import Publisher
 from common.service.routes import Rep, Req, Routes, TypedHandler
 from common.service.settings import VERSION, ShellSettings
@@ -62,7 +63,6 @@ class Shell:
     ) -> None:
         self.settings = settings
         self.loop = asyncio.get_running_loop()
-        self._began = self.loop.time()
         self.clock = SystemClock()
         self.rng = system_rng()
         self.boot = new_id("boot", self.rng)
@@ -91,6 +91,7 @@ class Shell:
         self._gate: Gate | None = None
         self._health: HealthPort | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._paces = Paces(self.log)
         self._stop = asyncio.Event()
         self._show_metrics()
         basics.add_routes(self)
@@ -153,16 +154,7 @@ class Shell:
 
         All paces begin with the shell, so that works whose paces divide each other wake the process together.
         """
-        self.spawn(self._repeat(seconds, work), f"every {seconds} s")
-
-    async def _repeat(self, seconds: float, work: Callable[[], None]) -> None:
-        while True:
-            passed_s = self.loop.time() - self._began
-            await asyncio.sleep((round(passed_s / seconds) + 1) * seconds - passed_s)
-            try:
-                work()
-            except Exception:
-                self.log.exception("the work done every %s s failed", seconds)
+        self._paces.every(seconds, work)
 
     def spawn(self, work: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
         """Run `work` beside the calls until it ends or the shell does; a failure is logged."""
@@ -322,6 +314,7 @@ class Shell:
         if self.phase == "stopped":
             return
         await self.drain(drain_s)
+        self._paces.stop()
         for task in list(self._tasks):
             task.cancel()
         if self._tasks:

@@ -108,6 +108,7 @@ class HealthPort:
         self._beat_at = clock()
         self._connections: dict[_Connection, None] = {}
         self._sweep_at = 0.0
+        self._sweeping = False  # whether anything is due by the clock
         self._accepting = True
         self._closing = False
         self._thread: threading.Thread | None = None
@@ -150,7 +151,7 @@ class HealthPort:
 
     def _run(self) -> None:
         while not self._closing:
-            for key, mask in self._selector.select(_SWEEP_S if self._connections or not self._accepting else None):
+            for key, mask in self._selector.select(_SWEEP_S if self._sweeping else None):
                 key.data(mask)
             self._sweep()
         for connection in list(self._connections):
@@ -163,8 +164,13 @@ class HealthPort:
         if now < self._sweep_at:
             return
         self._sweep_at = now + _SWEEP_S
-        for connection in [c for c in self._connections if c.deadline_at is not None and c.deadline_at <= now]:
-            self._drop(connection)
+        deadlines = [(each, each.deadline_at) for each in self._connections if each.deadline_at is not None]
+        self._sweeping = False
+        for connection, deadline_at in deadlines:
+            if deadline_at <= now:
+                self._drop(connection)
+            else:
+                self._sweeping = True
         if not self._accepting:
             self._accepting = True
             self._selector.register(self._listener, _READ, self._accept)
@@ -182,6 +188,7 @@ class HealthPort:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connection = _Connection(sock, self._clock())
         self._connections[connection] = None
+        self._sweeping = True
         self._selector.register(sock, _READ, partial(self._on_ready, connection))
 
     def _make_room(self) -> None:
@@ -191,6 +198,7 @@ class HealthPort:
         else:
             self._selector.unregister(self._listener)
             self._accepting = False
+            self._sweeping = True
 
     def _drop(self, connection: _Connection) -> None:
         if connection in self._connections:
@@ -245,6 +253,7 @@ class HealthPort:
         connection.held = b""
         connection.phase = _Phase.ANSWERED
         connection.deadline_at = self._clock() + REQUEST_S
+        self._sweeping = True
 
     def _flush(self, connection: _Connection) -> None:
         """Sends what can be sent now and says what to wait for next; raises OSError when the peer is gone."""
@@ -256,6 +265,7 @@ class HealthPort:
             connection.sock.shutdown(socket.SHUT_WR)  # the peer closes first, lest a reset eats the answer
         if connection.zmtp.shaken:
             connection.deadline_at = self._take_by(connection, sent)
+            self._sweeping = self._sweeping or connection.deadline_at is not None
         if connection.interest != (wanted := connection.wanted()):
             connection.interest = wanted
             self._selector.modify(connection.sock, wanted, partial(self._on_ready, connection))

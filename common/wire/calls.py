@@ -50,6 +50,10 @@ class CallTable(Generic[W]):
             del self._waiting[call_id]
         return late
 
+    def first_deadline(self) -> float | None:
+        """The earliest deadline; None where nobody waits until one."""
+        return min((deadline for _, deadline in self._waiting.values() if deadline is not None), default=None)
+
     def take_all(self) -> Iterator[tuple[int, W]]:
         """Take out everyone, oldest first: the channel is gone."""
         while self._waiting:

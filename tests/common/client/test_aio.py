@@ -170,6 +170,21 @@ async def test_a_registry_without_events_is_asked_again_after_a_moment() -> None
         assert names.asked == ["agent"]
 
 
+async def test_each_call_ends_at_its_own_deadline_whichever_was_made_first() -> None:
+    settings = ClientSettings(retry=RetrySettings(attempts=1))
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        async with made(settings, Lab=at_port(mute.getsockname()[1])) as client:
+            patient, *hasty = [
+                asyncio.create_task(client.call("Lab", ECHO, Text(), timeout_s=timeout_s))
+                for timeout_s in (300.0, 0.2, 0.05, 0.3)
+            ]
+            ends = await asyncio.gather(*hasty, return_exceptions=True)
+            assert [type(end) for end in ends] == [DeadlineExceeded] * 3
+            assert not patient.done()
+        with pytest.raises(Interrupted):
+            await patient
+
+
 async def test_more_than_the_outbox_holds_is_overloaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("common.client.link.OUTBOX", 3)
     settings = ClientSettings(retry=RetrySettings(attempts=1))

@@ -513,3 +513,26 @@ def test_close_hangs_up_frees_the_port_and_may_be_called_twice() -> None:
     again = HealthPort("127.0.0.1", number, lambda: WELL, lambda: b"")
     again.start()
     again.close()
+
+
+def test_its_thread_sleeps_while_whoever_is_connected_asks_nothing(
+    port: HealthPort, context: zmq.Context[zmq.Socket[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rests: list[float | None] = []
+    resting = threading.Event()
+    select = port._selector.select
+
+    def watched(timeout: float | None = None) -> Any:
+        rests.append(timeout)
+        if timeout is None:
+            resting.set()
+        return select(timeout)
+
+    monkeypatch.setattr(port._selector, "select", watched)
+    sock = asker(context, zmq.DEALER, port)
+    for _ in range(3):
+        resting.clear()
+        sock.send(b"ping")
+        assert json.loads(sock.recv())["ready"] is True
+        assert resting.wait(PATIENCE_MS / 1000)
+    sock.close()

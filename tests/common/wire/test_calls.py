@@ -24,6 +24,18 @@ def test_a_call_without_a_deadline_is_never_overdue() -> None:
     assert len(table) == 1
 
 
+def test_the_first_deadline_is_the_earliest_of_those_who_have_one() -> None:
+    table: CallTable[str] = CallTable()
+    assert table.first_deadline() is None
+    table.open("patient", None)
+    assert table.first_deadline() is None
+    late = table.open("late", 2.0)
+    table.open("later", 3.0)
+    assert table.first_deadline() == 2.0
+    table.close(late)
+    assert table.first_deadline() == 3.0
+
+
 def test_when_the_channel_is_gone_all_are_taken_out_oldest_first_even_those_opened_meanwhile() -> None:
     table: CallTable[str] = CallTable()
     table.open("a", None)
