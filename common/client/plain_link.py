@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -22,6 +23,9 @@ from common.wire.codec import ErrorBody, bounded, encode_json, error_from, is_st
 from common.wire.frames import Buffer
 
 IDLE_KEPT: Final = 4
+
+Ended = Callable[[Buffer | TandemError], None]
+"""Hears how a call ended: the reply's body, or the error."""
 
 _objects = msgspec.json.Decoder(dict[str, Any])
 
@@ -70,37 +74,51 @@ def _error(fields: dict[str, Any]) -> TandemError:
     )
 
 
-class _Line:
+class PlainLine:
     """One connection with at most one call on it."""
 
     def __init__(self, context: zmq.Context[zmq.Socket[bytes]], endpoint: Endpoint) -> None:
-        self._answer: asyncio.Future[Buffer] | None = None
+        self._ended: Ended | None = None
         self._channel = Channel(context, endpoint, self)
 
-    async def ask(self, body: bytes) -> Buffer:
-        self._answer = asyncio.get_running_loop().create_future()
+    def ask(self, body: bytes, ended: Ended) -> None:
+        """Send a call; `ended` hears once of its reply, or of the error that ended it."""
+        self._ended = ended
         self._channel.send((b"", body))
-        return await self._answer
 
     def message(self, frames: list[Buffer]) -> None:
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_result(frames[-1])
+        """The reply came; one that nobody waits for is passed over."""
+        self._end(frames[-1])
 
     def connected(self) -> None:
         """The connection stands."""
 
     def lost(self, reason: str) -> None:
-        self._fail(Interrupted(f"{reason} before the call was answered"))
+        """The connection ended: what was called may or may not have been done."""
+        self._end(Interrupted(f"{reason} before the call was answered"))
 
     def refused(self, reason: str, unsent: int) -> None:
-        self._fail(Unavailable(reason))
+        """Nobody is there: nothing was done."""
+        self._end(Unavailable(reason))
 
-    def _fail(self, error: TandemError) -> None:
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(error)
+    def _end(self, how: Buffer | TandemError) -> None:
+        ended, self._ended = self._ended, None
+        if ended is not None:
+            ended(how)
 
     def close(self) -> None:
+        """Disconnect; a call under way is not heard of any more."""
+        self._ended = None
         self._channel.close()
+
+
+def _settle(future: asyncio.Future[Buffer], how: Buffer | TandemError) -> None:
+    if future.done():
+        return
+    if isinstance(how, TandemError):
+        future.set_exception(how)
+    else:
+        future.set_result(how)
 
 
 class PlainLink:
@@ -110,8 +128,8 @@ class PlainLink:
         self._context = context
         self._endpoint = endpoint
         self._clock = clock
-        self._idle: list[_Line] = []
-        self._busy: set[_Line] = set()
+        self._idle: list[PlainLine] = []
+        self._busy: set[PlainLine] = set()
         self._rested = False
 
     def has_rested(self) -> bool:
@@ -128,14 +146,16 @@ class PlainLink:
         token: str | None = None,
     ) -> Any:
         """The reply, of which there are no parts; raises the error that ended the call."""
-        line = self._idle.pop() if self._idle else _Line(self._context, self._endpoint)
+        line = self._idle.pop() if self._idle else PlainLine(self._context, self._endpoint)
         self._busy.add(line)
         self._rested = False
         now = self._clock.monotonic()
         try:
             async with asyncio.timeout(max(0.0, deadline - now)):
                 budget_ms = max(1, remaining_ms(deadline, now))
-                body = await line.ask(plain_call(verb.name, request, budget_ms, token))
+                ended: asyncio.Future[Buffer] = asyncio.get_running_loop().create_future()
+                line.ask(plain_call(verb.name, request, budget_ms, token), partial(_settle, ended))
+                body = await ended
         except BaseException as error:
             line.close()
             if isinstance(error, TimeoutError):

@@ -15,8 +15,9 @@ from typing import Any, Final
 import msgspec
 
 from common.api.basic import HEALTH_CHECK
-from common.client.plain_link import PlainLink
+from common.client.plain_link import PlainLink, plain_call, plain_reply
 from common.client.verbs import verb_named
+from common.wire.frames import Buffer
 
 _ASKED: Final = verb_named(HEALTH_CHECK.name, "")
 """By its name alone: an agent that knows nothing of Tandem may answer in a shape of its own."""
@@ -28,6 +29,35 @@ MOST_DIGITS: Final = 12
 REASON_CHARS: Final = 200
 
 _objects = msgspec.json.Decoder(dict[str, Any])
+
+
+class _Told(msgspec.Struct):
+    """What of a health answer says how its process is; the rest of it is passed over."""
+
+    ready: Any = msgspec.UNSET
+    status: Any = msgspec.UNSET
+    reasons: Any = msgspec.UNSET
+
+
+_told = msgspec.json.Decoder(_Told)
+
+
+def question(budget_s: float) -> bytes:
+    """What a health port is asked over ZeroMQ, behind a delimiter."""
+    return plain_call(_ASKED.name, {}, max(1, int(budget_s * 1000)))
+
+
+def answer_in(body: Buffer) -> dict[str, Any]:
+    """What a health answer says; raises the error that it carries, BadRequest where it is no JSON object."""
+    try:
+        told = _told.decode(body)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        told = None
+    if told is None or told.status == "error":
+        said: dict[str, Any] = plain_reply(body, _ASKED)
+        return said
+    named = (("ready", told.ready), ("status", told.status), ("reasons", told.reasons))
+    return {name: value for name, value in named if value is not msgspec.UNSET}
 
 
 async def over_zmq(link: PlainLink, deadline: float) -> dict[str, Any]:

@@ -24,6 +24,8 @@ from pc2.observability_hub.series import Bucket, Closed, SeriesKey
 
 SCHEMA: Final = 1
 IDS_KEPT: Final = 50_000
+TOUCH_S: Final = 300
+"""A series that goes on is noted as heard of this often, and this far ahead, so that few writes do for it."""
 SENDERS_KEPT_S: Final = 30 * 86_400
 TRIM_ROWS: Final = 20_000
 """Rows forgotten in one go; after a long absence the rest goes with the next ones."""
@@ -47,7 +49,8 @@ class History:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._connection: sqlite3.Connection | None = None
-        self._ids: dict[SeriesKey, int] = {}
+        self._ids: dict[SeriesKey, tuple[int, int]] = {}
+        """The number of a series, and until when it is noted as heard of."""
 
     def write(self, closed: Sequence[Closed], delivered: Sequence[Delivered], now: float) -> None:
         """Adds buckets at every level and notes batches as taken, at once or not at all; forgets what is too old."""
@@ -109,20 +112,18 @@ class History:
             yield series, owner, kind, msgspec.json.decode(labels, type=dict[str, str])
 
     def _id(self, connection: sqlite3.Connection, one: Closed, now: float) -> int:
-        key = one.key
-        labels = msgspec.json.encode(dict(key.labels)).decode()
-        found = self._ids.get(key)
-        if found is not None:
-            connection.execute("UPDATE series SET last_at = ? WHERE id = ?", (int(now), found))
-            return found
+        key, known = one.key, self._ids.get(one.key)
+        if known is not None and now <= known[1]:
+            return known[0]
+        until = int(now) + TOUCH_S
         (found,) = connection.execute(
             "INSERT INTO series (name, agent, labels, kind, last_at) VALUES (?, ?, ?, ?, ?) "
             "ON CONFLICT DO UPDATE SET last_at = excluded.last_at RETURNING id",
-            (key.name, key.agent, labels, one.kind, int(now)),
+            (key.name, key.agent, msgspec.json.encode(dict(key.labels)).decode(), one.kind, until),
         ).fetchone()
         if len(self._ids) >= IDS_KEPT:
             self._ids.clear()
-        self._ids[key] = int(found)
+        self._ids[key] = int(found), until
         return int(found)
 
     @contextmanager

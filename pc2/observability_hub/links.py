@@ -6,6 +6,7 @@ of no use any more.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -46,16 +47,18 @@ class Links:
 
     async def ask(self) -> None:
         """Asks each supervisor once what it says of its links."""
-        for host in list(self._ward.hosts):
-            lack = f"links as {host} sees them"
-            try:
-                told = await self._client.call(f"Supervisor/{host}", LIST_LINKS, ListLinks(), timeout_s=ASK_S)
-            except TandemError as error:
-                self._shell.lacks[lack] = f"{lack}: {error.message}"
-                continue
-            self._shell.lacks.pop(lack, None)
-            for link in told.links:
-                self._said[host, link.host] = _Said(link, self._clock.monotonic())
+        await asyncio.gather(*(self._ask(host) for host in self._ward.hosts))
+
+    async def _ask(self, host: str) -> None:
+        lack = f"links as {host} sees them"
+        try:
+            told = await self._client.call(f"Supervisor/{host}", LIST_LINKS, ListLinks(), timeout_s=ASK_S)
+        except TandemError as error:
+            self._shell.lacks[lack] = f"{lack}: {error.message}"
+            return
+        self._shell.lacks.pop(lack, None)
+        for link in told.links:
+            self._said[host, link.host] = _Said(link, self._clock.monotonic())
 
     def judge(self) -> list[Changed]:
         """What changed about the links since the last time."""

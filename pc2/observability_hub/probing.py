@@ -1,15 +1,17 @@
 """Probing: every subject of the ward is asked in its turn, many at once, and what came of it is told. Decides nothing.
 
-One connection is kept for each health port that speaks ZeroMQ. A probe that is given up later than it should have been says that
-this process is slow, not that one.
+One connection is kept for each health port that speaks ZeroMQ, and one timer serves all turns and all answers that are waited
+for; a question that stays unanswered is given up in a turn of its own. One that is given up later than it should have been says
+that this process is slow, not that one.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
-import heapq
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import zmq
@@ -17,23 +19,37 @@ import zmq
 from common.api import basic
 from common.api.words import Empty
 from common.client.aio import AsyncClient
-from common.client.plain_link import PlainLink
-from common.client.probing import WELL, judge, knock, over_http, over_zmq, reasons_of
+from common.client.plain_link import PlainLine
+from common.client.probing import WELL, answer_in, judge, knock, over_http, question, reasons_of
 from common.errors import BadRequest, DeadlineExceeded, TandemError
 from common.service.shell import Shell
 from common.transport.sockets import Endpoint
+from common.wire.frames import Buffer
+from pc2.observability_hub.agenda import Agenda
 from pc2.observability_hub.evidence import Outcome, Weight
-from pc2.observability_hub.subjects import Subject, Way
+from pc2.observability_hub.subjects import Subject, Way, wire_name
 from pc2.observability_hub.ward import Ward
 
 TURN_S: Final = 0.02
 """Least time between two turns: those that are due within one are asked together."""
-BEAT_S: Final = 0.25
-"""Most time between two turns, so that the hub's own lateness shows."""
 AT_ONCE: Final = 256
 EXHAUSTED: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 Told = Callable[[str, int, Outcome, float], None]
+
+
+@dataclass(slots=True)
+class _Probe:
+    """One question under way: of which life, since when, for how long it may take, and how it is given up."""
+
+    life: int
+    began: float
+    patience_s: float
+    leave: Callable[[], object] = bool
+
+    @property
+    def deadline(self) -> float:
+        return self.began + self.patience_s
 
 
 class Probing:
@@ -48,12 +64,11 @@ class Probing:
         self._client = client
         self._tell = tell
         self._late = late
-        self._agenda: list[tuple[float, str]] = []
-        self._due: dict[str, float] = {}
-        self._under_way: dict[str, asyncio.Task[None]] = {}
-        self._links: dict[str, tuple[Way, PlainLink]] = {}
+        self._agenda = Agenda()
+        self._under_way: dict[str, _Probe] = {}
+        self._lines: dict[str, tuple[Way, PlainLine]] = {}
         self._turn: asyncio.TimerHandle | None = None
-        self._turn_at = float("-inf")
+        self._turn_at = float("inf")
         self._closed = False
         self.done = 0
 
@@ -62,60 +77,56 @@ class Probing:
         """Probes that wait for their answer."""
         return len(self._under_way)
 
-    def begin(self) -> None:
-        """Probe until it is closed."""
-        self._turn_by(self._now())
-
     def look(self, key: str) -> None:
         """Probe this one in the next turn."""
-        self._plan(key, self._now())
+        if not self._closed and key not in self._under_way:
+            self._agenda.hasten(key, self._now())
+            self._arm()
 
     def close(self) -> None:
         """Probe no more, whoever is still told of, and hang up everywhere."""
         self._closed = True
         if self._turn is not None:
             self._turn.cancel()
-        for task in self._under_way.values():
-            task.cancel()
-        for _, link in self._links.values():
-            link.close()
-        self._links.clear()
+        for probe in self._under_way.values():
+            probe.leave()
+        for _, line in self._lines.values():
+            line.close()
+        self._lines.clear()
 
     def tidy(self) -> None:
         """Whoever is new gets a turn, and connections to those that are gone are closed; called about once a second."""
         for subject in self._ward:
-            if subject.key not in self._due and subject.key not in self._under_way:
-                self._plan(subject.key, self._now())
-        for key in [key for key in self._links if self._ward.find(key) is None]:
-            self._links.pop(key)[1].close()
+            if subject.key not in self._agenda:
+                self.look(subject.key)
+        for key in [key for key in self._lines if self._ward.find(key) is None]:
+            self._hang_up(key)
 
-    def _turn_by(self, at: float) -> None:
-        """The next turn is at `at`, or a moment after the last one where that is later."""
-        now = self._now()
-        self._turn_at = max(at, now + TURN_S)
+    def _arm(self) -> None:
+        """The next turn is when the agenda says, or a moment from now where that is later."""
+        at = self._agenda.next
+        if self._closed or at is None or at == self._turn_at:
+            return
         if self._turn is not None:
             self._turn.cancel()
-        self._turn = self._shell.loop.call_later(self._turn_at - now, self._take_turn)
+        self._turn_at = at
+        self._turn = self._shell.loop.call_later(max(at - self._now(), TURN_S), self._take_turn)
 
     def _take_turn(self) -> None:
         now = self._now()
+        due_at, self._turn, self._turn_at = self._turn_at, None, float("inf")
         try:
-            self._late(now - self._turn_at)
-            while self._agenda and self._agenda[0][0] <= now + TURN_S / 2 and len(self._under_way) < AT_ONCE:
-                at, key = heapq.heappop(self._agenda)
-                if self._due.get(key) == at:
-                    del self._due[key]
+            self._late(now - due_at)
+            for key in self._agenda.take(now + TURN_S / 2):
+                probe = self._under_way.get(key)
+                if probe is not None:
+                    self._give_up(key, probe)
+                elif len(self._under_way) < AT_ONCE:
                     self._start(key)
+                else:
+                    self._agenda.hasten(key, now + TURN_S)
         finally:
-            self._turn_by(min(self._agenda[0][0] if self._agenda else now + BEAT_S, now + BEAT_S))
-
-    def _plan(self, key: str, at: float) -> None:
-        if self._closed or key in self._under_way or self._due.get(key, at + 1) <= at:
-            return
-        self._due[key] = at
-        heapq.heappush(self._agenda, (at, key))
-        if max(at, self._now() + TURN_S) < self._turn_at:
-            self._turn_by(at)
+            self._arm()
 
     def _start(self, key: str) -> None:
         subject = self._ward.find(key)
@@ -123,65 +134,129 @@ class Probing:
             return
         way = subject.way
         if way is None:
-            self._plan(key, self._now() + subject.pace.interval_s)
+            self._plan(subject)
             return
-        task = self._under_way[key] = self._shell.loop.create_task(self._probe(subject, way, self._now()))
-        task.add_done_callback(lambda ended: self._ended(key, ended))
+        probe = self._under_way[key] = _Probe(subject.life, self._now(), subject.pace.patience_s)
+        self._agenda.plan(key, probe.deadline, (probe.deadline - TURN_S / 2, probe.deadline))
+        if self._is_own(subject):
+            report = self._shell.report()
+            said = weigh({"ready": report.ready, "status": report.status, "reasons": report.reasons})
+            self._answered(key, probe, said)
+        elif way.how == "zmq":
+            self._ask_over_zmq(key, way, probe)
+        else:
+            task = self._shell.loop.create_task(self._ask(way, probe))
+            probe.leave = task.cancel
+            task.add_done_callback(partial(self._asked, key, probe))
 
-    def _ended(self, key: str, task: asyncio.Task[None]) -> None:
-        self._under_way.pop(key, None)
-        if task.cancelled():
-            return
-        if task.exception() is not None:
-            self._shell.log.error("probing %s failed", key, exc_info=task.exception())
-        subject = self._ward.find(key)
-        if subject is not None:
-            self._plan(key, self._now() + subject.pace.pause_s(self._shell.rng))
+    def _plan(self, subject: Subject) -> None:
+        """Its next turn, with others where that suits."""
+        now, pace = self._now(), subject.pace
+        between = (now + pace.soonest_s, now + pace.interval_s)
+        self._agenda.plan(subject.key, now + pace.pause_s(self._shell.rng), between)
 
-    async def _probe(self, subject: Subject, way: Way, began: float) -> None:
-        life, patience_s = subject.life, subject.pace.patience_s
+    def _is_own(self, subject: Subject) -> bool:
+        """Whether it is this hub, which knows how it is."""
+        own = self._shell.settings
+        return subject.what == "service" and (subject.host, wire_name(subject.name)) == (own.host, own.service)
+
+    def _ask_over_zmq(self, key: str, way: Way, probe: _Probe) -> None:
+        probe.leave = partial(self._hang_up, key)
         try:
-            async with asyncio.timeout(patience_s):
-                weight, reason = await self._ask(subject.key, way, began + patience_s)
-            outcome = Outcome(weight, reason, latency_s=self._now() - began)
-        except (TimeoutError, DeadlineExceeded):
-            self._late(self._now() - began - patience_s)
-            outcome = Outcome(Weight.MISS, f"no answer within {patience_s:.1f} s", silent=True)
-        except BadRequest as error:
-            outcome = Outcome(Weight.UNWELL, error.message, latency_s=self._now() - began)
-        except (TandemError, OSError) as error:
-            if _own_fault(error):
-                self._shell.log.error("%s cannot be probed: %s", subject.key, error)
-                return
-            outcome = Outcome(Weight.MISS, getattr(error, "message", "") or f"no connection: {error}")
-        if self._closed:
-            return  # it is this hub that went
-        self.done += 1
-        self._tell(subject.key, life, outcome, began)
+            self._line(key, way).ask(question(probe.patience_s), partial(self._heard, key, probe))
+        except TandemError as error:
+            self._failed(key, probe, error)
 
-    async def _ask(self, key: str, way: Way, deadline: float) -> tuple[Weight, str]:
+    def _heard(self, key: str, probe: _Probe, how: Buffer | TandemError) -> None:
+        if isinstance(how, TandemError):
+            self._hang_up(key)
+            self._failed(key, probe, how)
+            return
+        try:
+            answer = answer_in(how)
+        except TandemError as error:
+            self._failed(key, probe, error)
+        else:
+            self._answered(key, probe, weigh(answer))
+
+    async def _ask(self, way: Way, probe: _Probe) -> tuple[Weight, str]:
         match way.how:
-            case "zmq":
-                return weigh(await over_zmq(self._link(key, way), deadline))
             case "http":
                 reason, body = await over_http(way.host, way.port)
                 return (Weight.UNWELL, reasons_of(body) or reason) if reason else weigh({"ready": True, **body})
             case "tcp":
                 await knock(way.host, way.port)
                 return Weight.WELL, ""
-        timeout_s = deadline - self._now()
+        timeout_s = probe.deadline - self._now()
         health = await self._client.call(way.target, basic.HEALTH_CHECK, Empty(), timeout_s=timeout_s, idempotent=False)
         return weigh({"ready": health.ready, "status": health.status, "reasons": health.reasons})
 
-    def _link(self, key: str, way: Way) -> PlainLink:
-        known = self._links.get(key)
+    def _asked(self, key: str, probe: _Probe, task: asyncio.Task[tuple[Weight, str]]) -> None:
+        if task.cancelled():
+            return  # it was given up
+        error = task.exception()
+        if error is None:
+            self._answered(key, probe, task.result())
+        elif isinstance(error, (TandemError, OSError)):
+            self._failed(key, probe, error)
+        else:
+            self._shell.log.error("probing %s failed", key, exc_info=error)
+            self._ended(key, probe, None)
+
+    # how it ended
+
+    def _give_up(self, key: str, probe: _Probe) -> None:
+        probe.leave()
+        self._late(self._now() - probe.deadline)
+        self._ended(key, probe, _silence(probe))
+
+    def _answered(self, key: str, probe: _Probe, said: tuple[Weight, str]) -> None:
+        self._ended(key, probe, Outcome(*said, latency_s=self._now() - probe.began))
+
+    def _failed(self, key: str, probe: _Probe, error: TandemError | OSError) -> None:
+        if isinstance(error, DeadlineExceeded):
+            self._late(self._now() - probe.deadline)
+            self._ended(key, probe, _silence(probe))
+        elif isinstance(error, BadRequest):
+            self._answered(key, probe, (Weight.UNWELL, error.message))
+        elif _own_fault(error):
+            self._shell.log.error("%s cannot be probed: %s", key, error)
+            self._ended(key, probe, None)
+        else:
+            reason = getattr(error, "message", "") or f"no connection: {error}"
+            self._ended(key, probe, Outcome(Weight.MISS, reason))
+
+    def _ended(self, key: str, probe: _Probe, outcome: Outcome | None) -> None:
+        """It is over; without an outcome nothing was learned."""
+        if self._closed or self._under_way.get(key) is not probe:
+            return  # it is this hub that went, or the answer came as it was given up
+        del self._under_way[key]
+        self._agenda.drop(key)
+        if outcome is not None:
+            self.done += 1
+            self._tell(key, probe.life, outcome, probe.began)
+        subject = self._ward.find(key)
+        if subject is not None:
+            self._plan(subject)
+        self._arm()
+
+    def _line(self, key: str, way: Way) -> PlainLine:
+        known = self._lines.get(key)
         if known is not None and known[0] == way:
             return known[1]
+        self._hang_up(key)
+        line = PlainLine(self._shell.context, Endpoint.tcp(way.host, way.port))
+        self._lines[key] = way, line
+        return line
+
+    def _hang_up(self, key: str) -> None:
+        known = self._lines.pop(key, None)
         if known is not None:
             known[1].close()
-        link = PlainLink(self._shell.context, Endpoint.tcp(way.host, way.port), self._shell.clock)
-        self._links[key] = way, link
-        return link
+
+
+def _silence(probe: _Probe) -> Outcome:
+    return Outcome(Weight.MISS, f"no answer within {probe.patience_s:.1f} s", silent=True)
 
 
 def weigh(answer: dict[str, Any]) -> tuple[Weight, str]:

@@ -20,6 +20,8 @@ SLOW_S: Final = 0.95
 LONG_DOWN_S: Final = 1.0
 GROWTH: Final = 1.4
 JITTER: Final = 0.05
+EARLY: Final = 0.25
+"""The share of its interval by which one is probed sooner, where others are probed then: one wake-up serves them all."""
 
 LEAST_PATIENCE_S: Final = 0.3
 FIRST_PATIENCE_S: Final = 1.0
@@ -63,6 +65,11 @@ class Pace:
     def hurry(self) -> None:
         """Something about it changed: begin anew."""
         self.interval_s, self.misses = FRESH_S, 0
+
+    @property
+    def soonest_s(self) -> float:
+        """Seconds until it may be probed together with others."""
+        return self.interval_s * (1 - EARLY)
 
     def pause_s(self, rng: Rng) -> float:
         """Seconds until the next probe, scattered downwards only, so that SLOW_S is a bound."""

@@ -26,6 +26,8 @@ from pc2.observability_hub.work import Work
 SCRAPE_S: Final = 5.0
 ASK_S: Final = 2.0
 TURN_S: Final = 0.25
+LOOK_S: Final = 1.0
+"""Between two looks for processes that are new, where nobody's turn comes before."""
 AT_ONCE: Final = 32
 WAITS: Final = b'"wait_s"'
 """The field by which a request says for how long its caller waits."""
@@ -59,22 +61,33 @@ class Scraping:
         self._worked = worked
         self._known: dict[str, _Scraped] = {}
         self._under_way: set[asyncio.Task[None]] = set()
+        self._next_at = float("-inf")
         self.done = 0
 
     def turn(self) -> None:
         """Asks those whose turn it is, who has waited for longest first; called every TURN_S."""
         now = self._now()
+        if now < self._next_at:
+            return
         for key in [key for key in self._known if self._ward.find(key) is None]:
             del self._known[key]
         due: list[tuple[float, str, str]] = []
+        self._next_at = now + LOOK_S
         for subject in self._ward:
             target = target_of(subject)
             if target:
                 known = self._known.setdefault(subject.key, _Scraped())
-                if known.due <= now and not known.asking:
+                if known.asking:
+                    continue
+                if known.due <= now:
                     due.append((known.due, subject.key, target))
-        for _, key, target in nsmallest(AT_ONCE - len(self._under_way), due):
+                else:
+                    self._next_at = min(self._next_at, known.due)
+        room = AT_ONCE - len(self._under_way)
+        for _, key, target in nsmallest(room, due):
             self._start(key, target, self._known[key])
+        if len(due) > room:
+            self._next_at = now
 
     def _start(self, key: str, target: str, known: _Scraped) -> None:
         known.asking = True
@@ -83,7 +96,7 @@ class Scraping:
         task.add_done_callback(self._under_way.discard)
 
     async def _scrape(self, key: str, target: str, known: _Scraped) -> None:
-        known.due = self._now() + SCRAPE_S * (0.9 + 0.2 * self._shell.rng.random())
+        known.due = self._now() + SCRAPE_S
         try:
             stats = await self._client.call(target, basic.STATS, Empty(), timeout_s=ASK_S)
             if stats.boot != known.boot:

@@ -70,6 +70,8 @@ class ObservabilityHub:
         self._registry = WatchedRegistry(HOME_OF_AGENTS, shell, ward, self._client, self._perform)
         self._hosts = [WatchedHost(host, shell, ward, self._client, self._perform, self._vitals) for host in hosts]
         self._rows: dict[str, Change] = {}
+        self._asking: asyncio.Task[None] | None = None
+        self._ticked_at = float("inf")
         shell.breakers = self._client.breakers
         self._add_routes()
         self._show_metrics()
@@ -89,12 +91,11 @@ class ObservabilityHub:
         for host in self._hosts:
             host.begin()
         self._probing.tidy()
-        self._probing.begin()
         shell.every(TICK_S, self._tick)
         shell.every(TIDY_S, self._tidy)
         shell.every(SCRAPE_TURN_S, self._scraping.turn)
         shell.spawn(self._recording.keep_writing(), "writing the history of metrics")
-        shell.spawn(self._ask_around(), "asking about links")
+        shell.every(LINKS_S, self._ask_around)
 
     async def close(self) -> None:
         """Take no new work, keep what was taken, and stop."""
@@ -146,25 +147,31 @@ class ObservabilityHub:
 
     def _tick(self) -> None:
         now = self._clock.monotonic()
+        self._late(now - self._ticked_at - TICK_S)
+        self._ticked_at = now
         self._perform(self._ward.tick(now, self._clock.wall()))
         doubt = self._ward.doubt.now(now)
         if doubt:
             self.shell.problems[DOUBT] = f"verdicts are frozen: {doubt}"
         else:
             self.shell.problems.pop(DOUBT, None)
-        self._perform(self._links.judge())
         self._keep()
 
     def _tidy(self) -> None:
         self._probing.tidy()
+        self._perform(self._links.judge())
         gone = self._ward.gone(self._clock.monotonic())
         self._rows |= {key: HEALTH.delete(key) for key in gone}
 
-    async def _ask_around(self) -> None:
-        while True:
-            await self._links.ask()
-            await self._registry.find_ways()
-            await asyncio.sleep(LINKS_S)
+    def _ask_around(self) -> None:
+        """Asks about links, and ways across them; one that is still under way is not overtaken."""
+        if self._asking is None or self._asking.done():
+            self._asking = self.shell.spawn(self._ask(), "asking about links")
+
+    async def _ask(self) -> None:
+        await self._links.ask()
+        self._perform(self._links.judge())
+        await self._registry.find_ways()
 
     def _perform(self, instructions: Iterable[Instruction]) -> None:
         for instruction in instructions:

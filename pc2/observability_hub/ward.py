@@ -81,6 +81,7 @@ class Ward:
         self.hosts: dict[str, Host] = {}
         self._subjects: dict[str, Subject] = {}
         self._unsettled: set[str] = set()
+        self._unsettled_hosts: set[str] = set()
         self._gone: set[str] = set()
         self._began = now
         for name in hosts:
@@ -224,8 +225,8 @@ class Ward:
     def tick(self, now: float, wall: float) -> list[Instruction]:
         """Time passed: what waited for it is judged again; called a few times a second."""
         found: list[Instruction] = []
-        for host in self.hosts.values():
-            found += self._judge_host(host, now, wall)
+        for name in list(self._unsettled_hosts):
+            found += self._judge_host(self.hosts[name], now, wall)
         for key in list(self._unsettled):
             found += self._judge(self._subjects[key], now, wall)
         return found
@@ -245,6 +246,7 @@ class Ward:
         processes = [subject.evidence for subject in host.processes.values()]
         opinion = of_host(host.supervisor.evidence, processes, host.vitals)
         was = None if opinion is UNASKED else host.steady.consider(opinion, now, wall)
+        self._settle_host(host, opinion)
         found = self._judge(host.supervisor, now, wall)
         if was is None:
             return found
@@ -257,6 +259,14 @@ class Ward:
                 found += self._look(subject)
             found += self._judge(subject, now, wall)
         return found
+
+    def _settle_host(self, host: Host, opinion: Opinion) -> None:
+        """It is judged again as time passes where another opinion has to wait, or its processes speak for it."""
+        waits = opinion is not UNASKED and host.steady.opinion.verdict != opinion.verdict
+        if waits or host.supervisor.evidence.believed == "unreachable":
+            self._unsettled_hosts.add(host.name)
+        else:
+            self._unsettled_hosts.discard(host.name)
 
     def _judge(self, subject: Subject, now: float, wall: float) -> list[Instruction]:
         host = self.hosts[subject.host]

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
-from common.client.probing import judge, knock, over_http, reasons_of
+from common.client.probing import answer_in, judge, knock, over_http, question, reasons_of
+from common.errors import BadRequest, Overloaded
 
 
 @asynccontextmanager
@@ -58,3 +60,25 @@ def test_the_reasons_of_an_answer_are_one_line() -> None:
     assert reasons_of({"reasons": ["the disk is full", "the card is hot"]}) == "the disk is full; the card is hot"
     assert reasons_of({"reasons": "none"}) == ""
     assert judge({"ready": False, "status": "ok", "reasons": ["starting"]}) == "starting"
+
+
+def test_a_health_answer_is_read_as_far_as_it_says_how_its_process_is() -> None:
+    assert answer_in(b'{"ready": true, "status": "ok", "uptime": 1e9, "more": {"a": [1]}}') == {
+        "ready": True,
+        "status": "ok",
+    }
+    assert answer_in(b'{"reasons": ["hot"], "ready": null}') == {"reasons": ["hot"], "ready": None}
+    assert answer_in(b"{}") == {}
+
+
+def test_a_health_answer_that_is_an_error_or_nonsense_is_raised_as_what_it_is() -> None:
+    with pytest.raises(Overloaded, match="full"):
+        answer_in(b'{"status": "error", "code": "overloaded", "error": "full"}')
+    for nonsense in (b"", b"[]", b'{"status": ', b"\xff", b'{"ready": ' + b"[" * 100_000):
+        with pytest.raises(BadRequest, match="not a JSON object"):
+            answer_in(nonsense)
+
+
+def test_the_question_is_what_any_agent_reads() -> None:
+    assert json.loads(question(0.3)) == {"action": "health_check", "_deadline_ms": 300}
+    assert json.loads(question(0.0))["_deadline_ms"] == 1

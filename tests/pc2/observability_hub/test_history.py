@@ -8,7 +8,7 @@ import pytest
 from common.errors import StorageUnavailable
 from pc2.observability_hub.asking import LEVELS, merged, span
 from pc2.observability_hub.deliveries import Delivered
-from pc2.observability_hub.history import History
+from pc2.observability_hub.history import TOUCH_S, History
 from pc2.observability_hub.series import Bucket, Closed, SeriesKey
 
 NOW = 1_700_000_000.0
@@ -78,6 +78,15 @@ def test_a_series_without_any_bucket_left_is_forgotten_and_so_is_an_old_sender(p
     assert history.delivered() == []
     history.write([closed(late, 1.0)], [], late)
     assert len(read(history, 60, late)) == 1
+    history.close()
+
+
+def test_a_series_that_goes_on_is_found_whenever_it_was_noted_as_heard_of_last(path: Path) -> None:
+    history = History(path)
+    for ago_s in range(2 * TOUCH_S, -1, -60):
+        history.write([closed(NOW - ago_s, 1.0)], [], NOW - ago_s)
+        assert len(read(history, 30, NOW - ago_s)) == 1
+    assert len(read(history, 2 * TOUCH_S)) == 11
     history.close()
 
 

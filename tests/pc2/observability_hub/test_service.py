@@ -54,7 +54,7 @@ async def test_everybody_that_answers_is_healthy_and_get_health_shows_it(tmp_pat
 
 async def test_a_death_told_is_published_at_once_and_once(tmp_path: Path) -> None:
     async with running(tmp_path, "a") as (bench, _):
-        await bench.until("pc2/a", "healthy")
+        await bench.settled()
         heard: list[api.HealthChanged] = []
         live = asyncio.Event()
         following = asyncio.create_task(changes(bench, heard, live))
