@@ -234,7 +234,8 @@ class Ladder:
         self._shown = step.after = shown
         self._verified = step.verified = event.owner_bytes is not None
         freed = shown <= self._allowed(step.rung)
-        step.freed_at = step.freed_at if step.freed and freed else self._now
+        if freed and not step.freed:
+            step.freed_at = self._now
         step.seen, step.freed = True, freed
         if freed:
             return self._freed(step)

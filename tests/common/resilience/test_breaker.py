@@ -168,6 +168,16 @@ def test_slow_probes_open_it_again() -> None:
     assert moved.event is Event.PROBE_FAILED
 
 
+def test_probes_of_which_just_as_many_were_slow_as_are_too_many_open_it_again() -> None:
+    it = breaker(msgspec.structs.replace(SETTINGS, slow_rate=0.5))
+    for _ in range(4):
+        call(it, Weight.FAILURE, 0.0)
+    call(it, Weight.SUCCESS, 2.0, elapsed_s=1.0)
+    moved = call(it, Weight.SUCCESS, 2.0)
+    assert moved is not None
+    assert moved.event is Event.PROBE_FAILED
+
+
 def test_a_probe_that_says_nothing_gives_its_slot_back() -> None:
     it = opened()
     for _ in range(10):
@@ -230,6 +240,13 @@ def test_only_the_endpoints_own_trouble_is_a_failure() -> None:
 def test_settings_that_contradict_each_other_are_refused(knobs: dict[str, float]) -> None:
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert(knobs, BreakerSettings)
+
+
+def test_settings_at_their_bounds_are_taken_and_those_it_has_by_itself_lie_within_them() -> None:
+    knobs = {"min_calls": 10, "window_calls": 10, "cooldown_s": 30.0, "cooldown_max_s": 30.0}
+    assert msgspec.to_builtins(msgspec.convert(knobs, BreakerSettings)).items() >= knobs.items()
+    own = BreakerSettings()
+    assert msgspec.convert(msgspec.to_builtins(own), BreakerSettings) == own
 
 
 class BreakerMachine(RuleBasedStateMachine):

@@ -42,6 +42,13 @@ def test_a_window_counts_the_last_few_outcomes_that_are_young_enough(
         assert window.slow == sum(1 for _, bits in model if bits & SLOW)
 
 
+def test_every_outcome_counts_while_room_is_made_for_more() -> None:
+    window = Window(5 * ROOM, SPAN_S)
+    for number in range(1, 4 * ROOM):
+        window.add(FAILED | SLOW, 0.0)
+        assert (window.calls, window.failures, window.slow) == (number, number, number) == window.counted(0.0)
+
+
 def test_a_quiet_endpoint_costs_little_and_a_busy_one_what_it_needs() -> None:
     quiet, busy = Window(50_000, SPAN_S), Window(50_000, SPAN_S)
     for number in range(100_000):

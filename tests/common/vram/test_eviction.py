@@ -44,6 +44,10 @@ def test_where_nothing_is_needed_nobody_goes() -> None:
     assert plan.reason == "nothing has to go"
 
 
+def test_for_a_single_byte_somebody_goes() -> None:
+    assert [each.model for each in victims(1, [resident("a")], 50, H).chosen] == ["a"]
+
+
 def test_the_one_least_wanted_goes() -> None:
     assert gone(4, resident("busy", gap_s=10), resident("seldom", gap_s=7_200)) == ["seldom"]
 
@@ -97,6 +101,7 @@ def test_what_holds_nothing_on_the_card_is_no_victim() -> None:
     plan = victims(1, [resident("asleep", 0)], 50, H)
     assert not plan.enough
     assert plan.victims[0].reason == "holds no bytes here"
+    assert victims(GIB, [resident("asleep", 0, load_s=0), resident("a")], 50, H).spared == ()
 
 
 def test_what_turned_out_not_to_be_needed_is_put_back() -> None:

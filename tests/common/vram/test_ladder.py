@@ -194,6 +194,13 @@ def test_a_refusal_is_looked_at_once_and_climbed_over() -> None:
     assert (climb.rung("unload").outcome, climb.rung("unload").claimed) == ("failed", "unknown verb")
 
 
+def test_a_look_that_began_at_the_refusal_itself_does_not_follow_it() -> None:
+    climb = Climb("unload", "stop").after(1.0).answer(ok=False, text="unknown verb")
+    climb.ladder.step(Looked(climb.now, climb.held, climb.free), climb.now + 0.1)
+    assert climb.rung("unload") == climb.ladder.rungs()[-1]
+    assert climb.look().acts == ["unload", "stop"]
+
+
 def test_a_refusal_that_no_look_follows_is_climbed_over_in_time() -> None:
     climb = Climb("unload", "stop").answer(ok=False, text="busy").after(1.9)
     assert climb.acts == ["unload"]
@@ -244,6 +251,13 @@ def test_where_processes_are_hidden_the_cards_free_bytes_tell_and_nothing_is_ver
     assert "unverified" in climb.outcome.reason
     (rung,) = climb.ladder.rungs()
     assert (rung.verified, rung.bytes_before, rung.bytes_after) == (False, 10 * GIB, 300 * MIB)
+
+
+def test_where_processes_are_hidden_what_others_let_go_of_is_not_the_owners() -> None:
+    climb = Climb("unload", hidden=True).answer()
+    climb.held, climb.others = 0, GIB
+    climb.look()
+    assert (climb.outcome.returned_bytes, climb.outcome.left_bytes) == (10 * GIB, 0)
 
 
 def test_hidden_processes_and_no_look_before_can_prove_nothing() -> None:
@@ -325,7 +339,7 @@ def test_what_outlives_kill_is_quarantined_with_its_bytes() -> None:
     assert outcome.reason == "10.0 GiB stay after sleep, unload, checkpoint, stop, term, kill"
     assert [one.rung for one in climb.ladder.rungs()] == [*ALL, "quarantine"]
     last = climb.ladder.rungs()[-1]
-    assert (last.bytes_before, last.bytes_after, last.outcome) == (10 * GIB, 10 * GIB, "nothing")
+    assert (last.bytes_before, last.bytes_after, last.outcome, last.took_s) == (10 * GIB, 10 * GIB, "nothing", 0.0)
 
 
 def test_an_owner_that_can_be_neither_asked_nor_ended_is_quarantined_at_once() -> None:

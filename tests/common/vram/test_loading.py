@@ -174,12 +174,37 @@ def test_after_a_load_that_failed_its_batch_is_in_the_line_again() -> None:
     assert begun(line, held, 1.0) is not None
 
 
+def test_those_whom_a_load_serves_are_named_in_the_order_of_the_line_whoever_asked_first() -> None:
+    line = queue(asked("plain", "a", 1.0), asked("early", "a", 0.0), asked("prized", "a", 2.0, priority=90))
+    load = begun(line, residency(8), 3.0)
+    assert load is not None
+    assert [each.ticket for each in line.loaded(load.key, load.card.uuid)] == ["prized", "early", "plain"]
+
+
+def test_whoever_joins_a_load_that_is_overdue_should_be_served_at_once() -> None:
+    line, held = queue(asked("x", "a", 0.0)), residency(8)
+    begun(line, held, 0.0)
+    assert line.outlook("x", held, 60.0) == Outlook("loading", 0, 0.0)
+
+
+def test_a_batch_has_waited_for_as_long_as_the_first_of_its_requests() -> None:
+    line, held = queue(asked("early", "a", 0.0), asked("late", "a", 59.0)), residency(0)
+    held.put("GPU-0", Tenant("used", ModelKey("used"), 20 * GIB, 50, 9.0, in_use=True))
+    load = begun(line, held, 60.0)
+    assert load is not None
+    assert load.draining
+
+
 def test_a_request_that_is_withdrawn_or_asked_anew_waits_no_longer_or_once() -> None:
     line = queue(asked("x", "a", 0.0), asked("x", "b", 0.0))
     assert (len(line), "x" in line) == (1, True)
     line.withdraw("x")
     line.withdraw("x")
     assert (len(line), "x" in line) == (0, False)
+
+
+def test_a_request_that_is_asked_anew_for_another_model_loads_that_one_alone() -> None:
+    assert order(queue(asked("x", "a", 0.0), asked("x", "b", 0.0)), residency(20), 1.0) == ["b"]
 
 
 def test_requests_past_their_deadline_are_named() -> None:
