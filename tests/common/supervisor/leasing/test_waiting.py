@@ -156,13 +156,13 @@ async def test_a_lease_granted_while_its_caller_left_is_given_back(
         await caller.send(*native("acquire_lease", {"model": "late", "bytes": 20 * GIB, "wait_s": 60}, 5))
         await in_line(mainpc, 1)
         (call,) = mainpc.shell.onion._tasks
-        start = mainpc.leases._start
+        start = mainpc.leases._serving._start
 
         def start_and_leave(seat: Seat) -> None:
             start(seat)
             call.cancel()
 
-        monkeypatch.setattr(mainpc.leases, "_start", start_and_leave)
+        monkeypatch.setattr(mainpc.leases._serving, "_start", start_and_leave)
         await mainpc.release(holder(mainpc))
         await until(lambda: mainpc.leases._writer.decided["released"] == 2)
     assert await mainpc.decisions("late") == ["queued", "granted", "released"]
@@ -175,9 +175,9 @@ async def test_a_lease_that_cannot_be_given_back_is_left_to_its_ttl(tmp_path: Pa
         held = await mainpc.granted(20)
         granted = leases.LeaseGranted(**{name: held[name] for name in leases.LeaseGranted.__struct_fields__})
         store.failure = StorageUnavailable("the disk is full")
-        mainpc.leases._give_back(granted)
+        mainpc.leases._serving._give_back(granted)
         await until(lambda: mainpc.shell.journal.failures == 1)
-        mainpc.leases._give_back(granted)
+        mainpc.leases._serving._give_back(granted)
         store.failure = None
         await until(lambda: len(mainpc.leases._writer.table) == 1)
         assert await mainpc.held() == [held["lease_id"]]
@@ -191,7 +191,7 @@ async def test_the_waiting_are_sent_away_when_the_host_closes(mainpc: Host) -> N
         assert raises(Unavailable, await asked)
     assert raises(Unavailable, await mainpc.acquire(1))
     mainpc.leases._tick()
-    mainpc.leases._serve()
+    mainpc.leases._serving.serve()
 
 
 async def test_bytes_of_a_lease_that_ended_are_granted_only_once_a_look_shows_them_free(
@@ -222,15 +222,17 @@ async def test_a_caller_that_is_leaving_is_granted_nothing(mainpc: Host, monkeyp
     asked = waiting(mainpc)
     await in_line(mainpc, 1)
     (seat,) = mainpc.leases._line
-    mainpc.leases._start(seat)
+    mainpc.leases._serving._start(seat)
     assert seat in mainpc.leases._line
-    monkeypatch.setattr(mainpc.leases, "_serve", lambda: None)  # its turn is to come when it leaves, and no sooner
+    monkeypatch.setattr(
+        mainpc.leases._serving, "serve", lambda: None
+    )  # its turn is to come when it leaves, and no sooner
     await mainpc.release(holder(mainpc))
     seat.end(Cancelled("it left"))
-    mainpc.leases._start(seat)
+    mainpc.leases._serving._start(seat)
     with pytest.raises(Cancelled):
         await asked
-    mainpc.leases._give_up(seat)
+    mainpc.leases._serving._give_up(seat)
     assert await mainpc.held() == []
     assert (await mainpc.decisions("whisper"))[-1] == "withdrawn"
 
@@ -256,7 +258,7 @@ async def test_the_card_of_one_who_waited_long_is_kept_from_newcomers_and_from_t
     mainpc.leases._line._queue._policy = QueuePolicy(reserve_after_s=0.0)
     first = waiting(mainpc)
     await in_line(mainpc, 1)
-    mainpc.leases._serve()
+    mainpc.leases._serving.serve()
     uuid = holder(mainpc)["card_uuid"]
     for refused in (
         await mainpc.acquire(1, card_uuid=uuid),

@@ -137,13 +137,13 @@ async def test_a_grant_from_the_line_that_fails_to_be_kept_is_no_grant(tmp_path:
         held = await mainpc.granted(20)
         asked = asyncio.create_task(caller.plain("acquire_lease", model="late", bytes=20 * GIB, wait_s=30))
         await until(lambda: len(mainpc.leases._line) == 1)
-        start = mainpc.leases._start
+        start = mainpc.leases._serving._start
 
         def start_and_fail(seat: Any) -> None:
             start(seat)
             store.failure = StorageUnavailable("the disk is full")
 
-        mainpc.leases._start = start_and_fail  # type: ignore[method-assign]
+        mainpc.leases._serving._start = start_and_fail  # type: ignore[method-assign]
         await mainpc.release(held)
         assert raises(StorageUnavailable, await asked)
         store.failure = None
@@ -159,7 +159,7 @@ async def test_the_line_and_the_clock_wait_while_the_store_takes_nothing(tmp_pat
         await until(lambda: len(mainpc.leases._line) == 1)
         store.failure = StorageUnavailable("the disk is full")
         await until(lambda: mainpc.shell.journal.failures > 0)
-        mainpc.leases._serve()
+        mainpc.leases._serving.serve()
         assert len(mainpc.leases._line) == 1
         store.failure = None
         assert (await asked)["bytes"] == 20 * GIB
