@@ -219,7 +219,7 @@ async def test_a_driver_that_hangs_closes_the_cards_and_holds_nobody_up(
         assert raises(NoCapacity, await mainpc.acquire(20))
         later = mainpc.shell.clock.monotonic
         monkeypatch.setattr(mainpc.leases._cards, "_now", lambda: later() + 6.0)
-        monkeypatch.setattr(mainpc.leases, "_now", lambda: later() + 6.0)
+        monkeypatch.setattr(mainpc.leases._serving, "_now", lambda: later() + 6.0)
         refused = await mainpc.acquire(1)
         assert raises(NoCapacity, refused)
         assert "last measured" in refused["error"]
