@@ -15,7 +15,7 @@ from common.engines.opening import open_engine
 from common.errors import TandemError
 from common.service.shell import Shell
 from common.supervisor.leasing.own_line import OwnLine
-from common.supervisor.models.listeners import listener, port_of, unleased
+from common.supervisor.models.listeners import absence, listener, port_of, unleased
 from common.supervisor.models.managed import Managed
 from common.supervisor.models.roster import Roster
 from common.supervisor.models.running import Engines
@@ -46,8 +46,15 @@ class Adopted:
             finally:
                 await engine.close()
 
+    async def look_for(self, managed: Managed, *, seen: bool = False) -> None:
+        """Takes down whether the model's engine is there, `seen` where it is known to be."""
+        why = "" if seen else await asyncio.to_thread(absence, managed.model)
+        self._roster.is_away(managed.model.name, why)
+
     async def _look_at(self, engine: Engine, models: list[Managed]) -> None:
         owner = await asyncio.to_thread(listener, port_of(engine.url))
+        for managed in models:
+            await self.look_for(managed, seen=owner is not None)
         if owner is None:
             return
         loaded = await engine.loaded()

@@ -49,11 +49,13 @@ class Lending:
         self._now = shell.clock.monotonic
         self._seats = Seats()
 
-    async def use(self, asked: UseModel, call: Call, look_at_files: Callable[[], Awaitable[None]]) -> ModelReady:
-        """The model, ready, under a share of its own; raises as the roster refuses, and NoCapacity when its time is up."""
+    async def use(self, asked: UseModel, call: Call, look_for: Callable[[Managed], Awaitable[None]]) -> ModelReady:
+        """The model, ready, under a share of its own; raises as the roster refuses, and NoCapacity when its time is up.
+
+        `look_for` looks whether what a model lacks is there by now.
+        """
+        await look_for(self._roster.find(asked.model))
         managed = self._roster.find(asked.model)
-        if managed.missing:
-            await look_at_files()
         self._fits(managed)
         now = self._now()
         wait_s = call.patience_s(now, asked.wait_s)

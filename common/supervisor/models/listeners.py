@@ -1,15 +1,21 @@
-"""Which process listens at a loopback port of this machine, and what its family holds on the cards without a lease."""
+"""Which process listens at a loopback port of this machine, why none is seen, and what it holds on cards without a lease."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from typing import Final
 from urllib.parse import urlsplit
 
 import psutil
 
 from common.api.leases import Card
+from common.config.models import Model
 from common.gpu import process_identity
 from common.vram.cards import ProcessId
+
+STARTS: Final[Mapping[str, str]] = {"ollama": "`ollama serve`, or its service"}
+"""How an engine that is run by others is usually started."""
 
 
 def port_of(url: str) -> int:
@@ -26,6 +32,25 @@ def listener(port: int) -> ProcessId | None:
         return None
     pids = {each.pid for each in found if each.status == psutil.CONN_LISTEN and each.laddr and each.laddr.port == port}
     return next((process for pid in sorted(filter(None, pids)) if (process := process_identity.identify(pid))), None)
+
+
+def absence(model: Model) -> str:
+    """Why the process of an engine that is run by others is not to be seen; empty where it is. Call it aside, as `listener`."""
+    port = port_of(model.url)
+    if listener(port) is not None:
+        return ""
+    if port in _taken():
+        return f"who listens at {model.url} is not to be seen from here: {model.engine} has to run under the supervisor's user"
+    start = STARTS.get(model.engine, "as it is otherwise")
+    return f"{model.engine} is not running at {model.url}: start it ({start}), or give its entry a `command` for `url`"
+
+
+def _taken() -> set[int]:
+    """The ports at which anybody listens, whoever that is."""
+    with suppress(psutil.Error, OSError):
+        found = psutil.net_connections("tcp")
+        return {each.laddr.port for each in found if each.status == psutil.CONN_LISTEN and each.laddr}
+    return set()
 
 
 def unleased(owner: ProcessId, cards: Iterable[Card]) -> Mapping[str, int]:

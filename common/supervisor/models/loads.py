@@ -20,7 +20,7 @@ from common.gpu.container import Container
 from common.service.shell import Shell
 from common.supervisor.leasing.own_line import OwnLine
 from common.supervisor.models.engine_process import EngineProcess, EngineProcesses, last_words
-from common.supervisor.models.listeners import listener, port_of
+from common.supervisor.models.listeners import absence, listener, port_of
 from common.supervisor.models.managed import Serving
 from common.supervisor.models.slots import KeptSlots
 from common.vram.cards import ProcessId
@@ -106,7 +106,7 @@ class Loads:
         """The process that listens at the address of an engine that runs already; Unavailable where none does."""
         found = await asyncio.to_thread(listener, port_of(model.url))
         if found is None:
-            raise Unavailable(f"{model.engine} is not to be seen at {model.url}")
+            raise Unavailable(await asyncio.to_thread(absence, model) or f"{model.engine} at {model.url} is starting")
         return found
 
     def owner(self, model: Model, process: ProcessId) -> Owner:

@@ -81,6 +81,7 @@ class Managed:
         self.waiting: dict[str, Asked] = {}
         self.failed_for: dict[str, int] = {}
         self.missing: tuple[str, ...] = ()
+        self.away = ""
         self.no_room = ""
         self.no_room_until = at
         self.loads = 0
@@ -181,10 +182,15 @@ class Managed:
         )
 
     @property
+    def lack(self) -> str:
+        """Why no load of it could succeed: files that are not there, or an engine of others; empty where nothing is lacking."""
+        if self.missing:
+            return f"not on this host: {', '.join(self.missing)}"
+        return self.away if self.held is None else ""
+
+    @property
     def problem(self) -> str:
         """What it lacks, or why it failed last; empty where nothing is wrong."""
         if not self.model.enabled:
             return DISABLED
-        if self.missing:
-            return f"not on this host: {', '.join(self.missing)}"
-        return self.life.problem or (self.no_room if self.waiting else "")
+        return self.lack or self.life.problem or (self.no_room if self.waiting else "")

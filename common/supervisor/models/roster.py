@@ -99,10 +99,9 @@ class Roster:
 
     def find(self, name: str) -> Managed:
         """The model of that name or alias; NotFound with a close match."""
-        known = self._names.get(name)
-        if known is None:
+        if name not in self._names:
             raise self._entries.unknown(name, self._names)
-        return self._models[known]
+        return self._models[self._names[name]]
 
     def of_lease(self, lease_id: str) -> Managed | None:
         """The model whose engine holds this lease."""
@@ -111,8 +110,8 @@ class Roster:
     def ask(self, asked: Asked, capability: str, now: float) -> None:
         """Takes a place in the line, which `step` may serve at once.
 
-        Raises NotFound; BadRequest where the model does not serve the capability; Unavailable where its files are missing, or it
-        keeps failing; NoCapacity where nothing may be waited for and it is not ready.
+        Raises NotFound; BadRequest where the model does not serve the capability; Unavailable where something is lacking for it,
+        or it keeps failing; NoCapacity where nothing may be waited for and it is not ready.
         """
         managed = self.find(asked.model)
         model = managed.model
@@ -120,8 +119,8 @@ class Roster:
             raise BadRequest(
                 f"{model.name} serves {', '.join(model.served)}, not {capability}", served=list(model.served)
             )
-        if managed.missing:
-            raise Unavailable(f"{model.name} cannot be loaded on {self._host}: {managed.problem}")
+        if managed.lack:
+            raise Unavailable(f"{model.name} cannot be loaded on {self._host}: {managed.lack}")
         life = managed.life
         if life.failures >= GIVE_UP and not life.may_retry(now):
             raise self._telling.failing(managed, now)
@@ -260,6 +259,11 @@ class Roster:
         """Which of the model's files are not on this host."""
         self._models[name].missing = tuple(missing)
 
+    def is_away(self, name: str, why: str) -> None:
+        """Why the engine, which others run, is not there; empty where it is."""
+        if name in self._models:
+            self._models[name].away = why
+
     def hears(self, name: str, reason: str) -> None:
         """Why the lease of its load is still waited for."""
         self._models[name].no_room = reason
@@ -298,7 +302,6 @@ class Roster:
             yield Serve(asked)
 
     def _queued(self, managed: Managed, now: float) -> Iterator[Instruction]:
-        """One that waits for its load to begin, or whose lease is waited for."""
         begun = managed.begun
         if begun is not None:
             if not managed.waiting or begun.priority < managed.urgency:

@@ -152,7 +152,7 @@ class ManagedModels:
     async def _use(self, asked: UseModel, call: Call) -> ModelReady:
         rooms = self._opened()
         self._is_here(asked.host)
-        return await rooms.lending.use(asked, call, rooms.upkeep.look_at_files)
+        return await rooms.lending.use(asked, call, rooms.upkeep.look_for)
 
     def _is_here(self, host: str) -> None:
         if host not in ("", self._host):

@@ -39,6 +39,8 @@ class Telling:
             reason="",
         )
         name, life = managed.model.name, managed.life
+        if managed.lack:
+            return replace(told, reason=f"{name} cannot be loaded: {managed.lack}")
         if managed.begun is not None:
             return self._under_way(managed, managed.begun, told, now)
         if life.state == "ready":

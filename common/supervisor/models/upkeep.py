@@ -11,6 +11,7 @@ from typing import Final
 from common.service.shell import Shell
 from common.supervisor.leasing.own_line import OwnLine
 from common.supervisor.models.adopted import Adopted
+from common.supervisor.models.managed import Managed
 from common.supervisor.models.metrics import ModelFigures
 from common.supervisor.models.roster import Roster
 from common.supervisor.models.running import Engines
@@ -81,6 +82,13 @@ class Upkeep:
             except Exception:
                 self._shell.log.exception("looking at models' files and engines failed")
             await asyncio.sleep(FOLLOW_S)
+
+    async def look_for(self, managed: Managed) -> None:
+        """Looks whether what the model lacked is there by now: its files, and an engine that is run by others."""
+        if managed.missing:
+            await self.look_at_files()
+        if managed.model.adopted and managed.held is None:
+            await self._adopted.look_for(managed)
 
     async def look_at_files(self) -> None:
         """Takes down which of the models' files are not there; looked for aside, for a folder may be far away."""

@@ -595,6 +595,27 @@ def test_the_cards_are_seen_as_the_ledger_shows_them() -> None:
     assert (uuid, tenant.expiring, tenant.key) == ("u0", True, tenant_key)
 
 
+def test_an_engine_of_others_that_is_not_there_is_said_to_be_away_and_nobody_goes_for_it() -> None:
+    desk = Desk(model("a", command=[], url="http://127.0.0.1:9"), free_gib=0)
+    desk.leases = [lease("l0", "other", 12)]
+    ticket = desk.ask("a")
+    (begin,) = desk.does()
+    assert isinstance(begin, Begin)
+    assert desk.roster.progress(ticket, desk.now).phase == "evicting"
+    desk.roster.is_away("a", "ollama is not running")
+    told = desk.roster.progress(ticket, desk.now)
+    assert (told.phase, told.reason) == ("queued", "a cannot be loaded: ollama is not running")
+    assert desk.managed("a").problem == "ollama is not running"
+    with pytest.raises(Unavailable, match="a cannot be loaded on h: ollama is not running"):
+        desk.ask("a")
+    desk.roster.is_away("a", "")
+    desk.ask("a")
+    desk.load("a")
+    desk.roster.is_away("a", "ollama is not running")
+    desk.ask("a")
+    assert desk.managed("a").problem == "", "what is loaded goes with its process, and by no look"
+
+
 def test_a_caller_evicts_and_stands_in_line_with_the_models_priority_shifted_by_its_own_word() -> None:
     desk = Desk(model("plain"), model("dear", priority=80), model("cheap", priority=20), free_gib=0)
     desk.leases = [lease("l0", "other", 12, priority=60)]

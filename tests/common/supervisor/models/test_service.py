@@ -182,10 +182,11 @@ async def test_an_ollama_that_runs_already_is_used_by_model_and_never_ended(tmp_
     fields: dict[str, Any] = {"engine": "ollama", "url": url, "command": [], "cwd": "", "env": {}}
     models = [model("one", 2, **fields), model("two", 2, **fields)]
     async with lab(tmp_path, models, [4]) as it:
-        with pytest.raises(Unavailable, match="ollama is not to be seen"):
+        with pytest.raises(Unavailable, match=rf"ollama is not running at {url}: start it \(`ollama serve`"):
             await it.use("one")
+        assert "not running" in (await it.models())["one"]["problem"]
+        assert it.state("one") == "absent", "nothing was tried"
         with ollama(port, it, one="2GiB", two="2GiB") as server:
-            await until(lambda: it.may_retry("one"))
             first = await it.use("one")
             assert (first.url, first.upstream) == (url, "one:latest")
             shown = (await it.models())["one"]
