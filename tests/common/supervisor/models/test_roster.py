@@ -10,7 +10,7 @@ from common.config.units import Duration, Size
 from common.errors import BadRequest, NoCapacity, NotFound, TandemError, Unavailable
 from common.supervisor.models.cards_seen import residency
 from common.supervisor.models.instructions import Abandon, Begin, Changed, Instruction, Refuse, Serve
-from common.supervisor.models.managed import Asked, Held, Managed, Serving
+from common.supervisor.models.managed import DISABLED, Asked, Held, Managed, Serving
 from common.supervisor.models.roster import ATTEMPTS, GIVE_UP, Roster
 from common.vram.demand import Demand, Horizon
 from common.vram.footprint import Footprints
@@ -651,3 +651,18 @@ def test_a_load_whose_lease_waits_is_asked_for_anew_for_somebody_more_urgent() -
     desk.load("a")
     desk.ask("a", priority=100)
     assert [type(each) for each in desk.does()] == [Serve], "what is loaded is not begun anew"
+
+
+def test_a_disabled_entry_is_told_of_as_such_unless_its_engine_still_runs() -> None:
+    desk = Desk(model("a"), model("b", enabled=False))
+    desk.loaded("a")
+    assert [each.name for each in desk.roster.disabled] == ["b"]
+    desk.roster.reload([model("a", enabled=False), model("b", enabled=False)], desk.now)
+    assert [each.name for each in desk.roster.disabled] == ["b"]
+    assert Managed(model("b", enabled=False), desk.now).problem == DISABLED
+    desk.roster.unused("nobody's", desk.now)
+    desk.roster.leaving("a", desk.now)
+    desk.roster.ended("a", desk.now)
+    assert [each.name for each in desk.roster.disabled] == ["a", "b"]
+    with pytest.raises(NotFound, match="a is disabled on h"):
+        desk.ask("a")
