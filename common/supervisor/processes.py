@@ -163,11 +163,15 @@ class Processes:
         return self._launched(child)
 
     def terminate(self, name: str) -> None:
-        """Sends the entry's stop signal to every process of its session; harmless where there is none."""
+        """Sends the entry's stop signal to every process of its session; harmless where there is none.
+
+        Its leader has it first: to find the others all processes of the host are gone through.
+        """
         if child := self._children.get(name):
             child.asked = child.wanted = True
-            number = signal.Signals[f"SIG{child.entry.stop.signal}"]
-            for process in child.session.members():
+            number, leader = signal.Signals[f"SIG{child.entry.stop.signal}"], child.session.process
+            watchdog.send(leader, number)
+            for process in child.session.members() - {leader}:
                 watchdog.send(process, number)
 
     def kill(self, name: str) -> None:
@@ -285,7 +289,7 @@ class Processes:
     async def _end(self, child: _Child) -> None:
         """Waits for the rest of the session, drains the pipes, and tells of the end."""
         pause_s = FIRST_LOOK_S
-        while left := child.session.members():
+        while left := await asyncio.to_thread(child.session.members):
             if child.killed_at is not None and self._clock.monotonic() - child.killed_at > STUCK_AFTER_S:
                 break
             if child.killed_at is not None:

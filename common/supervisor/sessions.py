@@ -31,8 +31,9 @@ class Session(msgspec.Struct, frozen=True):
         return Process(self.pid, self.start_time)
 
     def members(self) -> set[Process]:
-        """Every living process of it, strays by their mark included."""
-        return members({self.pid: self.start_time}, os.fsencode(self.mark) + b"\0" if self.mark else b"")
+        """Every living process of it, strays by their mark included: all are as young as its leader, or younger."""
+        mark = os.fsencode(self.mark) + b"\0" if self.mark else b""
+        return members({self.pid: self.start_time}, mark, self.start_time)
 
 
 class _Recorded(msgspec.Struct, frozen=True):

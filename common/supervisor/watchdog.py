@@ -52,15 +52,16 @@ def is_alive(process: Process) -> bool:
     return stat is not None and stat.state not in "ZX" and stat.start_time == process.start_time
 
 
-def members(sessions: Mapping[int, int], mark: bytes) -> set[Process]:
+def members(sessions: Mapping[int, int], mark: bytes, since: int = 0) -> set[Process]:
     """The living processes of `sessions` (leader's pid to its start time), and those that carry `mark`.
 
-    A session whose number is now led by a younger process is another one. An empty mark marks nothing.
+    A session whose number is now led by a younger process is another one. An empty mark marks nothing, nor does any mark what
+    started before `since`: whose environment nobody has to read.
     """
     return {
         Process(pid, stat.start_time)
         for pid, stat in _all()
-        if _belongs(stat, sessions.get(stat.session)) or (mark and _carries(pid, mark))
+        if _belongs(stat, sessions.get(stat.session)) or (mark and stat.start_time >= since and _carries(pid, mark))
     }
 
 

@@ -77,7 +77,14 @@ class CardLeases:
         self.learning = Learning(shell, host, self._writer, self._writer.footprints)
         self._cards = CardWatch(shell, host, cards, problem, self._writer, self._line, self._seen, home)
         self._evictions = Evictions(
-            shell, self._writer, self._record, self._cards.look_soon, unloader, policy, self.learning
+            shell,
+            self._writer,
+            self._record,
+            self._cards.look_closely,
+            self._serve_soon,
+            unloader,
+            policy,
+            self.learning,
         )
         self._serving = Serving(shell, host, self._writer, self._line, self._evictions, self._record)
         self.strangers = Strangers(shell, self._writer, self._cards.look_soon)
@@ -119,6 +126,9 @@ class CardLeases:
 
     def _evict(self, order: EvictionOrder) -> None:
         self._evictions.begin(order)
+
+    def _serve_soon(self) -> None:
+        self._serving.serve_soon()
 
     def _seen(self, look: Look) -> None:
         self._evictions.looked(look)

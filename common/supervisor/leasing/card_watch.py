@@ -30,7 +30,8 @@ BUSY_LOOK_S: Final = 0.5
 IDLE_LOOK_S: Final = 2.0
 """Seconds between looks with leases or waiters, and without."""
 SOONEST_LOOK_S: Final = 0.02
-"""A look that was asked for begins at least this long after the last one began."""
+CLOSE_LOOK_S: Final = 0.001
+"""A look that was asked for begins at least this long after the last one began; where memory is waited for to go, the second."""
 FIRST_LOOK_S: Final = 2.0
 """How long a start waits for its first look; the cards stay closed until there is one."""
 PUBLISH_S: Final = 2.0
@@ -64,7 +65,8 @@ class CardWatch:
         self._figures.show(shell.metrics)
         self._sampler: Sampler | None = None
         self._looked: asyncio.Future[None] = shell.loop.create_future()
-        self._wanted = False
+        self._wanted_within_s: float | None = None
+        self._next: asyncio.TimerHandle | None = None
         self._seen_at = float("-inf")
         self._doubtful: frozenset[str] = frozenset()
         self._closed = False
@@ -100,15 +102,16 @@ class CardWatch:
         asked_at = self._now()
         end = asked_at + within_s
         while self._needs_look(asked, asked_at) and (left_s := end - self._now()) > 0:
-            self.look_soon()
+            self.look_closely()
             await self.next_look(left_s)
 
     def look_soon(self) -> None:
         """Have a look that begins after now."""
-        if self._sampler is not None and not self._wanted:
-            self._wanted = True
-            if not self._sampler.looking:
-                self._look_in_turn(self._sampler)
+        self._look_within(SOONEST_LOOK_S)
+
+    def look_closely(self) -> None:
+        """The same, without delay: memory should go at any moment, and somebody waits for it."""
+        self._look_within(CLOSE_LOOK_S)
 
     def tick(self) -> None:
         """Looks if a look is due, and shows what stands."""
@@ -136,13 +139,24 @@ class CardWatch:
         cards = self._writer.table.candidates(self._now(), asked.lease_id)
         return not self._doubtful.isdisjoint(card.uuid for card in placement.picks(wish_of(asked), cards))
 
-    def _look_in_turn(self, sampler: Sampler) -> None:
-        self._shell.loop.call_later(max(0.0, sampler.began_at + SOONEST_LOOK_S - self._now()), self._look)
+    def _look_within(self, seconds: float) -> None:
+        wanted_s = self._wanted_within_s
+        if self._sampler is not None and (wanted_s is None or seconds < wanted_s):
+            self._wanted_within_s = seconds
+            if not self._sampler.looking:
+                self._look_in_turn(self._sampler, seconds)
+
+    def _look_in_turn(self, sampler: Sampler, seconds: float) -> None:
+        if self._next is not None:
+            self._next.cancel()
+        self._next = self._shell.loop.call_later(max(0.0, sampler.began_at + seconds - self._now()), self._look)
 
     def _look(self) -> None:
         if self._sampler is None or self._closed or self._sampler.looking:
             return
-        self._wanted = False
+        if self._next is not None:
+            self._next.cancel()
+        self._wanted_within_s = None
         self._sampler.look(self._writer.table.owners(), self._writer.owned_cgroups())
 
     def _seen(self, look: Look) -> None:
@@ -154,8 +168,8 @@ class CardWatch:
         self._doubtful = frozenset(each.uuid for each in look.samples if self._writer.table.doubtful(each.uuid))
         self._looked.set_result(None)
         self._looked = self._shell.loop.create_future()
-        if self._wanted and self._sampler is not None:
-            self._look_in_turn(self._sampler)
+        if self._wanted_within_s is not None and self._sampler is not None:
+            self._look_in_turn(self._sampler, self._wanted_within_s)
         self._on_seen(look)
         self._show()
 

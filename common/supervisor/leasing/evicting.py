@@ -16,6 +16,7 @@ from common.api.leases import Rung, RungName
 from common.errors import Unavailable
 from common.gpu import process_identity
 from common.gpu.process_identity import ExitWatch
+from common.resilience.polling import Polling
 from common.service.shell import Shell
 from common.supervisor.leasing.rung_acts import FindUnloader, NotParked, RungActs, describe, nobody, parks
 from common.supervisor.leasing.sampling import Look as CardLook
@@ -38,8 +39,8 @@ from common.vram.lease_decision import EvictionOrder
 from common.vram.rungs import DEFAULT, LadderPolicy, rungs_for
 from common.vram.sight import Sight
 
-EVERY_S: Final = 0.05
-"""How often an eviction asks for a look, and sees whether its owner still lives."""
+POLLING: Final = Polling(soonest_s=0.002, slowest_s=0.05)
+"""When an eviction asks for a look, and sees whether its owner lives: 2, 4, 8 ms and so on after each act, answer and end."""
 CLOSE_S: Final = 2.0
 
 Done = Callable[[EvictionOrder, Outcome, list[Rung]], None]
@@ -53,6 +54,7 @@ class _Eviction:
         self.ladder = ladder
         self.sight = sight
         self.bound_s = bound_s
+        self.since = 0.0
         self.gone = False
         self.acts: set[asyncio.Task[None]] = set()
         self.timer: asyncio.TimerHandle | None = None
@@ -113,8 +115,6 @@ class Evictor:
         self._evictions.append(eviction)
         self._watch(eviction)
         self._perform(eviction, eviction.ladder.begin())
-        if eviction in self._evictions:
-            self._arm(eviction)
         return eviction.bound_s
 
     def looked(self, look: CardLook) -> None:
@@ -167,16 +167,26 @@ class Evictor:
         if not any(process_identity.is_alive(*member) for member in eviction.sight.members):
             eviction.gone = True
             self._feed(eviction, OwnerGone())
+            self._arm_anew(eviction)
 
     def _tick(self, eviction: _Eviction) -> None:
         self._see_owner(eviction)
         self._feed(eviction, Tick())
-        if eviction.ladder.outcome is None:
-            self._arm(eviction)
+        self._arm(eviction)
+
+    def _arm_anew(self, eviction: _Eviction) -> None:
+        """Something happened whose effect may be seen at any moment now: it is looked for soon, and then ever later."""
+        eviction.since = self._now()
+        self._arm(eviction)
 
     def _arm(self, eviction: _Eviction) -> None:
-        left_s = max(0.0, eviction.ladder.next_at - self._now())
-        eviction.timer = self._loop.call_later(min(EVERY_S, left_s), self._tick, eviction)
+        if eviction.timer is not None:
+            eviction.timer.cancel()
+        if eviction.ladder.outcome is None and not self._closed:
+            now = self._now()
+            left_s = max(0.0, eviction.ladder.next_at - now)
+            pause_s = min(POLLING.pause_s(now - eviction.since), left_s)
+            eviction.timer = self._loop.call_later(pause_s, self._tick, eviction)
 
     def _feed(self, eviction: _Eviction, event: Event) -> None:
         self._perform(eviction, eviction.ladder.step(event, self._now()))
@@ -204,6 +214,7 @@ class Evictor:
         act = self._loop.create_task(self._act(eviction, rung))
         eviction.acts.add(act)
         act.add_done_callback(eviction.acts.discard)
+        self._arm_anew(eviction)
 
     async def _act(self, eviction: _Eviction, rung: RungName) -> None:
         order, members = eviction.order, eviction.sight.members
@@ -217,6 +228,7 @@ class Evictor:
         except Exception as error:
             answered = Answered(rung, False, describe(error))
         self._feed(eviction, answered)
+        self._arm_anew(eviction)
         if rung == "kill" and eviction.ladder.outcome is None:
             await self._acts.keep_killing(members)
 

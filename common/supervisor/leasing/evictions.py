@@ -37,7 +37,10 @@ PATIENCE_S: Final = 30.0
 
 
 class Evictions:
-    """What the table wants evicted; `record` writes a decision down, `look_soon` has the cards looked at."""
+    """What the table wants evicted; `record` writes a decision down, `look_soon` has the cards looked at without delay.
+
+    `serve_soon` has the line tried: the look that ended an eviction shows what it gave back, and no other is waited for.
+    """
 
     def __init__(
         self,
@@ -45,6 +48,7 @@ class Evictions:
         writer: LeaseWriter,
         record: Callable[[Decision], object],
         look_soon: Callable[[], None],
+        serve_soon: Callable[[], None],
         unloader: FindUnloader,
         policy: LadderPolicy,
         learning: Learning,
@@ -52,6 +56,7 @@ class Evictions:
         self._shell = shell
         self._writer = writer
         self._record = record
+        self._serve_soon = serve_soon
         self._learning = learning
         self._figures = EvictionFigures()
         self._now = shell.clock.monotonic
@@ -156,6 +161,7 @@ class Evictions:
                 self._record(self._parked(order, lease_id, outcome, rungs))
         else:
             self._record(self._over(order, outcome, rungs))
+        self._serve_soon()
 
     def _parked(self, order: EvictionOrder, lease_id: str, outcome: Outcome, rungs: list[Rung]) -> Decision:
         """Of several leases each keeps its part."""

@@ -130,7 +130,7 @@ class Serving:
         self._line.leave(seat)
         self._note(seat, "refused", choice, f"{choice.reason}, after a wait of {waited_s:.1f} s")
         seat.end(placement.refusal(seat.waiter.wish, choice, position=place))
-        self._serve_soon()
+        self.serve_soon()
 
     def _left(self, seat: Seat, why: str) -> None:
         """The caller is gone or was sent away: its place is free for others."""
@@ -139,7 +139,7 @@ class Serving:
         if seat in self._line:
             self._note(seat, "withdrawn", self._choice(seat), why)
             self._line.leave(seat)
-            self._serve_soon()
+            self.serve_soon()
 
     def _give_back(self, granted: LeaseGranted) -> None:
         """Ends a lease that was granted while its caller left, who so cannot have heard of it."""
@@ -150,7 +150,7 @@ class Serving:
         except TandemError as error:
             self._shell.log.warning("lease %s, whose caller left, was not given back: %s", granted.lease_id, error)
 
-    def _serve_soon(self) -> None:
+    def serve_soon(self) -> None:
         """Tries the line once in the next turn, however many reasons this one has."""
         if len(self._line) and not self._serving_soon:
             self._serving_soon = True

@@ -17,6 +17,7 @@ from common.engines.engine import Engine, Health
 from common.engines.opening import open_engine
 from common.errors import TandemError, Unavailable
 from common.gpu.container import Container
+from common.resilience.polling import Polling
 from common.service.shell import Shell
 from common.supervisor.leasing.own_line import OwnLine
 from common.supervisor.models.engine_process import EngineProcess, EngineProcesses, last_words
@@ -27,8 +28,7 @@ from common.vram.cards import ProcessId
 
 T = TypeVar("T")
 
-SOONEST_PROBE_S: Final = 0.02
-SLOWEST_PROBE_S: Final = 0.25
+POLLING: Final = Polling(soonest_s=0.004, slowest_s=0.25, part=0.01)
 """The wait between two looks at a loading engine: a hundredth of the time since its launch, between these two."""
 RESTORE_S: Final = 10.0
 UPSTREAM_S: Final = 2.0
@@ -136,7 +136,7 @@ class Loads:
                 return
             if passed_s >= within_s:
                 raise Unavailable(f"not ready within {within_s:g} s: {health.reason or health.state}")
-            pause_s = min(max(passed_s / 100, SOONEST_PROBE_S), SLOWEST_PROBE_S, within_s - passed_s)
+            pause_s = min(POLLING.pause_s(passed_s), within_s - passed_s)
             await _unless_ended(process, asyncio.sleep(pause_s))
 
     async def _health(self, model: Model, engine: Engine, process: EngineProcess | None) -> Health:

@@ -121,6 +121,30 @@ async def test_terminate_is_polite_to_the_whole_session_and_waits_for_all_of_it(
     assert "child" in one.log("a")
 
 
+async def test_a_leader_is_told_to_stop_before_the_others_are_looked_for(
+    host: Callable[..., Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = host(agent("a", "sleep", "60"))
+    await one.processes.open()
+    leader, did = one.launch("a"), []
+    find, send = Session.members, watchdog.send
+
+    def finding(session: Session) -> set[Process]:
+        did.append("look")
+        return find(session)
+
+    def sending(process: Process, number: int) -> bool:
+        did.append("tell")
+        assert process == leader
+        return send(process, number)
+
+    monkeypatch.setattr(Session, "members", finding)
+    monkeypatch.setattr(watchdog, "send", sending)
+    one.processes.terminate("a")
+    assert did == ["tell", "look"]
+    assert (await one.exit()).code == -signal.SIGTERM
+
+
 async def test_the_stop_signal_is_the_entrys_own(host: Callable[..., Host]) -> None:
     one = host(
         agent("a", "sh", "-c", "trap 'exit 9' INT; echo up; while :; do sleep 0.05; done", stop=Stop(signal="INT"))

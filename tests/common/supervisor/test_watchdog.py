@@ -68,6 +68,15 @@ def test_a_process_that_left_its_session_is_found_by_its_mark(tmp_path: Path) ->
     other.wait()
 
 
+def test_a_mark_marks_nothing_that_is_older_than_its_session() -> None:
+    popen, process = spawn(["sleep", "60"], mark="boot-8/a")
+    mark = b"boot-8/a\0"
+    assert members({}, mark) == members({}, mark, process.start_time) == {process}
+    assert members({}, mark, process.start_time + 1) == set()
+    popen.kill()
+    popen.wait()
+
+
 def test_a_polite_session_ends_without_being_killed(tmp_path: Path) -> None:
     popen, leader = spawn(["sleep", "60"])
     sweep(lambda: members({leader.pid: leader.start_time}, b""), 30.0)

@@ -33,6 +33,7 @@ from common.vram.lease_decision import EvictionOrder
 from common.vram.rungs import LadderPolicy
 from tests.common.service.lab import until
 from tests.common.supervisor.leasing.lab import card_folder, program, two_cards
+from tests.common.supervisor.leasing.manual_time import ManualLoop, clock_of_loop
 
 BRIEF = LadderPolicy(stop_s=0.2, verify_s=0.2, term_s=0.2, kill_s=60.0, look_s=0.2, signal_s=60.0)
 """What is to be climbed over is soon; what is to succeed has all the time in the world."""
@@ -440,3 +441,49 @@ async def test_until_it_is_told_what_came_of_it_an_eviction_concerns_its_owner(t
             assert len(at.evictor) == 0, "and is not begun anew"
             await until(lambda: bool(at.told))
             assert not at.evictor.concerns(owner)
+
+
+def test_what_an_act_or_an_answer_brings_about_is_looked_for_at_once_and_then_ever_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("common.service.shell.SystemClock", clock_of_loop)
+
+    async def main() -> None:
+        clock, engine, answers = clock_of_loop(), Engine("sleep"), asyncio.Event()
+        looked_at: list[float] = []
+
+        async def slow(_: RungName) -> Claimed:
+            await answers.wait()
+            return Claimed(True, "done")
+
+        async def passes(ms: int) -> list[int]:
+            """After how many milliseconds looks were asked for."""
+            looked_at.clear()
+            began = clock.now
+            for _ in range(ms):
+                clock.now += 0.001
+                for _ in range(4):
+                    await asyncio.sleep(0)
+            return [round((at - began) * 1_000) for at in looked_at]
+
+        monkeypatch.setattr(engine, "perform", slow)
+        shell = Shell(ShellSettings("Supervisor", "mainpc", 0))
+        evictor = Evictor(
+            shell,
+            lambda: looked_at.append(clock.now),
+            lambda *_: None,
+            lambda _: engine,
+            LONG,
+        )
+        evictor.evict(order())
+        while_it_acts = await passes(300)
+        answers.set()
+        once_it_answered = await passes(60)
+        await evictor.close()
+        assert while_it_acts == [2, 4, 8, 16, 32, 64, 114, 164, 214, 264]
+        assert once_it_answered == [1, 3, 5, 9, 17, 33]
+        assert await passes(200) == []
+        await shell.close(drain_s=0)
+
+    with asyncio.Runner(loop_factory=ManualLoop) as runner:
+        runner.run(main())

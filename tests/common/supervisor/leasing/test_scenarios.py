@@ -288,3 +288,21 @@ async def test_what_was_made_free_for_b_is_not_given_to_who_asks_meanwhile(at: T
         assert (await at.token("release_lease", a))["status"] == "success", "A gives back what has to go"
         assert raises(NoCapacity, await at.acquire(20, model="c"))
         assert (await at.flows(b))["card_uuid"] == CARD
+
+
+@on_manual_time
+async def test_who_waits_for_a_sleepers_room_has_it_with_the_look_that_shows_the_room(
+    at: Timed, sleeper: ProcessId, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    roomy(at.host, monkeypatch)
+    unload = at.serves("doze", lambda: at.uses(sleeper, 0.5)) | {"sleep": "doze"}
+    old = await at.held(sleeper, 20, model="old", unload=unload)
+    await at.passes(0.26 - at.clock.now % 0.25)  # past a tick, which would serve the line too
+    began_at = at.clock.now
+    async with at.waiting(20) as asked:
+        while not asked.done():
+            assert at.clock.now - began_at < 0.1
+            at.clock.now += 0.001
+            await at.settle()
+            await at.until(lambda: bool(len(at.host.leases._line)) or asked.done())
+        assert (await at.lease(old["lease_id"]))["state"] == "parked"

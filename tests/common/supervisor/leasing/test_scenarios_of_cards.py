@@ -338,3 +338,22 @@ def soonest_s(decide: Callable[[], object], times: int = 20) -> float:
         decide()
         took.append(time.perf_counter() - began)
     return min(took)
+
+
+@on_manual_time
+async def test_memory_that_is_waited_for_is_looked_for_without_delay(at: Timed) -> None:
+    watch = at.host.leases._cards
+    await at.settle()
+    sampler, began_at = watch._sampler, at.clock.now
+    assert sampler is not None
+    watch._look()
+    await at.settle()
+    at.clock.now += 0.005
+    watch.look_soon()
+    await at.settle()
+    assert sampler.began_at == began_at
+    watch.look_closely()
+    await at.settle()
+    assert sampler.began_at == began_at + 0.005
+    await at.passes(0.05)
+    assert sampler.began_at == began_at + 0.005, "one look has answered both"
