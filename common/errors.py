@@ -185,7 +185,7 @@ class StorageUnavailable(TandemError):
 
 
 class Internal(TandemError):
-    """A bug on the answering side; its log has the story."""
+    """A bug on the answering side; `tandem errors` and its log have the stack."""
 
     code = Code.INTERNAL
 

@@ -16,6 +16,7 @@ from common.client.opening import directory_of_environment, open_client
 from common.client.settings import ClientSettings, at_own_pace
 from common.client.sync import Client
 from common.errors import Conflict, NotFound, TandemError, Unavailable
+from tandem import card_names
 from tandem.output import note
 
 Req = TypeVar("Req", bound=Message)
@@ -75,6 +76,15 @@ def each_host(
     return answers, errors
 
 
+def _without_manager(
+    client: Client, host: str, verb: Verb[Req, Rep], asked: Req, away: TandemError
+) -> tuple[list[Rep], dict[str, str]]:
+    """What the supervisors answer while ResourceManager is `away`, and why some gave no answer; Unavailable where none did."""
+    answers, errors = each_host(client, only(host), verb, asked)
+    _some(answers, errors, away)
+    return list(answers.values()), {name: error.message for name, error in errors.items()}
+
+
 def _some(answers: dict[str, Any], errors: dict[str, TandemError], away: TandemError) -> None:
     if not answers:
         reasons = "; ".join([away.message, *(f"{host}: {error.message}" for host, error in errors.items())])
@@ -88,13 +98,20 @@ def gpus(client: Client, host: str = "") -> leases.Gpus:
     try:
         return client.call(resource_manager.SERVICE, leases.GET_GPUS, asked)
     except Unavailable as away:
-        answers, errors = each_host(client, only(host), leases.GET_GPUS, asked)
-        _some(answers, errors, away)
+        found, missing = _without_manager(client, host, leases.GET_GPUS, asked, away)
     return leases.Gpus(
-        cards=[card for answer in answers.values() for card in answer.cards],
-        hosts=[memory for answer in answers.values() for memory in answer.hosts],
-        missing={host: error.message for host, error in errors.items()},
+        cards=[card for answer in found for card in answer.cards],
+        hosts=[memory for answer in found for memory in answer.hosts],
+        missing=missing,
     )
+
+
+def card_uuid(client: Client, named: str, host: str = "") -> str:
+    """The UUID of the card that a user names, on `host` or on any; empty where none is named. Errors as of `card_names.meant`."""
+    if not named or card_names.is_whole(named):
+        return named
+    found = gpus(client, host)
+    return card_names.meant(named, found.cards, found.missing).card_uuid
 
 
 def live_leases(client: Client, host: str = "") -> leases.Leases:
@@ -103,13 +120,9 @@ def live_leases(client: Client, host: str = "") -> leases.Leases:
     try:
         return client.call(resource_manager.SERVICE, leases.LIST_LEASES, asked)
     except Unavailable as away:
-        answers, errors = each_host(client, only(host), leases.LIST_LEASES, asked)
-        _some(answers, errors, away)
-    return leases.Leases(
-        leases=[lease for answer in answers.values() for lease in answer.leases],
-        as_of=Cursor(epoch=0, seq=0),
-        missing={host: error.message for host, error in errors.items()},
-    )
+        found, missing = _without_manager(client, host, leases.LIST_LEASES, asked, away)
+    listed = [lease for answer in found for lease in answer.leases]
+    return leases.Leases(leases=listed, as_of=Cursor(epoch=0, seq=0), missing=missing)
 
 
 def managed_models(client: Client, host: str = "") -> models.Models:
@@ -118,11 +131,9 @@ def managed_models(client: Client, host: str = "") -> models.Models:
     try:
         return client.call(resource_manager.SERVICE, models.LIST_MODELS, asked)
     except Unavailable as away:
-        answers, errors = each_host(client, only(host), models.LIST_MODELS, asked)
-        _some(answers, errors, away)
-    found = [model for answer in answers.values() for model in answer.models]
-    missing = {name: error.message for name, error in errors.items()}
-    return models.Models(models=found, as_of=Cursor(epoch=0, seq=0), missing=missing)
+        found, missing = _without_manager(client, host, models.LIST_MODELS, asked, away)
+    listed = [model for answer in found for model in answer.models]
+    return models.Models(models=listed, as_of=Cursor(epoch=0, seq=0), missing=missing)
 
 
 def explanation(client: Client, asked: leases.Explain) -> leases.Explanation:
@@ -145,9 +156,7 @@ def plan(client: Client, asked: leases.PlanLease) -> leases.LeasePlan:
     try:
         return client.call(resource_manager.SERVICE, leases.PLAN, asked)
     except Unavailable as away:
-        answers, errors = each_host(client, only(asked.host), leases.PLAN, asked)
-        _some(answers, errors, away)
-    return best(list(answers.values()))
+        return best(_without_manager(client, asked.host, leases.PLAN, asked, away)[0])
 
 
 def best(plans: Sequence[leases.LeasePlan]) -> leases.LeasePlan:

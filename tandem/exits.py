@@ -72,13 +72,18 @@ _MENDS: Final[dict[Code, str]] = {
     Code.NO_PROVIDER: "`tandem agents` shows who offers what",
     Code.DEADLINE_EXCEEDED: "give it longer with --timeout",
     Code.STORAGE_UNAVAILABLE: "make room on its disk",
-    Code.INTERNAL: "its log has the story: `tandem logs NAME`",
+    Code.INTERNAL: "`tandem logs NAME` has what it said",
 }
 
 
 def exit_for(error: TandemError) -> Exit:
     """The code that a command ended by `error` exits with."""
     return _BY_CODE[error.code]
+
+
+def exit_for_code(code: str) -> Exit:
+    """The same by the code as it stands in an answer; codes of an agent's own are a bad answer."""
+    return next((ends for known, ends in _BY_CODE.items() if known.value == code), Exit.BAD_ANSWER)
 
 
 def mend_for(error: TandemError) -> str:

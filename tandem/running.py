@@ -27,11 +27,13 @@ from common.gpu.container_words import container_run
 from common.gpu.simulated import SIMULATED_CARDS_VARIABLE, cards_folder
 from common.ids import new_id
 from common.telemetry.system_clock import system_rng
+from tandem import card_names
 from tandem.asking import TIMEOUT_S, hosts, keeper_of, settings
 from tandem.child import Child
 from tandem.exits import Exit, exit_for
 from tandem.here import hosts_here
 from tandem.holding import Asking, Holding
+from tandem.options import Terms
 from tandem.output import age, error_document, error_line, size
 from tandem.telling import Teller
 
@@ -52,20 +54,12 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     """What was asked for; `host` empty: this machine's."""
 
     command: list[str]
-    vram_bytes: int
+    terms: Terms
     model: str
     wait_s: float
     ttl_s: float
-    priority: int
-    host: str
-    card_uuid: str
-    config: str = ""
-    cards: int = 1
-    exclusive: bool = False
-    share: bool = False
-    pinned: bool = False
+    host: str = ""
     preemptible: bool = False
-    ram_bytes: int = 0
 
 
 class Report(msgspec.Struct, kw_only=True):
@@ -136,25 +130,21 @@ class _Run:
     async def _acquire(self) -> leases.LeaseGranted:
         order = self._order
         here = [order.host] if order.host else await self._here()
+        card_uuid = order.terms.card
+        if card_uuid and not card_names.is_whole(card_uuid):
+            card = await self._card(card_uuid, here)
+            here, card_uuid = [card.host], card.card_uuid
         host = here[0] if len(here) == 1 else ""
         own = process_identity.this_process()
         asked = leases.AcquireLease(
             model=order.model,
-            bytes=order.vram_bytes,
-            priority=order.priority,
             ttl_s=order.ttl_s,
             host=host,
-            card_uuid=order.card_uuid,
             owner=leases.Owner(agent_name="tandem-run", host=host, pid=own.pid, start_time=own.start_time),
             idempotency_key=new_id("key", system_rng()),
             wait_s=order.wait_s,
-            config=order.config,
-            cards=order.cards,
-            exclusive=order.exclusive,
-            share=order.share,
-            pinned=order.pinned,
             in_use=not order.preemptible,
-            ram_bytes=order.ram_bytes,
+            **order.terms.asked(card_uuid),
         )
         return await Asking(self._client, asked, here, self._teller.waiting, self._teller.warn).granted()
 
@@ -166,6 +156,19 @@ class _Run:
         known = hosts()
         here = await hosts_here(self._client, known, max(TIMEOUT_S, self._order.wait_s))
         return here if len(here) == len(known) else here[:1]
+
+    async def _card(self, named: str, here: list[str]) -> leases.Card:
+        """The card of this machine that the user names; each host answers for its own."""
+        cards: list[leases.Card] = []
+        missing: dict[str, str] = {}
+        for host in here:
+            try:
+                found = await self._client.call(keeper_of(host), leases.GET_GPUS, leases.GetGpus(host=host))
+            except TandemError as error:
+                missing[host] = error.message
+            else:
+                cards += found.cards
+        return card_names.meant(named, cards, missing)
 
     async def _environ(self, granted: leases.LeaseGranted) -> tuple[dict[str, str], bool]:
         environ = os.environ | {

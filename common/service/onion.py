@@ -191,7 +191,7 @@ class Onion:
 
     def _bug(self, route: Route) -> Internal:
         self._log.exception("verb %s failed", route.verb.name)
-        return Internal(f"{route.verb.name} failed inside the service; its log has the story")
+        return Internal(f"{route.verb.name} failed inside the service; `tandem errors` and its log have the stack")
 
     def _settle(self, route: Route, call: Call, reply: Reply, outcome: object) -> None:
         if route.journal is not None and route.journal.dirty:

@@ -14,12 +14,14 @@ from typing import Any, Final
 import click
 import msgspec
 
-from common.api import catalog
+from common.api import catalog, core_orchestrator
 from tandem import asking, output
-from tandem.exits import Exit
+from tandem.exits import Exit, exit_for_code
 from tandem.options import some_time, with_json
 
 DEFAULT_TIMEOUT_S: Final = 30.0
+UNDONE: Final = ("failed", "expired", "cancelled")
+"""The states in which a request has come to nothing."""
 GRACE_S: Final = 10.0
 """A call that asks to wait gets this much longer than it asked for."""
 
@@ -35,6 +37,9 @@ def command(words: tuple[str, ...], timeout_s: float | None, stream: bool, as_js
     TARGET is a service, Supervisor/HOST, an agent's name or tcp://HOST:PORT; it may be left out where the verb belongs to one
     service. The request is a JSON object, @FILE holds one, - reads one from stdin.
 
+    Exits 0 when the call was answered, whatever the answer says; submit_request that waited for a request which came to nothing
+    ends by that request's code.
+
     JSON: the reply itself, indented for people unless --json is given.
     """
     target, verb, text = sorted_out(words)
@@ -46,12 +51,21 @@ def command(words: tuple[str, ...], timeout_s: float | None, stream: bool, as_js
     budget_s = timeout_s or max(DEFAULT_TIMEOUT_S, _patience_s(request) + GRACE_S)
     with asking.fabric(budget_s) as client:
         if stream:
-            for item in client.stream(target, verb, request, timeout_s=budget_s):
-                output.say_json(item)
-            return Exit.OK
+            reply = {}
+            for reply in client.stream(target, verb, request, timeout_s=budget_s):
+                output.say_json(reply)
+            return ended_by(verb, reply)
         reply = client.call(target, verb, request, timeout_s=budget_s)
     output.say(output.json_document(reply, indented=not as_json))
-    return Exit.OK
+    return ended_by(verb, reply)
+
+
+def ended_by(verb: str, reply: dict[str, Any]) -> Exit:
+    """How a call that was answered ends: what asks for work by how that ended, if it has; a question about it well."""
+    if verb != core_orchestrator.SUBMIT_REQUEST.name or reply.get("state") not in UNDONE:
+        return Exit.OK
+    output.note(f"{reply.get('request_id')} {reply['state']}: {reply.get('error') or reply.get('reason')}")
+    return exit_for_code(str(reply.get("code")))
 
 
 def sorted_out(words: tuple[str, ...]) -> tuple[str, str, str]:

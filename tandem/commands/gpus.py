@@ -13,6 +13,7 @@ from tandem.exits import Exit
 from tandem.options import with_host, with_json
 
 HEADERS = ("CARD", "NAME", "TOTAL", "FREE", "HELD", "STRANGERS", "NAMELESS", "LEASED", "KEPT", "GRANTABLE", "UUID", "")
+BESIDE = ("HOST", "BESIDE", "TOTAL", "USED", "AVAILABLE", "LEASED", "GRANTABLE", "")
 
 
 @click.command()
@@ -22,7 +23,9 @@ def command(host: str, as_json: bool) -> Exit:
     """The cards, by what NVML measures: total = free + held by leases' owners + strangers + nameless.
 
     KEPT is what is not granted of the free bytes: the guard band, room made for requests, quarantine. GRANTABLE is what a
-    lease can have now. JSON: {"cards": [...], "hosts": [...], "missing": {host: reason}} as get_gpus answers it.
+    lease can have now. Below stands what each host has beside its cards: total = used + available.
+
+    JSON: {"cards": [...], "hosts": [...], "missing": {host: reason}} as get_gpus answers it.
     """
     with asking.fabric() as client:
         found = asking.gpus(client, host)
@@ -30,8 +33,9 @@ def command(host: str, as_json: bool) -> Exit:
         output.say_json(found)
         return Exit.OK
     show(found.cards)
-    for host_memory in found.hosts:
-        output.say(beside(host_memory))
+    if found.hosts:
+        output.say()
+        output.table(BESIDE, [line for host in found.hosts for line in beside(host)], right=tuple(range(2, 7)))
     for name, why in found.missing.items():
         output.note(f"cards of {name} are missing: {why}")
     return Exit.OK
@@ -76,12 +80,18 @@ def particulars(card: Card) -> Iterator[str]:
         yield f"{card.loading} is loading"
 
 
-def beside(host: HostMemory) -> str:
-    """What is leased of a host beside its cards."""
-    ram = f"RAM {output.size(host.ram_leased_bytes)} leased of {output.size(host.ram_ceiling_bytes)}"
-    disk = f"disk {output.size(host.disk_leased_bytes)} of {output.size(host.disk_ceiling_bytes)}"
-    cpu = f"cores {host.cpu_leased_cores:g} of {host.cpu_ceiling_cores:g}"
-    return f"{host.host}: {ram} ({output.size(host.ram_available_bytes)} available), {disk}, {cpu}"
+def beside(host: HostMemory) -> Iterator[tuple[object, ...]]:
+    """What a host has beside its cards, a line each; cores are only promised, so nobody says how many are used."""
+    tiers = (
+        ("RAM", host.ram_total_bytes, host.ram_available_bytes, host.ram_leased_bytes, host.ram_grantable_bytes),
+        ("disk", host.disk_total_bytes, host.disk_available_bytes, host.disk_leased_bytes, host.disk_grantable_bytes),
+    )
+    for name, total, available, leased, grantable in tiers:
+        figures = (total, total - available, available, leased, grantable)
+        yield host.host, name, *map(output.size, figures), host.reason
+    grantable_cores = max(0.0, host.cpu_ceiling_cores - host.cpu_leased_cores)
+    cores = (host.cpu_leased_cores, grantable_cores)
+    yield host.host, "cores", f"{host.cpu_total_cores:g}", "", "", *(f"{each:.4g}" for each in cores), ""
 
 
 def remark(card: Card) -> str:

@@ -10,7 +10,7 @@ from common.api.leases import LeasePlan, PlanLease
 from tandem import asking, output
 from tandem.commands.why import say_verdict
 from tandem.exits import Exit
-from tandem.options import CARDS, PRIORITY, card, size, with_host, with_json
+from tandem.options import Terms, with_host, with_json, with_terms
 
 OUTCOMES: Final = {
     "grant": Exit.OK,
@@ -22,49 +22,19 @@ OUTCOMES: Final = {
 
 
 @click.command()
-@click.option("--vram", type=size, required=True, metavar="SIZE", help="How much, such as 10GiB.")
+@with_terms
 @click.option("--model", default="model", show_default=True, help="For which model.")
-@click.option("--priority", type=PRIORITY, default=50, show_default=True, help="0 to 100, higher first.")
-@click.option("--card", "card_uuid", type=card, default="", metavar="UUID", help="Only this card.")
-@click.option("--cards", type=CARDS, default=1, show_default=True, help="So many cards of one host, that much on each.")
-@click.option("--exclusive", is_flag=True, help="Each card for itself alone.")
-@click.option("--pinned", is_flag=True, help="Never to be evicted.")
-@click.option("--share", is_flag=True, help="Join a lease of the same model where one lives.")
-@click.option("--config", default="", metavar="TEXT", help="What tells loads of one model apart.")
 @with_host
 @with_json
-def command(
-    vram: int,
-    model: str,
-    priority: int,
-    card_uuid: str,
-    cards: int,
-    exclusive: bool,
-    pinned: bool,
-    share: bool,
-    config: str,
-    host: str,
-    as_json: bool,
-) -> Exit:
+def command(terms: Terms, model: str, host: str, as_json: bool) -> Exit:
     """What would happen to a request for VRAM now, and who would go for it.
 
     JSON: the reply of the verb plan. Exits 0 when it would be granted (for one that waits, after others went), 75 when it would
     wait, 1 when no card could ever hold it.
     """
-    asked = PlanLease(
-        model=model,
-        bytes=int(vram),
-        priority=priority,
-        host=host,
-        card_uuid=card_uuid,
-        cards=cards,
-        exclusive=exclusive,
-        pinned=pinned,
-        share=share,
-        config=config,
-    )
     with asking.fabric() as client:
-        planned = asking.plan(client, asked)
+        card_uuid = asking.card_uuid(client, terms.card, host)
+        planned = asking.plan(client, PlanLease(model=model, host=host, **terms.asked(card_uuid)))
     if as_json:
         output.say_json(planned)
     else:

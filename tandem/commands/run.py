@@ -10,46 +10,30 @@ from pathlib import Path
 
 import click
 
-from common.config.units import Duration, Size
+from common.config.units import Duration
 from common.gpu.container_words import container_run
 from tandem import asking, output
 from tandem.exits import Exit
-from tandem.options import CARDS, PRIORITY, card, duration, size, some_time
+from tandem.options import Terms, duration, some_time, with_terms
 
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
-@click.option("--vram", type=size, required=True, metavar="SIZE", help="How much to lease, such as 10GiB.")
+@with_terms
 @click.option("--model", default="", help="The name it is leased under; default: the program's or Python script's.")
 @click.option("--wait", "wait_s", type=duration, default="60s", show_default=True, metavar="TIME", help="For room.")
-@click.option("--priority", type=PRIORITY, default=50, show_default=True, help="0 to 100, higher first.")
 @click.option("--host", default="", metavar="HOST", help="Which host this is; default: TANDEM_HOST, or found out.")
-@click.option("--card", "card_uuid", type=card, default="", metavar="UUID", help="Only this card.")
 @click.option("--ttl", "ttl_s", type=some_time, default="60s", show_default=True, metavar="TIME", help="Of the lease.")
-@click.option("--config", default="", metavar="TEXT", help="What makes loads of one model differ in size.")
-@click.option("--cards", type=CARDS, default=1, show_default=True, help="So many cards of one host, each with --vram.")
-@click.option("--ram", type=size, default=None, metavar="SIZE", help="Host RAM to lease with it.")
-@click.option("--exclusive", is_flag=True, help="Nobody else on the card.")
-@click.option("--share", is_flag=True, help="Join a lease of the same model and config, if there is one.")
-@click.option("--pinned", is_flag=True, help="Never to be evicted.")
 @click.option("--preemptible", is_flag=True, help="May be evicted whenever somebody needs the room.")
 @click.option("--report", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Write a JSON report.")
 @click.option("-q", "--quiet", is_flag=True, help="Say nothing on stderr but warnings and errors.")
 @click.option("--json", "as_json", is_flag=True, help="Tell the progress as JSON lines on stderr.")
 @click.argument("words", metavar="-- COMMAND...", nargs=-1, type=click.UNPROCESSED, required=True)
 def command(
-    vram: Size,
+    terms: Terms,
     model: str,
     wait_s: Duration,
-    priority: int,
     host: str,
-    card_uuid: str,
     ttl_s: Duration,
-    config: str,
-    cards: int,
-    ram: Size | None,
-    exclusive: bool,
-    share: bool,
-    pinned: bool,
     preemptible: bool,
     report: Path | None,
     quiet: bool,
@@ -79,15 +63,9 @@ def command(
         return unfit
     if host and host not in asking.hosts():
         raise click.BadParameter(f"no host {host!r}; known: {', '.join(asking.hosts())}", param_hint="--host")
-    check(
-        words,
-        pinned=pinned,
-        preemptible=preemptible,
-        share=share,
-        exclusive=exclusive,
-        cards=cards,
-        card_uuid=card_uuid,
-    )
+    if terms.pinned and preemptible:
+        raise click.UsageError("--pinned and --preemptible contradict each other")
+    refuse_detached(words)
     if report is not None:
         prepare(report)
     from tandem.running import Order, run
@@ -95,20 +73,12 @@ def command(
 
     order = Order(
         command=list(words),
-        vram_bytes=int(vram),
+        terms=terms,
         model=model_named(model, words),
         wait_s=float(wait_s),
         ttl_s=float(ttl_s),
-        priority=priority,
         host=host,
-        card_uuid=card_uuid,
-        config=config,
-        cards=cards,
-        exclusive=exclusive,
-        share=share,
-        pinned=pinned,
         preemptible=preemptible,
-        ram_bytes=int(ram or 0),
     )
     ended = asyncio.run(run(order, Teller(quiet, as_json)))
     if report is not None:
@@ -116,25 +86,8 @@ def command(
     return ended.exit_code
 
 
-def check(
-    words: tuple[str, ...],
-    *,
-    pinned: bool,
-    preemptible: bool,
-    share: bool,
-    exclusive: bool,
-    cards: int,
-    card_uuid: str,
-) -> None:
-    """Refuse options that contradict each other, and a container that would outlive its lease."""
-    pairs = (
-        (pinned and preemptible, "--pinned and --preemptible contradict each other"),
-        (share and exclusive, "--share and --exclusive contradict each other"),
-        (cards > 1 and bool(card_uuid), "--card names one card; leave it out for several"),
-    )
-    told = next((text for wrong, text in pairs if wrong), "")
-    if told:
-        raise click.UsageError(told)
+def refuse_detached(words: tuple[str, ...]) -> None:
+    """A usage error where the command starts a container that would outlive its lease."""
     container = container_run(words)
     if container is not None and container.detached:
         raise click.UsageError(

@@ -33,6 +33,7 @@ from common.gpu.process_identity import MACHINE, this_machine, watch_exit
 from common.gpu.simulated import card_uuid, cards_folder, ensure_cards
 from common.service.call import Call
 from common.service.shell import Shell, ShellSettings
+from tests.lab.nowhere import only
 
 GIB = 2**30
 AT = "2026-01-02T03:04:05.000Z"
@@ -125,7 +126,7 @@ class Fabric:
     def environ(self) -> dict[str, str]:
         """The environment in which the command finds this fabric."""
         places = {name: shell.port for name, shell in self.shells.items()}
-        text = ",".join(f"{name}={port}@127.0.0.1" for name, port in places.items())
+        text = only(*(f"{name}={port}@127.0.0.1" for name, port in places.items()))
         return {SERVICES_VARIABLE: text, "TANDEM_HOME": self.home, "TANDEM_HOST": "mainpc"}
 
     async def start(self, name: str) -> None:
@@ -281,7 +282,8 @@ class Fabric:
         )
 
     def plan(self, asked: leases.PlanLease, own: str = "") -> leases.LeasePlan:
-        hosts = [own] if own else [asked.host] if asked.host else list(TOTALS)
+        asked_hosts = [own] if own else [asked.host] if asked.host else list(TOTALS)
+        hosts = [host for host in asked_hosts if asked.card_uuid in ("", card_uuid(host, 0))]
         fit = [host for host in hosts if self.free(host) >= asked.bytes]
         ever = any(TOTALS[host] >= asked.bytes for host in hosts)
         return leases.LeasePlan(

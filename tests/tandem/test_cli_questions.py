@@ -248,7 +248,9 @@ async def test_plan_of_what_would_wait_says_try_later(fabric: Fabric, tandem: Ta
         (["--vram", "0"], "is nothing"),
         (["--vram", "10"], "'10' has no unit; write 10GiB, or 10B for bytes"),
         (["--vram", "-1GiB"], "not a size"),
-        (["--vram", "1GiB", "--card", "mainpc:0"], "a card is named by its UUID, not 'mainpc:0'; `tandem gpus` lists"),
+        (["--vram", "1GiB", "--cards", "2", "--card", "0"], "--card names one card; leave it out for several"),
+        (["--vram", "1GiB", "--share", "--exclusive"], "--share and --exclusive contradict each other"),
+        (["--vram", "1GiB", "--ram", "0"], "is nothing"),
         (["--vram", "1GiB", "--priority", "101"], "101 is not in the range"),
         ([], "Missing option '--vram'"),
         (["--vram", "1GiB", "extra"], "unexpected extra argument"),
@@ -468,6 +470,35 @@ async def test_a_refused_call_exits_by_its_code(fabric: Fabric, tandem: Tandem) 
     ended, _, err = await tandem("call", "ResourceManager", "aquire_lease")
     assert ended == Exit.BAD_REQUEST
     assert "acquire_lease" in err
+
+
+@pytest.mark.parametrize(
+    ("state", "code", "ends"),
+    [
+        ("done", "", Exit.OK),
+        ("queued", "", Exit.OK),
+        ("running", "", Exit.OK),
+        ("failed", "no_provider", Exit.UNAVAILABLE),
+        ("failed", "internal", Exit.INTERNAL),
+        ("failed", "a_code_of_its_own", Exit.BAD_ANSWER),
+        ("expired", "deadline_exceeded", Exit.DEADLINE),
+        ("cancelled", "cancelled", Exit.BAD_ANSWER),
+    ],
+)
+async def test_a_call_that_asks_for_work_ends_as_the_work_did(
+    state: core_orchestrator.State, code: str, ends: Exit, fabric: Fabric, tandem: Tandem
+) -> None:
+    status = core_orchestrator.RequestStatus("req-1", state, "read", code=code, error="no page" if code else "")
+    core = fabric.shells["CoreOrchestrator"]
+    core.handle(core_orchestrator.SUBMIT_REQUEST, lambda _asked, _call: status)
+    core.handle(core_orchestrator.GET_REQUEST, lambda _asked, _call: status)
+    for more in ((), ("--stream",)):
+        ended, out, err = await tandem("call", "submit_request", '{"capability": "read"}', *more)
+        assert ended == ends
+        assert msgspec.json.decode(out)["state"] == state
+        assert err == (f"tandem: req-1 {state}: no page\n" if code else "")
+    ended, _, err = await tandem("call", "get_request", '{"request_id": "req-1"}')
+    assert (ended, err) == (Exit.OK, ""), "the question was answered"
 
 
 async def test_a_call_without_an_answer_in_time_is_124(fabric: Fabric, tandem: Tandem) -> None:

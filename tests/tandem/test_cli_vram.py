@@ -71,11 +71,29 @@ def test_a_cards_figures_add_up_on_its_line() -> None:
     ]
 
 
-def test_what_is_leased_beside_the_cards_is_one_line_a_host() -> None:
-    host = HostMemory("mainpc", 64 * GIB, 51 * GIB, 8 * GIB, 30 * GIB, 100 * GIB, GIB, 12.8, 2.0)
-    assert gpus.beside(host) == (
-        "mainpc: RAM 8.0 GiB leased of 51.0 GiB (30.0 GiB available), disk 1.0 GiB of 100.0 GiB, cores 2 of 12.8"
+def test_what_a_host_has_beside_its_cards_adds_up() -> None:
+    host = HostMemory(
+        host="mainpc",
+        ram_total_bytes=64 * GIB,
+        ram_ceiling_bytes=51 * GIB,
+        ram_leased_bytes=8 * GIB,
+        ram_available_bytes=30 * GIB,
+        ram_grantable_bytes=19 * GIB,
+        disk_total_bytes=100 * GIB,
+        disk_ceiling_bytes=80 * GIB,
+        disk_leased_bytes=GIB,
+        disk_available_bytes=70 * GIB,
+        disk_grantable_bytes=64 * GIB,
+        cpu_total_cores=16.0,
+        cpu_ceiling_cores=12.8,
+        cpu_leased_cores=2.0,
+        reason="RAM and disk could not be measured: no /proc",
     )
+    assert list(gpus.beside(host)) == [
+        ("mainpc", "RAM", "64.0 GiB", "34.0 GiB", "30.0 GiB", "8.0 GiB", "19.0 GiB", host.reason),
+        ("mainpc", "disk", "100.0 GiB", "30.0 GiB", "70.0 GiB", "1.0 GiB", "64.0 GiB", host.reason),
+        ("mainpc", "cores", "16", "", "", "2", "10.8", ""),
+    ]
 
 
 @pytest.mark.parametrize(

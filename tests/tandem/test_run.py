@@ -82,12 +82,15 @@ async def test_the_command_sees_its_card_and_the_lease_comes_back(fabric: Fabric
 
 
 async def test_the_options_reach_the_request(fabric: Fabric) -> None:
-    words = ["--model", "llm", "--priority", "70", "--ttl", "30s", "--wait", "0", "--card", card_uuid("pc2", 0)]
+    words = ["--model", "llm", "--priority", "70", "--ttl", "30s", "--wait", "0", "--card", "pc2:0"]
     code, _, err = await done(fabric, "--vram", "1GiB", *words, "--host", "pc2", "-q", "--", "true")
     assert (code, err) == (0, "")
     asked = fabric.asked[0]
     assert (asked.model, asked.priority, asked.ttl_s, asked.wait_s) == ("llm", 70, 30.0, 0.0)
     assert (asked.host, asked.card_uuid) == ("pc2", card_uuid("pc2", 0))
+    code, _, err = await done(fabric, "--vram", "1GiB", "--card", "pc2:0", "--", "true")
+    assert (code, len(fabric.asked)) == (1, 1)
+    assert f"no card 'pc2:0'; there are mainpc:0 {card_uuid('mainpc', 0)}" in err
 
 
 @pytest.mark.parametrize(
@@ -466,6 +469,17 @@ async def typist(fabric: Fabric) -> AsyncIterator[Typist]:
     made.close()
 
 
+async def goes_on_in_front(fabric: Fabric, typist: Typist, word: str, answer: str) -> None:
+    """The command that stopped is brought to the front, reads a word, and ends well with its lease."""
+    typist.type("fg\n")
+    await typist.sees("tandem run")
+    typist.type(f"{word}\n")
+    await typist.sees(answer)
+    await until(lambda: not fabric.leases)
+    typist.type("echo co''de=$?\n")
+    await typist.sees("code=0")
+
+
 async def test_the_command_reads_from_the_terminal_stops_and_goes_on(fabric: Fabric, typist: Typist) -> None:
     run = f"{sys.executable} -m tandem run -q --vram 1GiB --"
     typist.type(f'{run} sh -c \'read line; echo "<$line>"; read line; echo "[$line]"\'; echo code=$?\n')
@@ -476,13 +490,7 @@ async def test_the_command_reads_from_the_terminal_stops_and_goes_on(fabric: Fab
     await typist.sees("Stopped")
     typist.type("echo in the sh''ell\n")
     await typist.sees("in the shell")
-    typist.type("fg\n")
-    await typist.sees("tandem run")
-    typist.type("second\n")
-    await typist.sees("[second]")
-    await until(lambda: not fabric.leases)
-    typist.type("echo co''de=$?\n")
-    await typist.sees("code=0")
+    await goes_on_in_front(fabric, typist, "second", "[second]")
 
 
 async def test_ctrl_c_ends_the_command_once(fabric: Fabric, typist: Typist) -> None:
@@ -502,12 +510,7 @@ async def test_a_command_in_the_background_stops_when_it_reads_and_goes_on_in_fr
     await until(lambda: len(fabric.leases) == 1)
     typist.type("sleep 1; jobs\n")
     await typist.sees("Stopped")
-    typist.type("fg\n")
-    await typist.sees("tandem run")
-    typist.type("word\n")
-    await typist.sees("<word>")
-    typist.type("echo co''de=$?\n")
-    await typist.sees("code=0")
+    await goes_on_in_front(fabric, typist, "word", "<word>")
 
 
 async def test_a_terminal_shows_one_live_line_while_it_waits(fabric: Fabric, typist: Typist) -> None:

@@ -12,6 +12,7 @@ from common.gpu.process_identity import start_time
 from tandem import running
 from tandem.child import Child, exit_code
 from tandem.exits import Exit
+from tandem.options import Terms
 from tandem.running import Order, run
 from tandem.telling import Teller
 from tests.tandem.fabric import GIB, Fabric
@@ -79,7 +80,7 @@ async def test_a_command_that_the_system_will_not_start_returns_its_lease(
         raise OSError(7, "Argument list too long")
 
     monkeypatch.setattr(running, "Child", refuse)
-    order = Order(command=["big"], vram_bytes=GIB, model="m", wait_s=0, ttl_s=60, priority=50, host="", card_uuid="")
+    order = Order(command=["big"], terms=Terms(bytes=GIB), model="m", wait_s=0, ttl_s=60)
     report = await run(order, Teller(quiet=False, as_json=True))
     assert report.exit_code == Exit.NOT_EXECUTABLE
     assert report.error is not None
