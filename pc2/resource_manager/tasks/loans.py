@@ -10,7 +10,7 @@ and models change once for many of them. When another model has been waited for 
 ResourceManager, and might have their room, those that were held for BATCH_S begin no more tasks, are given back when what runs
 has ended, and rest: until the other is on its way, is not wanted any more, or has not come for BATCH_S after all of them made
 room. The next such turn of a model for which that was in vain comes later and later, MOST_PAUSE_S at most. So nobody waits for
-ever, and a model that cannot come costs the others little.
+ever, and a model that cannot come costs the others little. A model that is on no card has nobody's room, and goes on.
 
 A loan that is not known to have been renewed in time counts as lost. A refused one is asked for again after a pause that
 doubles with each refusal, from AGAIN_S to MOST_AGAIN_S.
@@ -144,6 +144,11 @@ class Loan(Struct):
         if state is None:
             raise Internal(f"the loan of {self.model} cannot {move}: it is {self.state}, number {self.number}")
         self.state = state
+
+    @property
+    def has_room(self) -> bool:
+        """Whether it may have room on a card that others wait for: not where its model is on none."""
+        return self.lent is None or bool(self.lent.lease.card_uuid)
 
     def may_be_at(self, host: str) -> bool:
         """Whether room on this host may be what it waits for: the answer last told where, else what was asked for."""
@@ -318,7 +323,9 @@ class Loans:
 
     def _goes_on(self, turn: Loan, now: float) -> bool:
         """Whether the turn goes on; it ends when all have made room for long enough and the model did not come."""
-        others = [each for each in self._loans.values() if each is not turn and turn.may_be_at(each.host)]
+        others = [
+            each for each in self._loans.values() if each is not turn and each.has_room and turn.may_be_at(each.host)
+        ]
         if any(each.state in _OURS for each in others) or all(each.state is not State.RESTING for each in others):
             turn.quiet_since = inf
         elif turn.quiet_since == inf:
@@ -378,7 +385,7 @@ def _elsewhere(loan: Loan, need: Need) -> bool:
 
 
 def _has_to_yield(loan: Loan, turns: Sequence[Loan]) -> bool:
-    return any(turn is not loan and turn.may_be_at(loan.host) for turn in turns)
+    return loan.has_room and any(turn is not loan and turn.may_be_at(loan.host) for turn in turns)
 
 
 def _progress(part: ModelProgress) -> str:

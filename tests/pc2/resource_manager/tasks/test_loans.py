@@ -32,8 +32,8 @@ PC2 = frozenset({"pc2"})
 BOTH = frozenset({"pc2", "mainpc"})
 
 
-def ready(model: str = "a", host: str = "pc2", expires_in_s: float = 30.0) -> ModelReady:
-    lease = LeaseGranted(f"lease-{model}", host, 0, "GPU-0", 7, expires_in_s, 0)
+def ready(model: str = "a", host: str = "pc2", expires_in_s: float = 30.0, card_uuid: str = "GPU-0") -> ModelReady:
+    lease = LeaseGranted(f"lease-{model}", host, 0, card_uuid, 7, expires_in_s, 0)
     return ModelReady(model, host, "http://127.0.0.1:1", model, "llama-server", lease, 0.0, loaded=True)
 
 
@@ -482,3 +482,20 @@ def test_in_one_place_for_three_models_tasks_run_in_batches_and_nobody_waits_lon
     assert longest <= 3 * (BATCH_S + 10)
     assert sum(one != other for one, other in pairwise(order)) <= seconds / BATCH_S
     assert len(order) >= 0.9 * seconds / 5
+
+
+def test_a_model_that_is_on_no_card_makes_room_for_nobody_and_is_in_nobodys_way() -> None:
+    desk = Desk()
+    desk.look(piper=busy(), a=busy())
+    desk.look(piper=wants(running=1), a=wants(running=1))
+    lent = ready("piper", "pc2", inf, card_uuid="")
+    assert desk.loans.granted("piper", desk.numbers["piper"], lent, desk.now)
+    desk.grant("a")
+    desk.look(b=wants())
+    assert desk.look(2 * BATCH_S) == []
+    assert desk.loans.lent("piper") == lent
+    assert desk.loans.lent("a") is None, "it has to make room"
+    assert desk.look(a=wants(running=0)) == ["back a"]
+    desk.look(1.0)
+    assert desk.look(BATCH_S) == ["ask a pc2"], "b did not come, and its turn is over"
+    assert desk.loans.lent("piper") == lent
