@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 
 from common.api.leases import Card
 from common.vram import overdraft
+from common.vram.card_entry import CardEntry, Room
 from common.vram.card_figures import figures
 from common.vram.cards import CardSample
 from common.vram.ledger import (
@@ -28,7 +29,6 @@ from common.vram.ledger import (
     Holding,
     LedgerPolicy,
     Share,
-    account,
     capacity,
     staleness,
 )
@@ -39,84 +39,18 @@ NOTHING_LOADS: Final[Mapping[str, str]] = MappingProxyType({})
 NOTHING_SEEN: Final[Mapping[str, Share]] = MappingProxyType({})
 
 
-class Room(NamedTuple):
-    """What is reserved on a card for one lease id."""
-
-    bytes: int
-    exclusive: bool
-
-
-class _Entry:
-    """One card: its last look, the account drawn from it, and the account of the last good look before it."""
-
-    def __init__(self, sample: CardSample) -> None:
-        self.sample = sample
-        self.capacity_bytes = 0
-        self.claims: dict[str, Claim] = {}
-        self.rooms: dict[str, Room] = {}
-        self.leases = 0
-        self.exclusives = 0
-        self.pinned_bytes = 0
-        self.lingering_bytes = 0
-        self.lost_at = sample.sampled_at if sample.lost else None
-        self.before: Account | None = None
-        self.drawn: Account | None = None
-        self.card: Candidate | None = None
-
-    def count(self, claim: Claim, sign: int) -> None:
-        """Counts a lease on the card, or no longer (`sign` -1); what is quarantined is no lease."""
-        if not claim.quarantined:
-            self.leases += sign
-            self.exclusives += sign * claim.exclusive
-            self.pinned_bytes += sign * claim.bytes * claim.pinned
-
-    def account(self, tree: Mapping[int, int], policy: LedgerPolicy) -> Account:
-        """The account as it stands; drawn up anew only when a look or the end of a lease made it old."""
-        if self.drawn is None:
-            base = self.before.base_bytes if self.before else None
-            claims = self.claims.values()
-            self.drawn = account(self.sample, claims, tree, policy, base, self.lingering_bytes)
-            self.card = None
-        return self.drawn
-
-    def candidate(self, tree: Mapping[int, int], policy: LedgerPolicy) -> Candidate:
-        """The card as placement sees it, if its measurement is recent and nothing on it is reserved."""
-        drawn = self.account(tree, policy)
-        if self.card is None:
-            at = self.sample
-            self.card = Candidate(
-                at.host,
-                at.index,
-                at.uuid,
-                drawn.grantable_bytes,
-                self.capacity_bytes,
-                drawn.problem,
-                self.leases,
-                self.exclusives > 0,
-                self.pinned_bytes,
-            )
-        return self.card
-
-    def ahead_of(self, lease_id: str) -> tuple[int, bool, int]:
-        """Of the reservations of others: the bytes served before this one, whether one of those is exclusive, and how many."""
-        ahead, exclusive = 0, False
-        for holder, room in self.rooms.items():
-            if holder == lease_id:
-                break
-            ahead, exclusive = ahead + room.bytes, exclusive or room.exclusive
-        return ahead, exclusive, len(self.rooms) - (lease_id in self.rooms)
-
-
 class CardBook:
     """The measured and leased state of one host's cards; `now` is always this host's monotonic clock, in seconds."""
 
     def __init__(self, policy: LedgerPolicy = DEFAULT) -> None:
         self.problem = "the cards have not been measured yet"
         self.policy = policy
-        self._entries: dict[str, _Entry] = {}
-        self._unsized: dict[str, _Entry] = {}
+        self._entries: dict[str, CardEntry] = {}
+        self._unsized: dict[str, CardEntry] = {}
         self._waiting: dict[str, dict[str, Claim]] = {}
         self._tree: Mapping[int, int] = {}
+        self._ready: tuple[Candidate, ...] = ()
+        self._oldest_at = 0.0
 
     def measure(self, samples: Sequence[CardSample], tree: Mapping[int, int], problem: str = "") -> None:
         """Takes one look at all cards; `problem` says why there was none, and then closes every card.
@@ -124,7 +58,7 @@ class CardBook:
         A card of an earlier look that this one lacks is closed too, and taken for lost. `tree` maps descendants' pids to pinned
         owners' pids.
         """
-        self.problem, self._tree = problem, tree
+        self.problem, self._tree, self._ready = problem, tree, ()
         seen = {sample.uuid: sample for sample in samples}
         for uuid, entry in self._entries.items():
             if uuid not in seen:
@@ -142,6 +76,7 @@ class CardBook:
         if entry is None:
             self._waiting.setdefault(uuid, {})[claim.lease_id] = claim
             return
+        self._ready = ()
         entry.claims[claim.lease_id] = claim
         entry.count(claim, 1)
         if entry.drawn is not None:
@@ -159,6 +94,7 @@ class CardBook:
         if entry is None:
             self._waiting[uuid][claim.lease_id] = claim
             return
+        self._ready = ()
         old = entry.claims[claim.lease_id]
         self._linger(entry, claim.lease_id, old.bytes - claim.bytes)
         entry.count(old, -1)
@@ -172,6 +108,7 @@ class CardBook:
         if entry is None:
             del self._waiting[uuid][lease_id]
             return
+        self._ready = ()
         claim = entry.claims[lease_id]
         self._linger(entry, lease_id, claim.bytes)
         entry.count(claim, -1)
@@ -181,10 +118,12 @@ class CardBook:
     def reserve(self, uuid: str, lease_id: str, room: Room) -> None:
         """Keeps bytes of the card for a lease id; one that has some keeps its place among the others."""
         self._entries[uuid].rooms[lease_id] = room
+        self._ready = ()
 
     def unreserve(self, uuid: str, lease_id: str) -> None:
         """Keeps nothing for the lease id on the card any more."""
         self._entries[uuid].rooms.pop(lease_id, None)
+        self._ready = ()
 
     def share(self, uuid: str, lease_id: str) -> Share:
         """What the lease is seen to hold."""
@@ -219,16 +158,22 @@ class CardBook:
         entry = self._entries.get(uuid)
         return None if entry is None else self._seen_by(entry, now, lease_id)
 
-    def candidates(self, now: float, lease_id: str = "") -> list[Candidate]:
+    def candidates(self, now: float, lease_id: str = "") -> tuple[Candidate, ...]:
         """Every card as placement sees it; for `lease_id`, what is reserved for it and after it is free."""
-        tree, policy = self._tree, self.policy
-        oldest = now - policy.stale_s
-        return [
+        oldest = now - self.policy.stale_s
+        if self._ready and self._oldest_at >= oldest:
+            return self._ready
+        tree, policy, entries = self._tree, self.policy, self._entries.values()
+        seen = tuple(
             entry.candidate(tree, policy)
             if not entry.rooms and entry.sample.sampled_at >= oldest
             else self._seen_by(entry, now, lease_id)
-            for entry in self._entries.values()
-        ]
+            for entry in entries
+        )
+        if not any(entry.rooms for entry in entries):
+            self._oldest_at = min((entry.sample.sampled_at for entry in entries), default=0.0)
+            self._ready = seen if self._oldest_at >= oldest else ()
+        return seen
 
     def missing(self) -> str:
         """Why cards may be missing or of unknown size; empty when all is known."""
@@ -269,13 +214,13 @@ class CardBook:
         return [self._card(entry, now, loading.get(uuid, "")) for uuid, entry in self._entries.items()]
 
     def _admit(self, sample: CardSample) -> None:
-        entry = self._entries[sample.uuid] = _Entry(sample)
+        entry = self._entries[sample.uuid] = CardEntry(sample)
         entry.claims = self._waiting.pop(sample.uuid, {})
         for claim in entry.claims.values():
             entry.count(claim, 1)
         self._size(entry)
 
-    def _see(self, entry: _Entry, sample: CardSample) -> None:
+    def _see(self, entry: CardEntry, sample: CardSample) -> None:
         if not entry.sample.problem:
             entry.before = self._account(entry)
         if sample.lost and entry.lost_at is None:
@@ -290,14 +235,14 @@ class CardBook:
             entry.lingering_bytes = max(0, entry.lingering_bytes - max(0, gone))
             entry.drawn = None
 
-    def _linger(self, entry: _Entry, lease_id: str, bytes: int) -> None:
+    def _linger(self, entry: CardEntry, lease_id: str, bytes: int) -> None:
         """Of `bytes` that a lease no longer counts, those that may be among the nameless ones linger."""
         last = entry.before if entry.sample.problem else self._account(entry)
         if bytes > 0 and last is not None and last.shares.get(lease_id, UNSEEN).measured_bytes == 0:
             left = max(0, last.nameless_bytes - last.base_bytes)
             entry.lingering_bytes = min(entry.lingering_bytes + bytes, left)
 
-    def _size(self, entry: _Entry) -> None:
+    def _size(self, entry: CardEntry) -> None:
         if not entry.sample.problem:
             entry.capacity_bytes = capacity(entry.sample.total_bytes, self.policy)
             entry.card = None
@@ -306,10 +251,10 @@ class CardBook:
         else:
             self._unsized.pop(entry.sample.uuid, None)
 
-    def _account(self, entry: _Entry) -> Account:
+    def _account(self, entry: CardEntry) -> Account:
         return entry.account(self._tree, self.policy)
 
-    def _seen_by(self, entry: _Entry, now: float, lease_id: str) -> Candidate:
+    def _seen_by(self, entry: CardEntry, now: float, lease_id: str) -> Candidate:
         card, why = entry.candidate(self._tree, self.policy), self._why_closed(entry, now)
         ahead, exclusive, others = entry.ahead_of(lease_id)
         return msgspec.structs.replace(
@@ -320,10 +265,10 @@ class CardBook:
             exclusive=card.exclusive or exclusive,
         )
 
-    def _why_closed(self, entry: _Entry, now: float) -> str:
+    def _why_closed(self, entry: CardEntry, now: float) -> str:
         return self._account(entry).problem or staleness(entry.sample.sampled_at, now, self.policy)
 
-    def _card(self, entry: _Entry, now: float, loading: str) -> Card:
+    def _card(self, entry: CardEntry, now: float, loading: str) -> Card:
         drawn = self._account(entry)
         quarantined = sum(_held(drawn, claim) for claim in entry.claims.values() if claim.quarantined)
         rooms = {lease_id: room.bytes for lease_id, room in entry.rooms.items()}

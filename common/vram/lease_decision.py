@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import msgspec
 
@@ -14,43 +15,71 @@ from common.errors import TandemError
 from common.vram.cards import ProcessId
 from common.vram.lease_facts import Fact
 
-
-class Announce(msgspec.Struct, frozen=True):
-    """Publish this change of a lease."""
-
-    change: LeaseChanged
+W = TypeVar("W", LeaseChanged, Receipt)
 
 
-class Note:
-    """Keep this receipt; it is written when it is first read, for a decision should not wait for its own explanation."""
+class _Told(Generic[W]):
+    """Something told of a decision; it is written when it is first read, for a decision should not wait for that."""
+
+    __slots__ = ("_told",)
+    _told: W | Callable[[], W]
+
+    def __eq__(self, other: Any) -> bool:
+        return type(other) is type(self) and self._both() == other._both()
+
+    def __hash__(self) -> int:
+        return hash(self._named())
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}{self._both()!r}"
+
+    def _read(self) -> W:
+        if callable(self._told):
+            self._told = self._told()
+        return self._told
+
+    def _both(self) -> tuple[W, str]:
+        return self._read(), self._named()
+
+    @abstractmethod
+    def _named(self) -> str:
+        """What is known of it unread."""
+
+
+class Announce(_Told[LeaseChanged]):
+    """Publish this change of a lease; `kind` names it without its being read."""
+
+    __match_args__ = ("change",)
+    __slots__ = ("kind",)
+
+    def __init__(self, kind: str, change: LeaseChanged | Callable[[], LeaseChanged]) -> None:
+        self._told, self.kind = change, kind
+
+    @property
+    def change(self) -> LeaseChanged:
+        """The change, with the lease as it is after it."""
+        return self._read()
+
+    def _named(self) -> str:
+        return self.kind
+
+
+class Note(_Told[Receipt]):
+    """Keep this receipt."""
 
     __match_args__ = ("receipt", "idempotency_key")
-    __slots__ = ("_receipt", "_write", "idempotency_key")
+    __slots__ = ("idempotency_key",)
 
     def __init__(self, receipt: Receipt | Callable[[], Receipt], idempotency_key: str = "") -> None:
-        self._receipt = receipt if isinstance(receipt, Receipt) else None
-        self._write = receipt
-        self.idempotency_key = idempotency_key
+        self._told, self.idempotency_key = receipt, idempotency_key
 
     @property
     def receipt(self) -> Receipt:
         """The receipt."""
-        if self._receipt is None:
-            assert callable(self._write)
-            self._receipt = self._write()
-        return self._receipt
+        return self._read()
 
-    def __eq__(self, other: Any) -> bool:
-        return isinstance(other, Note) and self._both() == other._both()
-
-    def __hash__(self) -> int:
-        return hash(self.idempotency_key)
-
-    def __repr__(self) -> str:
-        return f"Note({self.receipt!r}, {self.idempotency_key!r})"
-
-    def _both(self) -> tuple[Receipt, str]:
-        return self.receipt, self.idempotency_key
+    def _named(self) -> str:
+        return self.idempotency_key
 
 
 class Watch(msgspec.Struct, frozen=True):

@@ -16,7 +16,7 @@ from common.api.leases import Owner, ReleaseLease
 from common.api.words import Empty, Timestamp
 from common.errors import NotFound, StaleFence, TandemError
 from common.vram import lease_facts, lease_view
-from common.vram.lease_decision import Decision, Instruction, Note, Reply, Unwatch
+from common.vram.lease_decision import Announce, Decision, Instruction, Note, Reply, Unwatch
 from common.vram.lease_evictions import evict_orders
 from common.vram.lease_facts import REASONS, End, Fact, GivenBack, LeaseRecord, Marked, QuarantineLifted
 from common.vram.lease_state import LeaseState
@@ -156,10 +156,10 @@ def _idle(state: LeaseState, parent: LeaseRecord, now: float) -> list[Instructio
     """What follows when nobody shares a lease any more."""
     if parent.in_use:
         return []
-    told = lease_view.announce(state, parent, "marked", now, "its last user has gone")
-    lease = msgspec.structs.replace(told.change.lease, in_use=False, users=0)
-    told = msgspec.structs.replace(told, change=msgspec.structs.replace(told.change, lease=lease))
-    return [told, *(evict_orders(state, [parent]) if parent.state == "expiring" else ())]
+    told = lease_view.announce(state, parent, "marked", now, "its last user has gone").change
+    lease = msgspec.structs.replace(told.lease, in_use=False, users=0)
+    idle = Announce(told.change, msgspec.structs.replace(told, lease=lease))
+    return [idle, *(evict_orders(state, [parent]) if parent.state == "expiring" else ())]
 
 
 def _unwatched(state: LeaseState, owners: Sequence[Owner], gone: Set[str], lifted: Collection[str]) -> list[Unwatch]:

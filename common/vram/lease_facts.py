@@ -88,7 +88,9 @@ class LeaseRecord(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def card_uuids(self) -> tuple[str, ...]:
         """All its cards, the first one first; none of a lease of its host alone."""
-        return (self.card_uuid, *(each.uuid for each in self.further)) if self.card_uuid else ()
+        if self.further:
+            return self.card_uuid, *(each.uuid for each in self.further)
+        return (self.card_uuid,) if self.card_uuid else ()
 
     @property
     def places(self) -> tuple[tuple[str, int], ...]:

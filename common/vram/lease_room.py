@@ -113,7 +113,7 @@ def weigh(
     open_to = [
         card
         for card in cards
-        if wish.could_hold(card)
+        if ranking.could_take(wish, card)
         and not card.problem
         and card.uuid not in kept
         and not _reserved_alone(state, need, card)

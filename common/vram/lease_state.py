@@ -15,7 +15,8 @@ from typing import Any, Final, TypeVar
 import msgspec
 
 from common.api.leases import Owner
-from common.vram.card_book import CardBook, Room
+from common.vram.card_book import CardBook
+from common.vram.card_entry import Room
 from common.vram.cards import ProcessId
 from common.vram.demand import Demand, Horizon, ModelKey
 from common.vram.fencing import BEFORE_ALL, Fence, parse
@@ -100,7 +101,7 @@ class LeaseState:
 
     def pinned(self, owner: Owner) -> ProcessId | None:
         """The owner's process, if it is one of this host and known by its start time as well."""
-        if owner.pid and owner.start_time and owner.host in ("", self.host):
+        if owner.pid and owner.start_time and (not owner.host or owner.host == self.host):
             return ProcessId(owner.pid, owner.start_time)
         return None
 

@@ -137,7 +137,7 @@ class LeaseTable:
 
     def candidates(self, now: float, lease_id: str = "") -> list[Candidate]:
         """The cards as placement sees them; for `lease_id`, what is reserved for it is free."""
-        return self._state.book.candidates(now, lease_id)
+        return list(self._state.book.candidates(now, lease_id))
 
     def doubtful(self, card_uuid: str) -> bool:
         """Whether an owner on the card may hold more by now than it leased and the last look showed."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
@@ -19,6 +20,9 @@ from common.vram.placement import Choice
 
 PLAIN: Final = ("", 1, False, False, False, 0, 0, 0.0)
 """The body of a request that asks for bytes on one card and nothing more; it adds nothing, so that older bodies stay the same."""
+Explained: TypeAlias = Choice | Callable[[], Choice]
+"""A choice with its reasons, or what draws it up once somebody reads them."""
+_JSON: Final = msgspec.json.Encoder()
 NOTHING_TO_HOLD: Final = Share(0, True)
 """What a lease of no card is seen to hold on cards, which nobody has to look at."""
 LOADED_FRACTION: Final = 0.9
@@ -40,7 +44,7 @@ def body_of(asked: AcquireLease) -> str:
         asked.disk_bytes,
         asked.cpu_cores,
     )
-    return msgspec.json.encode(body if more == PLAIN else body + more).decode()
+    return _JSON.encode(body if more == PLAIN else body + more).decode()
 
 
 def granted(record: LeaseRecord, host: str, expires_in_s: float) -> LeaseGranted:
@@ -122,8 +126,16 @@ def _load_s(state: LeaseState, record: LeaseRecord) -> float:
 
 def announce(state: LeaseState, record: LeaseRecord, change: str, now: float, reason: str = "") -> Announce:
     """The event that the lease is as the record says."""
-    shown = lease(state, record, now)
-    return Announce(LeaseChanged(change=change, lease=shown, reason=reason))  # type: ignore[arg-type]
+    return Announce(change, _changed(state, record, change, now, reason))
+
+
+def announce_grant(state: LeaseState, record: LeaseRecord, now: float) -> Announce:
+    """The event that the lease came into being, drawn up when it is read: after that is a fact."""
+    return Announce("granted", partial(_changed, state, record, "granted", now))
+
+
+def _changed(state: LeaseState, record: LeaseRecord, change: str, now: float, reason: str = "") -> LeaseChanged:
+    return LeaseChanged(change=change, lease=lease(state, record, now), reason=reason)  # type: ignore[arg-type]
 
 
 def loading(state: LeaseState) -> dict[str, str]:
@@ -175,18 +187,30 @@ def note(
     return Note(receipt, record.idempotency_key)
 
 
-def choice_note(asked: AdmitLease, choice: Choice, at: Timestamp, decision: Decided | None = None) -> Note:
-    """The receipt for what became of a request at a card's host."""
-    decided: Decided = decision or ("granted" if choice.card else "refused")
-    return Note(lambda: _chosen(asked, choice, at, decided), asked.idempotency_key)
+def choice_note(
+    asked: AdmitLease,
+    choice: Explained,
+    at: Timestamp,
+    decision: Decided | None = None,
+    victims: Sequence[Victim] = (),
+) -> Note:
+    """The receipt for what became of a request at a card's host; `victims` went for it, where the choice names none."""
+    return Note(partial(_chosen, asked, choice, at, decision, victims), asked.idempotency_key)
 
 
-def _chosen(asked: AdmitLease, choice: Choice, at: Timestamp, decision: Decided) -> Receipt:
+def _chosen(
+    asked: AdmitLease,
+    told: Explained,
+    at: Timestamp,
+    decision: Decided | None,
+    victims: Sequence[Victim],
+) -> Receipt:
+    choice = told() if callable(told) else told
     return Receipt(
         at=at,
         lease_id=asked.lease_id,
         model=asked.model,
-        decision=decision,
+        decision=decision or ("granted" if choice.card else "refused"),
         need_bytes=choice.wish.need_bytes,
         free_bytes=choice.free_bytes,
         host=choice.card.host if choice.card else "",
@@ -194,7 +218,7 @@ def _chosen(asked: AdmitLease, choice: Choice, at: Timestamp, decision: Decided)
         reason=f"{choice.reason}{_learned(asked)}",
         cards=choice.verdicts,
         details={"declared_bytes": asked.declared_bytes} if asked.declared_bytes else {},
-        victims=list(choice.victims),
+        victims=list(victims or choice.victims),
     )
 
 

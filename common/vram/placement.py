@@ -12,6 +12,7 @@ decides about the figures it is given and reserves nothing.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from math import inf
 from types import MappingProxyType
 from typing import Any, Final, Literal
 
@@ -138,10 +139,11 @@ def pick(wish: Wish, cards: Iterable[Candidate], kept: Collection[str] = ()) -> 
     best: Candidate | None = None
     need, host, uuid = wish.need_bytes, wish.host, wish.card_uuid
     picky = wish.exclusive or wish.pinned
+    least: float = inf
     for card in cards:
         free = card.grantable_bytes
         if (
-            free < need
+            not need <= free <= least
             or card.problem
             or card.exclusive
             or (host and card.host != host)
@@ -149,10 +151,8 @@ def pick(wish: Wish, cards: Iterable[Candidate], kept: Collection[str] = ()) -> 
             or (picky and not suits(wish, card))
         ):
             continue
-        if card.uuid not in kept and (
-            best is None or (free, card.host, card.index) < (best.grantable_bytes, best.host, best.index)
-        ):
-            best = card
+        if card.uuid not in kept and (best is None or (free, card.host, card.index) < (least, best.host, best.index)):
+            best, least = card, free
     return best
 
 
@@ -187,9 +187,7 @@ def choose(
     """
     chosen = picks(wish, cards, kept, barred)
     if chosen:
-        names = ", ".join(card.label for card in chosen) if len(chosen) > 1 else chosen[0].label
-        reason = f"{wish.model} needs {wish.need}; the tightest fit is {names}"
-        return Choice("grant", chosen[0], chosen[0].grantable_bytes, reason, wish, cards, kept, barred, chosen)
+        return granted(wish, cards, kept, barred, chosen)
     asked = [each for each in cards if wish.names(each)]
     able = [each for each in asked if wish.could_hold(each) and each.host not in barred]
     if _enough(wish, able):
@@ -202,6 +200,25 @@ def choose(
             "wait", None, 0, f"{wish.model} needs {wish.need}; {'; '.join(absent)}", wish, cards, kept, barred
         )
     return Choice("never", None, 0, _never(wish, asked, barred), wish, cards, kept, barred)
+
+
+def granted(
+    wish: Wish,
+    cards: Sequence[Candidate],
+    kept: Collection[str],
+    barred: Mapping[str, str],
+    chosen: tuple[Candidate, ...],
+) -> Choice:
+    """The choice of the cards that `picks` gave, as it is explained."""
+    names = ", ".join(card.label for card in chosen)
+    reason = f"{wish.model} needs {wish.need}; the tightest fit is {names}"
+    return Choice("grant", chosen[0], chosen[0].grantable_bytes, reason, wish, cards, kept, barred, chosen)
+
+
+def after_others(choice: Choice, verdicts: Iterable[CardVerdict]) -> Choice:
+    """A choice to grant that tells of the other cards too where the request would fit once others went."""
+    told = {each.card_uuid: each for each in verdicts if each.feasible and each.victims}
+    return msgspec.structs.replace(choice, weighed=told)
 
 
 def lease_plan(wish: Wish, choice: Choice, load_s: float = 0.0) -> LeasePlan:

@@ -15,7 +15,7 @@ from common.api.leases import PlanLease, ReleaseLease
 from common.api.words import Timestamp
 from common.errors import Conflict, NoCapacity, NotFound, TandemError, TooLarge, Unavailable
 from common.vram.ledger import LedgerPolicy
-from common.vram.placement import Candidate, Choice, Wish, choose, refusal
+from common.vram.placement import Candidate, Choice, Wish, after_others, choose, refusal
 from common.vram.ranking import Ranked
 from common.vram.waiting import LeaseQueue, QueuePolicy
 from pc2.resource_manager import making_room
@@ -96,9 +96,12 @@ class Steps:
         if joined is not None:
             return joined
         choice = self.choose(wish, asked.priority, self.now)
-        if choice.outcome != "wait":
+        if choice.outcome == "never":
             return choice
-        return making_room.weighed(choice, self._room(wish, asked.priority, self.now, NONE_BARRED))
+        room = self._room(wish, asked.priority, self.now, NONE_BARRED)
+        if choice.outcome == "wait":
+            return making_room.weighed(choice, room)
+        return after_others(choice, [each.verdict for each in room])
 
     def place(self, request: Request) -> None:
         """Asks a supervisor at once, has room made, queues the request, or refuses it."""

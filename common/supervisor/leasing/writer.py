@@ -162,7 +162,7 @@ class LeaseWriter:
         self._fold(decision.facts, now)
         for instruction in decision.instructions:
             # What was evicted has been seen to go by the look that ended it.
-            if isinstance(instruction, Announce) and instruction.change.change in UNSEEN_ENDS:
+            if isinstance(instruction, Announce) and instruction.kind in UNSEEN_ENDS:
                 lease = instruction.change.lease
                 for card_uuid in lease.card_uuids:
                     self.settling.ended(card_uuid, lease.bytes, now)

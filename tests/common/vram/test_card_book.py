@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 
 from common.vram.amount import GIB, MIB
-from common.vram.card_book import GONE, CardBook, Room
+from common.vram.card_book import GONE, CardBook
+from common.vram.card_entry import Room
 from common.vram.cards import CardSample, ProcessId, ProcessUse
 from common.vram.ledger import UNSEEN, Claim, Share
 
@@ -46,7 +49,7 @@ def claim(lease_id: str, n: int, owner: ProcessId | None = OWNER, base: int = 0)
 
 def test_before_the_first_look_nothing_is_known_and_the_book_says_so() -> None:
     book = CardBook()
-    assert book.candidates(0.0) == []
+    assert book.candidates(0.0) == ()
     assert book.missing() == "the cards have not been measured yet"
     book.measure([], {})
     assert book.missing() == ""
@@ -59,6 +62,25 @@ def test_a_grant_counts_at_once_and_its_end_gives_the_bytes_back() -> None:
     assert book.cards(0.0)[0].leased_bytes == 10 * GIB
     book.drop("GPU-a", "a")
     assert free(book) == [TOTAL - GUARD]
+
+
+def test_cards_that_nothing_happened_to_are_not_drawn_up_again_until_their_look_is_old() -> None:
+    book = book_of(look(), look(uuid="GPU-b", at=1.0, index=1))
+    first = book.candidates(1.0)
+    assert book.candidates(5.0) is first
+    assert [card.problem for card in book.candidates(5.5)] == ["last measured 5.5 s ago", ""]
+    book.measure([look(at=6.0), look(uuid="GPU-b", at=6.0, index=1)], {})
+    changes: list[Callable[[], None]] = [
+        lambda: book.put("GPU-a", claim("a", GIB)),
+        lambda: book.change("GPU-a", claim("a", 2 * GIB)),
+        lambda: book.drop("GPU-a", "a"),
+        lambda: book.reserve("GPU-a", "lease-1", Room(GIB, False)),
+        lambda: book.unreserve("GPU-a", "lease-1"),
+    ]
+    for change in changes:
+        before = free(book, 6.0)
+        change()
+        assert free(book, 6.0) != before
 
 
 def test_concurrent_claims_against_one_measurement_never_add_up_to_more_than_it() -> None:

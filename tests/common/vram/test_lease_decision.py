@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from common.api.leases import Receipt
-from common.vram.lease_decision import Note
+from common.api.leases import Lease, LeaseChanged, Owner, Receipt
+from common.vram.lease_decision import Announce, Note
 
 
 def receipt(reason: str = "fits") -> Receipt:
@@ -16,6 +16,11 @@ def receipt(reason: str = "fits") -> Receipt:
         card_uuid="GPU-a",
         reason=reason,
     )
+
+
+def change() -> LeaseChanged:
+    lease = Lease("lease-1", "m", 1, 0, True, 50, "mainpc", 0, "GPU-a", 7, Owner(), "ben", 60.0, 60.0, "")
+    return LeaseChanged(change="granted", lease=lease)
 
 
 def test_a_receipt_is_written_when_it_is_first_read_and_once() -> None:
@@ -44,3 +49,21 @@ def test_a_note_is_taken_apart_by_its_place() -> None:
     match Note(receipt(), "k"):
         case Note(found, key):
             assert (found, key) == (receipt(), "k")
+
+
+def test_a_change_is_drawn_up_when_it_is_first_read_and_named_before() -> None:
+    drawn: list[LeaseChanged] = []
+
+    def draw() -> LeaseChanged:
+        drawn.append(change())
+        return drawn[-1]
+
+    told = Announce("granted", draw)
+    assert (told.kind, drawn) == ("granted", [])
+    assert told.change is told.change
+    assert len(drawn) == 1
+    assert told == Announce("granted", change())
+    assert told != Announce("marked", change())
+    assert told != Note(receipt())
+    assert hash(told) == hash(Announce("granted", change()))
+    assert repr(told) == f"Announce({change()!r}, 'granted')"

@@ -116,6 +116,14 @@ def test_who_turns_out_not_to_be_needed_stays() -> None:
     assert where(room(held, 8)) == ("mainpc:0", ("dear",))
 
 
+def test_no_more_stay_than_can_be_spared_together() -> None:
+    held = residency(card(0, 0))
+    for name in ("cheap-1", "cheap-2"):
+        held.put("GPU-mainpc-0", tenant(name, 1, load_s=0.1))
+    held.put("GPU-mainpc-0", tenant("dear", 8))
+    assert where(room(held, 9)) == ("mainpc:0", ("cheap-1", "dear"))
+
+
 def test_a_use_makes_a_model_dearer_at_once() -> None:
     held = residency(card(0, 0))
     for name in ("a", "b"):
@@ -129,9 +137,11 @@ def test_a_use_makes_a_model_dearer_at_once() -> None:
 
 
 def test_prices_are_drawn_up_anew_when_they_are_old() -> None:
-    held = residency(card(0, 0))
+    held = Residency(Demand(), Horizon(5.0))
+    held.see(card(0, 0))
     held.put("GPU-mainpc-0", tenant("a"))
-    held.used(ModelKey("a"), NOW)
+    for at in (NOW - 0.5, NOW):
+        held.used(ModelKey("a"), at)
     before, soon, later = room(held), room(held, now=NOW + REFRESH_S), room(held, now=NOW + 7_000)
     assert before is not None
     assert soon is not None
@@ -264,6 +274,14 @@ def test_a_pin_goes_only_where_the_budget_for_pins_has_room() -> None:
     assert where(room(held)) == ("mainpc:0", ())
     assert where(room(held, pinned=True)) == ("mainpc:1", ("a",))
     assert [each.site.card.index for each in held.ranked(Wish("new", GIB * 4, pinned=True), 50, NOW)] == [1]
+
+
+def test_what_is_said_twice_changes_nothing() -> None:
+    held = residency(card(0, 5), card(1, 8))
+    for _ in range(2):
+        held.see(card(0, 6))
+        held.loading("GPU-mainpc-0", NOW + 5)
+        assert where(room(held)) == ("mainpc:1", ())
 
 
 def test_a_card_to_itself_is_one_without_leases() -> None:

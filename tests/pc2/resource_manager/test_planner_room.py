@@ -93,6 +93,29 @@ def test_an_idle_lease_goes_for_a_request_that_waits() -> None:
     assert made.receipts() == ["granted"]
 
 
+def test_a_plan_tells_of_a_card_that_is_full_who_would_go_even_where_another_has_room() -> None:
+    made = bench(lease("old", "mainpc", 20), pc2=11)
+    planned = made.planner.plan(PlanLease(model="new", bytes=8 * GIB), made.now)
+    assert (planned.outcome, planned.host, planned.victims) == ("grant", "pc2", [])
+    full, open_ = planned.cards
+    assert (full.host, full.feasible) == ("mainpc", True)
+    assert full.reason.startswith("old (20.0 GiB) would go")
+    assert [victim.lease_id for victim in full.victims] == ["lease-old"]
+    assert (open_.host, open_.victims) == ("pc2", [])
+
+
+def test_a_plan_for_a_pin_beyond_the_budget_has_nobody_go() -> None:
+    made = bench(lease("pinned", "mainpc", 18, pinned=True), lease("old", "pc2", 11))
+    for host, gib in (("mainpc", 18), ("pc2", 0)):
+        published = msgspec.structs.replace(card(host, 0, 24 if gib else 12, 5 if gib else 1), pinned_bytes=gib * GIB)
+        made.feed(CardsSeen(host, CardsSampled(host=host, cards=[published])))
+    planned = made.planner.plan(PlanLease(model="new", bytes=4 * GIB, pinned=True), made.now)
+    assert (planned.outcome, planned.host) == ("evict", "pc2")
+    assert (
+        made.planner.plan(PlanLease(model="new", bytes=4 * GIB, pinned=True, host="mainpc"), made.now).outcome == "wait"
+    )
+
+
 def test_one_that_does_not_wait_is_told_what_waiting_would_bring() -> None:
     made = bench(lease("old", "mainpc", 20))
     ask(made, "c1", 18, wait=0.0)
