@@ -1,14 +1,18 @@
 """Engines whose command runs a container: shown the leased cards, known by the container's cgroup, and never left behind.
 
 The command is only the container engine's client: what holds the card descends from a daemon, outlives a client that is killed,
-and would be a stranger's. What a supervisor that was killed left running is ended by its next life. It starts no engine.
+and would be a stranger's. Of a supervisor that is killed a shell ends it, which notices by a pipe; what that could not end its
+next life does. It starts no engine.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import shutil
-from collections.abc import Iterable, Sequence
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -16,10 +20,17 @@ from typing import Final, NamedTuple
 import msgspec
 
 from common.config.schema import Entry
+from common.config.settings import MARK
 from common.errors import Unavailable
 from common.gpu.container import Container, end_left
 from common.gpu.container_words import container_run
 
+CLOSE_S: Final = 5.0
+GUARD: Final = """trap "" HUP INT TERM
+read -r _ && exit
+[ -s "$0" ] && exec "$@" "$(cat "$0")"
+"""
+"""Waits for a line that dismisses it, or for the end of whoever would write it; then ends the container."""
 END_FILE: Final = "end.json"
 """Beside the container's id, how it is ended: the file with its id, and the command that takes it."""
 
@@ -60,6 +71,14 @@ class EngineContainers:
             raise Unavailable(f"{entry.name}: nothing can be written into {folder}: {error.strerror}") from error
         return msgspec.structs.replace(entry, command=words), container
 
+    def guarded(self, container: Container, environ: Mapping[str, str]) -> ContainerGuard | None:
+        """Whoever ends the container when this process is gone; None, and a warning, where nobody can be had."""
+        try:
+            return ContainerGuard(container.last_words, environ)
+        except OSError as error:
+            self._log.warning("a container would outlive this supervisor: %s", error)
+            return None
+
     def left(self) -> list[LeftContainer]:
         """What an earlier life may have left running; asked once, for it is forgotten here."""
         found = [left for folder in _folders(self._folder) if (left := _left(folder)) is not None]
@@ -71,6 +90,27 @@ class EngineContainers:
         for each in left:
             if await end_left(each.container_id, each.command):
                 self._log.warning("the container of %s had been left running, and was ended", each.name)
+
+
+class ContainerGuard:
+    """The shell; in a session of its own, and without the mark by which this supervisor's watchdog knows what it has to end."""
+
+    def __init__(self, last_words: Sequence[str], environ: Mapping[str, str]) -> None:
+        self._process = subprocess.Popen(
+            ["/bin/sh", "-c", GUARD, *last_words],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={name: value for name, value in environ.items() if name != MARK},
+            cwd="/",
+            start_new_session=True,
+            bufsize=0,
+        )
+
+    async def dismiss(self) -> None:
+        """The container has ended: nobody is needed any more."""
+        with suppress(subprocess.TimeoutExpired):
+            await asyncio.to_thread(self._process.communicate, b"\n", CLOSE_S)
 
 
 def _left(folder: Path) -> LeftContainer | None:

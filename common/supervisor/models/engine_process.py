@@ -21,7 +21,7 @@ from common.gpu.container import Container
 from common.supervisor.instructions import Exited, Launched
 from common.supervisor.launching import Preparation, choose_ports, find_program, wrappers
 from common.supervisor.lifecycle import spell_code
-from common.supervisor.models.containers import EngineContainers
+from common.supervisor.models.containers import ContainerGuard, EngineContainers
 from common.supervisor.processes import Processes
 
 KILL_S: Final = 15.0
@@ -37,6 +37,7 @@ class EngineProcess:
         self.model = model
         self.entry = entry
         self.container = container
+        self.guard: ContainerGuard | None = None
         self.launched = launched
         self.ended: asyncio.Future[Exited] = asyncio.get_running_loop().create_future()
 
@@ -79,6 +80,8 @@ class EngineProcesses:
         if isinstance(outcome, Exited):
             raise Unavailable(f"{model.name}: {outcome.reason}")
         engine = self._running[entry.name] = EngineProcess(model, entry, outcome, container)
+        if container is not None:
+            engine.guard = self._containers.guarded(container, given)
         return engine
 
     def exited(self, event: Exited) -> bool:
@@ -123,6 +126,8 @@ class EngineProcesses:
         try:
             await container.end()
         finally:
+            if engine.guard is not None:
+                await engine.guard.dismiss()
             container.close()
             engine.ended.set_result(event)
 

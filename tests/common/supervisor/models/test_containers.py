@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
 from pathlib import Path
 
 import msgspec
@@ -10,10 +12,11 @@ import pytest
 
 from common.config.models import Model, ModelHealth
 from common.config.schema import Entry
+from common.config.settings import MARK
 from common.errors import Unavailable
 from common.gpu.process_identity import identify, start_time
 from common.gpu.simulated import GIB, use_bytes
-from common.supervisor.models.containers import END_FILE, EngineContainers
+from common.supervisor.models.containers import END_FILE, ContainerGuard, EngineContainers
 from tests.common.service.lab import until
 from tests.common.supervisor.models.lab import lab, model
 from tests.lab.docker import Docker
@@ -71,6 +74,49 @@ def test_folders_of_which_no_container_came_are_forgotten(tmp_path: Path) -> Non
     assert containers.left() == []
     assert not (tmp_path / "containers").exists()
     assert containers.left() == []
+
+
+def counting(tmp_path: Path) -> list[str]:
+    """A container engine that writes down what it was told, in `told`; its last words for a container `abc`."""
+    (tmp_path / "cid").write_text("abc")
+    engine = tmp_path / "docker"
+    engine.write_text(f'#!/bin/sh\necho "$*" >> {tmp_path / "told"}\n')
+    engine.chmod(0o755)
+    return [str(tmp_path / "cid"), str(engine), "kill"]
+
+
+def marked(pid: int) -> bool:
+    return MARK.encode() in Path(f"/proc/{pid}/environ").read_bytes()
+
+
+async def test_a_container_is_ended_when_its_supervisor_is_gone_and_not_when_its_guard_was_dismissed(
+    tmp_path: Path,
+) -> None:
+    words = counting(tmp_path)
+    dismissed = ContainerGuard(words, {"PATH": os.environ["PATH"], MARK: "boot/1"})
+    await dismissed.dismiss()
+    assert dismissed._process.returncode == 0
+    assert not (tmp_path / "told").exists()
+    left = ContainerGuard(words, {"PATH": os.environ["PATH"], MARK: "boot/1"})
+    assert not marked(left._process.pid), "the watchdog would end it before it could do anything"
+    assert left._process.stdin is not None
+    left._process.stdin.close()
+    await asyncio.to_thread(left._process.wait, 60)
+    assert (tmp_path / "told").read_text() == "kill abc\n"
+
+
+def test_where_no_guard_can_be_had_that_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def nothing_left(*_: object, **__: object) -> None:
+        raise OSError(11, "Resource temporarily unavailable")
+
+    containers = EngineContainers(tmp_path)
+    _, container = containers.prepared(entry("img"), "l", [CARD])
+    assert container is not None
+    monkeypatch.setattr(subprocess, "Popen", nothing_left)
+    assert containers.guarded(container, {}) is None
+    assert "would outlive this supervisor" in caplog.text
 
 
 @pytest.mark.usefixtures("wrappers")
