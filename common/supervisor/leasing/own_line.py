@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Protocol
 
+from common.api.host_memory import HostMemory
 from common.api.leases import Card, Explain, Lease, LeaseChanged, LeaseGranted, MarkLease, Owner, ReleaseLease
 from common.api.supervisor import AdmitLease
 from common.errors import NoCapacity, NotFound, StaleFence, TandemError
@@ -127,6 +128,10 @@ class OwnLine:
     def candidates(self) -> list[Candidate]:
         """The cards as placement sees them."""
         return self._writer.table.candidates(self._now())
+
+    def host_memory(self) -> HostMemory:
+        """What the host has beside its cards."""
+        return self._writer.table.host_memory()
 
     @property
     def demand(self) -> Demand:

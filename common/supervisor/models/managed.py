@@ -93,6 +93,13 @@ class Managed:
         return ModelKey(self.model.name, self.model.config)
 
     @property
+    def lacks_host(self) -> bool:
+        """Whether somebody waits for it, and for what its host has beside cards, which was not to be had just now."""
+        asked_for = any(not each.preload for each in self.waiting.values())
+        idle = self.life.state == "queued" and self.begun is None
+        return asked_for and idle and bool(self.no_room) and not self.model.vram
+
+    @property
     def urgency(self) -> int:
         """The priority of the most urgent request that waits for it."""
         asked = (request_priority(self.model.priority, each.priority) for each in self.waiting.values())

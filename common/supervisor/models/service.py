@@ -16,7 +16,7 @@ from common.api.leases import Lease
 from common.api.models import ModelReady, UseModel
 from common.api.words import Cursor, Empty
 from common.config.models import Model
-from common.errors import NotFound, Unavailable
+from common.errors import NotFound, TandemError, Unavailable
 from common.service.call import Call
 from common.service.shell import Shell
 from common.supervisor.instructions import Exited
@@ -24,6 +24,7 @@ from common.supervisor.leasing.own_line import OwnLine
 from common.supervisor.models.asking import Asking
 from common.supervisor.models.cards_seen import residency
 from common.supervisor.models.engine_process import EngineProcesses
+from common.supervisor.models.host_room import who_goes
 from common.supervisor.models.instructions import Abandon, Begin, Changed, Refuse, Serve
 from common.supervisor.models.lending import Lending
 from common.supervisor.models.managed import Managed, Serving
@@ -240,7 +241,22 @@ class ManagedModels:
                     rooms.lending.refuse([instruction])
                 case Changed(name):
                     self._news.changed(self._roster.find(name), instruction)
+        self._make_way(rooms)
         rooms.lending.tell(now)
+
+    def _make_way(self, rooms: _Rooms) -> None:
+        """Has idle engines go whose host RAM, disk or cores are wanted for a model that takes no VRAM."""
+        for managed in self._roster:
+            if not managed.lacks_host:
+                continue
+            line, engines = rooms.line, IDENTITY.format(self._host)
+            leases = [lease for lease in line.leases() if lease.identity == engines]
+            horizon_s = line.horizon.seconds
+            for lease in who_goes(managed.model.needs, line.host_memory(), leases, managed.urgency, horizon_s):
+                victim = self._roster.of_lease(lease.lease_id)
+                if victim is not None:
+                    with suppress(TandemError):  # the store takes nothing now; the next turn tries again
+                        rooms.engines.put_away(victim, f"makes room for {managed.model.name}", to_stop=True)
 
     def _loading(self, now: float) -> dict[str, float]:
         """The cards whose loader is taken, with the time at which that should be over."""

@@ -54,20 +54,23 @@ async def test_it_is_started_asked_shared_listed_and_stopped_where_there_is_no_c
         assert await leases(it) == []
 
 
-async def test_it_counts_the_hosts_ram_and_the_next_waits_for_it(tmp_path: Path) -> None:
+async def test_it_counts_the_hosts_ram_and_goes_for_who_waits_for_that_once_it_is_idle(tmp_path: Path) -> None:
     most = int(psutil.virtual_memory().total * 0.45)
     needs = Needs(ram=Size(int(most)))
     models = [bare("a", needs=needs), bare("b", needs=needs)]
     async with lab(tmp_path, models, cards_gib=()) as it:
-        await it.use("a")
+        first = await it.use("a")
         (host,) = (await it.host.ask("get_gpus"))["hosts"]
         assert host["ram_leased_bytes"] == most
         waiting = asyncio.create_task(it.use("b"))
         await until(lambda: "of host RAM needed" in it.managed("b").no_room)
         assert "leased: a" in it.managed("b").no_room
         assert it.state("b") == "queued"
-        await it.host.ask("stop_model", model="a")
+        assert it.state("a") == "ready", "who is in use goes for nobody"
+        await it.back(first)
         await it.back(await waiting)
+        assert await it.states() == {"a": "absent", "b": "ready"}
+        assert (await it.decisions("a"))[-1] == "evicted"
 
 
 async def test_its_end_by_itself_and_its_idleness_are_noticed(tmp_path: Path) -> None:
