@@ -37,7 +37,7 @@ from main_pc.core_orchestrator.watching import SUPERVISOR, Watching
 
 HOST: Final = "mainpc"
 STORE: Final = "core_orchestrator"
-TICK_S: Final = 0.2
+TICK_S: Final = 0.25
 TRIM_S: Final = 2.0
 DRAIN_S: Final = 3.0
 
