@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 from typing import Final
 
 from common.api import leases, supervisor
-from common.api.leases import LeaseMarked, MarkLease, Rung
+from common.api.leases import LeaseChanged, LeaseMarked, MarkLease, Rung
 from common.api.supervisor import MakeRoom, RoomPromised
 from common.errors import StorageUnavailable
 from common.service.call import Call
@@ -31,7 +31,8 @@ from common.vram.placement import Candidate
 from common.vram.rungs import LadderPolicy
 
 AGAIN_S: Final = 1.0
-"""Way is made anew for a caller at most this often: leases that became idle meanwhile may help."""
+SOONEST_S: Final = 0.02
+"""Way is made anew for a caller at most this often; once a lease has become idle, which may help, the second."""
 PATIENCE_S: Final = 30.0
 """How long what was made free for a caller is kept, after the last time that way was made for it."""
 
@@ -63,6 +64,8 @@ class Evictions:
         self._parking = Parking(writer)
         self._evictor = Evictor(shell, look_soon, self._ended, unloader, policy, self._parking.refuses)
         self._unwritten: list[tuple[EvictionOrder, Outcome, list[Rung]]] = []
+        self._idled_at = float("-inf")
+        writer.listeners.append(self._heard)
 
     def __len__(self) -> int:
         return len(self._evictor)
@@ -100,7 +103,7 @@ class Evictions:
         `kept` are cards kept for others; with `draining` also leases in use go, when their use ends.
         """
         now = self._now()
-        if now - seat.way_at < AGAIN_S:
+        if now - seat.way_at < (SOONEST_S if self._idled_at >= seat.way_at else AGAIN_S):
             return
         seat.way_at = now
         self._writer.see_ram()
@@ -129,6 +132,13 @@ class Evictions:
     async def close(self) -> None:
         """Leaves what is under way to the next life."""
         await self._evictor.close()
+
+    def _heard(self, change: LeaseChanged) -> None:
+        """A lease that nobody uses any more may go for somebody who waits."""
+        lease = change.lease
+        if change.change == "marked" and lease.state == "held" and not lease.in_use:
+            self._idled_at = self._now()
+            self._serve_soon()
 
     def _make_room(self, asked: MakeRoom, _call: Call) -> RoomPromised:
         self._writer.make_sound()

@@ -306,3 +306,18 @@ async def test_who_waits_for_a_sleepers_room_has_it_with_the_look_that_shows_the
             await at.settle()
             await at.until(lambda: bool(len(at.host.leases._line)) or asked.done())
         assert (await at.lease(old["lease_id"]))["state"] == "parked"
+
+
+@on_manual_time
+async def test_a_lease_that_becomes_idle_goes_for_who_waits_at_once(at: Timed, sleeper: ProcessId) -> None:
+    old = await at.held(sleeper, 20, model="old", in_use=True)
+    await at.passes(0.26 - at.clock.now % 0.25)  # past a tick
+    async with at.waiting(20):
+        await at.passes(0.05)
+        assert (await at.lease(old["lease_id"]))["state"] == "held"
+        began_at = at.clock.now
+        assert (
+            await at.host.ask("mark_lease", lease_id=old["lease_id"], fencing_token=old["fencing_token"], in_use=False)
+        )["status"] == "success"
+        await at.dies(sleeper)
+        assert at.clock.now == began_at
