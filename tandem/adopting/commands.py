@@ -144,8 +144,18 @@ def users(engine: EngineKind, words: Sequence[str]) -> int:
     return min(number(words, *names) or 0, 4_096)
 
 
+def on_cpu(words: Sequence[str]) -> bool:
+    """Whether the command has its engine leave every card alone."""
+    return has(words, "--no-gpu") or option(words, "--device", "-dev") in ("cpu", "none")
+
+
 def cards(engine: EngineKind, words: Sequence[str], listed: str = "") -> int:
-    """On how many cards the command puts the model: as its options say, or as `listed` (of CUDA_VISIBLE_DEVICES) names."""
+    """On how many cards the command puts the model: as its options say, or as `listed` (of CUDA_VISIBLE_DEVICES) names.
+
+    One where it puts it on none.
+    """
+    if on_cpu(words):
+        return 1
     if engine == "vllm":
         tensor = number(words, "--tensor-parallel-size", "-tp", "--tensor_parallel_size") or 1
         pipeline = number(words, "--pipeline-parallel-size", "-pp", "--pipeline_parallel_size") or 1

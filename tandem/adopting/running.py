@@ -171,7 +171,7 @@ def _add(found: Findings, seen: Seen, host: str, command: Sequence[str]) -> None
             found.note("skipped", 0, f"127.0.0.1:{seen.port}", f"{name!r} can be no name")
             continue
         since = len(found.notes)
-        vram, basis = _size(seen, name, len(models))
+        vram, basis = _size(seen, name, len(models), command)
         if basis:
             found.note("guessed", 0, fit, f"vram {written_bytes(vram)} is a guess: {basis}")
         model = Model(
@@ -192,10 +192,12 @@ def _capabilities(engine: EngineKind, name: str, command: Sequence[str]) -> list
     return commands.capabilities(engine, command) or (commands.capabilities_by_name(name) if engine == "openai" else [])
 
 
-def _size(seen: Seen, name: str, models: int) -> tuple[Size, str]:
+def _size(seen: Seen, name: str, models: int, command: Sequence[str]) -> tuple[Size, str]:
     """What it takes, and what that was guessed from; measured where its process's memory is its alone."""
     if seen.vram_bytes and models == 1:
         return sizing.measured(seen.vram_bytes), ""
+    if commands.on_cpu(command) and not seen.vram_bytes:
+        return Size(0), "it computes on the CPU"
     size = sizing.of_name(name, default_bits=16.0 if seen.engine == "vllm" else 4.8)
     return (size, f"what {name!r} says of itself") if size else (sizing.UNKNOWN, "neither its memory nor its name tell")
 

@@ -89,6 +89,8 @@ def guessed(
     engine: EngineKind, words: Sequence[str], name: str, files: Sequence[str], cards: int, facts: Facts
 ) -> Guess:
     """What a model may take on each of its cards, from the best that is known."""
+    if commands.on_cpu(words):
+        return Guess(Size(0), "it computes on the CPU")
     share = commands.fraction(words, "--gpu-memory-utilization", "--gpu_memory_utilization")
     if engine == "vllm":
         taken = sizing.of_card(facts.card_bytes, share or sizing.UTILISATION)

@@ -99,11 +99,27 @@ def test_what_a_model_can_be_asked_for_shows_in_its_command(line: str, expected:
         ("llama-server -ts 0", "", 1),
         ("llama-server", "", 1),
         ("vllm serve -tp 99", "", 16),
+        ("vllm serve x --device cpu -tp 2", "0,1", 1),
     ],
 )
 def test_the_cards_are_counted(line: str, listed: str, expected: int) -> None:
     words = commands.split(line)
     assert commands.cards(commands.engine_of(words), words, listed) == expected
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("llama-server -m x.gguf --device none", True),
+        ("llama-server -m x.gguf -dev none", True),
+        ("faster-whisper-server --device=cpu", True),
+        ("whisper-server --no-gpu -m x.bin", True),
+        ("llama-server -m x.gguf --device CUDA0", False),
+        ("llama-server -m x.gguf -ngl 0", False),
+    ],
+)
+def test_an_engine_that_leaves_cards_alone_is_known_by_its_options(line: str, expected: bool) -> None:
+    assert commands.on_cpu(commands.split(line)) is expected
 
 
 def test_the_users_are_those_the_engine_is_told() -> None:

@@ -64,6 +64,15 @@ def test_a_size_that_is_not_measured_is_told_as_a_guess() -> None:
     assert (vllm.name, vllm.vram) == ("meta/Llama-8B", int(17.5 * GIB))
 
 
+def test_an_engine_that_computes_on_the_cpu_takes_no_vram() -> None:
+    command = ("whisper-server", "--no-gpu", "-m", "large-v3.bin")
+    found = proposed([seen("openai", 8080, "large-v3", pid=5)], [], {5: Process(5, command)}, "h")
+    assert found.proposals[0].model.vram == 0
+    assert [note.message for note in found.notes] == ["vram 0 is a guess: it computes on the CPU"]
+    held = proposed([seen("openai", 8080, "large-v3", pid=5, vram_bytes=GIB)], [], {5: Process(5, command)}, "h")
+    assert held.proposals[0].model.vram > GIB, "what the card shows is no guess"
+
+
 def test_its_command_tells_what_a_model_is_for() -> None:
     processes = {5: Process(5, ("llama-server", "--embedding"))}
     found = proposed([seen("llama-server", 8080, "e", pid=5, vram_bytes=GIB, cards=2)], [], processes, "h")

@@ -61,6 +61,7 @@ def test_a_size_is_guessed_from_the_best_that_is_known() -> None:
     assert guessed("vllm", ["--gpu-memory-utilization", "0.5"], "x", [], 2, facts(20 * GIB)).size == 10 * GIB
     assert guessed("vllm", ["serve", "Llama-8B"], "x", [], 1, facts()).basis == "what 'Llama-8B' says of itself"
     assert guessed("llama-server", ["-ngl", "0"], "x", ["/a"], 1, facts(a=GIB)).size == GIB
+    assert guessed("openai", ["whisper-server", "--no-gpu"], "x", ["/a"], 1, facts(a=GIB)).size == 0
     assert guessed("llama-server", [], "x", ["/a", "/b"], 2, facts(a=4 * GIB)).size == int(2.75 * GIB)
     assert (
         guessed("llama-server", [], "x-7b", ["/gone-70B.gguf"], 1, facts()).basis
