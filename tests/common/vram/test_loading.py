@@ -102,8 +102,16 @@ def test_the_first_in_the_line_loads_first_and_priority_moves_ahead() -> None:
 def test_many_who_wait_for_one_model_go_a_little_ahead_and_never_more() -> None:
     few = [asked(f"b{n}", "b", 14.0) for n in range(4)]
     assert order(queue(asked("x", "a", 0.0), *few), residency(20), 20.0) == ["b", "a"]
+    as_many = [asked(f"b{n}", "b", 29.0) for n in range(99)]
+    assert order(queue(asked("x", "a", 0.0), *as_many), residency(20), 40.0) == ["b", "a"]
     many = [asked(f"b{n}", "b", 31.0) for n in range(99)]
     assert order(queue(asked("x", "a", 0.0), *many), residency(20), 40.0) == ["a", "b"]
+
+
+def test_a_batch_has_the_place_of_whichever_of_its_requests_is_first_in_the_line() -> None:
+    late = asked("y", "b", 40.0), asked("z", "b", 41.0, priority=90)
+    assert order(queue(asked("x", "a", 0.0), *late), residency(20), 50.0) == ["b", "a"]
+    assert order(queue(asked("x", "a", 0.0), late[0]), residency(20), 50.0) == ["a", "b"]
 
 
 def test_what_cannot_start_holds_nobody_up() -> None:
@@ -161,6 +169,8 @@ def test_a_request_for_one_host_does_not_join_a_load_on_another() -> None:
     second = begun(line, held, 1.0)
     assert second is not None
     assert second.card.host == "mainpc"
+    assert line.outlook("x", held, 2.0) == Outlook("loading", 0, 2.0), "whichever load is over first"
+    assert line.outlook("y", held, 2.0) == Outlook("loading", 0, 3.0)
     assert [each.ticket for each in line.loaded(second.key, second.card.uuid)] == ["x", "y"]
     assert [each.ticket for each in line.loaded(first.key, first.card.uuid)] == ["z"]
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import sin
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -214,6 +215,29 @@ def test_a_lease_that_would_not_go_is_asked_again() -> None:
     assert world.parks_said() == ["stuck", "stuck"]
 
 
+def test_what_has_not_gone_yet_is_not_brought_back() -> None:
+    world = World(resident("stuck", 4 * GIB), resident("busy", 10 * GIB, in_use=True))
+    world.run(2)
+    world.strangers[GAME] = 12 * GIB
+    assert world.look()
+    world.strangers.clear()
+    for _ in range(100):
+        world.going.clear()
+        world.look()
+    assert (world.parks_said(), world.returns_said()) == (["stuck"], [])
+
+
+def test_an_ended_lease_that_is_there_again_is_not_brought_back() -> None:
+    world = World(resident("only", 16 * GIB), parks=False)
+    world.run(2)
+    world.run(5, lambda s: 14 * GIB)
+    assert [each.lease_id for each in world.yielding.away] == ["only"]
+    world.strangers.clear()
+    world.here["only"] = world.all["only"]
+    assert world.look() == []
+    assert world.yielding.away == []
+
+
 def test_bytes_that_others_are_being_asked_for_are_waited_for() -> None:
     world = World(resident("idle", 6 * GIB))
     world.here["leaving"] = Resident("leaving", "m", "", 16 * GIB, 50, False, False, True, 9.0, 9.0, 9.0)
@@ -285,6 +309,39 @@ def test_a_return_that_nobody_performs_is_said_again() -> None:
             del world.here["only"]
             world.parked.add("only")
     assert world.returns_said() == ["only", "only"]
+
+
+def test_what_is_loaded_anew_is_another_lease_and_the_ended_one_is_not_brought_back_again() -> None:
+    world = World(resident("only", 16 * GIB), parks=False)
+    world.run(2)
+    world.run(5, lambda s: 14 * GIB)
+    world.strangers.clear()
+    for _ in range(150):
+        if any(isinstance(each, BringBack) for each in world.look()):
+            world.here["anew"] = msgspec.structs.replace(world.here.pop("only"), lease_id="anew")
+    assert (world.returns_said(), world.yielding.away) == (["only"], [])
+
+
+def test_what_is_on_its_way_back_has_its_room() -> None:
+    world = World(resident("dear", 8 * GIB, idle_s=1.0), resident("cheap", 8 * GIB))
+    world.run(2)
+    world.run(5, lambda s: 22 * GIB)
+    world.strangers[GAME] = 12 * GIB
+    for _ in range(60):
+        if any(isinstance(each, BringBack) for each in world.look()):
+            del world.here["dear"]
+            world.parked.add("dear")
+    assert world.returns_said() == ["dear"]
+
+
+def test_a_stranger_whose_name_is_not_known_is_told_of_by_its_number() -> None:
+    world = loaded()
+    world.run(2)
+    nameless = msgspec.structs.replace(
+        world.seen(), strangers=[Stranger(pid=GAME, name="", bytes=14 * GIB)], free_bytes=0
+    )
+    world.yielding.look(nameless, HORIZON_S)
+    assert world.yielding.holding == "a process (pid 4711) is taking memory"
 
 
 def test_what_fits_comes_back_while_the_rest_waits_for_more_room() -> None:
