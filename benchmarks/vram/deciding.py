@@ -51,16 +51,6 @@ def took_us(residency: Residency, most_gib: float, decisions: int, seed: int = 2
     return sorted(took)
 
 
-def weighed_us(residency: Residency, most_gib: float, decisions: int, seed: int = 2) -> list[float]:
-    """Microseconds of each ranking of all cards with every lease weighed, as a receipt shows it."""
-    took = []
-    for wish, _ in _asked(residency, most_gib, decisions, seed):
-        began = time.perf_counter()
-        residency.ranked(wish, 50, NOW)
-        took.append((time.perf_counter() - began) * 1e6)
-    return sorted(took)
-
-
 def _asked(residency: Residency, most_gib: float, decisions: int, seed: int) -> Iterator[tuple[Wish, ModelKey]]:
     rng = Random(seed)
     for number in range(decisions):

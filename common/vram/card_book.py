@@ -210,7 +210,11 @@ class CardBook:
         return _held(self._account(entry), entry.claims[lease_id])
 
     def cards(self, now: float, loading: Mapping[str, str] = NOTHING_LOADS) -> list[Card]:
-        """Every card as the lease verbs show it; `loading` names the model being loaded, by card."""
+        """Every card as the lease verbs show it; `loading` names the model being loaded, by card.
+
+        They are shown after every change; what a request will find is made ready with it.
+        """
+        self.candidates(now)
         return [self._card(entry, now, loading.get(uuid, "")) for uuid, entry in self._entries.items()]
 
     def _admit(self, sample: CardSample) -> None:

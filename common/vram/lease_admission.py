@@ -138,7 +138,8 @@ def _choose(
     if asleep is not None:
         mine = asleep.card_uuids
         cards = [msgspec.structs.replace(card, leases=card.leases - 1) for card in cards if card.uuid in mine]
-    cards = _where_its_owner_may(state, process, cards)
+    if process is not None and process in state.owned:
+        cards = _where_its_owner_may(state, process, cards)
     barred = NONE_BARRED
     if missing_files:
         barred = {state.host: f"it lacks {', '.join(missing_files)}"}
@@ -152,12 +153,8 @@ def _choose(
     return (), partial(placement.choose, wish, cards, kept, missing=missing, barred=barred)
 
 
-def _where_its_owner_may(
-    state: LeaseState, process: ProcessId | None, cards: Sequence[Candidate]
-) -> Sequence[Candidate]:
+def _where_its_owner_may(state: LeaseState, process: ProcessId, cards: Sequence[Candidate]) -> Sequence[Candidate]:
     """The cards, closed where the owner's process is giving bytes back: those would not be told from what it took anew."""
-    if process not in state.owned:
-        return cards
     seen: list[Candidate] = []
     for card in cards:
         going = lease_evictions.giving_back(state, process, card.uuid)

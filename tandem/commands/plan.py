@@ -7,6 +7,7 @@ from typing import Final
 import click
 
 from common.api.leases import LeasePlan, PlanLease
+from common.vram.placement import NOT_ASKED
 from tandem import asking, output
 from tandem.commands.why import say_verdict
 from tandem.exits import Exit
@@ -17,7 +18,7 @@ OUTCOMES: Final = {
     "share": Exit.OK,
     "evict": Exit.OK,
     "wait": Exit.TRY_LATER,
-    "never": Exit.BAD_ANSWER,
+    "never": Exit.BAD_REQUEST,
 }
 
 
@@ -30,7 +31,7 @@ def command(terms: Terms, model: str, host: str, as_json: bool) -> Exit:
     """What would happen to a request for VRAM now, and who would go for it.
 
     JSON: the reply of the verb plan. Exits 0 when it would be granted (for one that waits, after others went), 75 when it would
-    wait, 1 when no card could ever hold it.
+    wait, 76 when no card could ever hold it, 1 when there is no such card.
     """
     with asking.fabric() as client:
         card_uuid = asking.card_uuid(client, terms.card, host)
@@ -39,7 +40,13 @@ def command(terms: Terms, model: str, host: str, as_json: bool) -> Exit:
         output.say_json(planned)
     else:
         show(planned)
-    return OUTCOMES[planned.outcome]
+    return ended(planned)
+
+
+def ended(planned: LeasePlan) -> Exit:
+    """The code that `tandem run` would end with for want of a card, 0 where it would get one."""
+    in_question = any(verdict.reason != NOT_ASKED for verdict in planned.cards)
+    return OUTCOMES[planned.outcome] if in_question or planned.outcome != "never" else Exit.BAD_ANSWER
 
 
 def show(planned: LeasePlan) -> None:

@@ -70,7 +70,7 @@ def say_rung(rung: Rung) -> None:
 
 def say_verdict(verdict: CardVerdict) -> None:
     """One card's verdict, indented."""
-    fits = ("would fit" if verdict.victims else "fits") if verdict.feasible else "does not fit"
+    fits = ("would fit after evictions" if verdict.victims else "fits") if verdict.feasible else "does not fit"
     grantable = output.size(verdict.grantable_bytes)
     reason = f": {verdict.reason.removeprefix('fits, ')}" if verdict.reason else ""
     output.say(output.clean(f"    {verdict.host}:{verdict.card}  {fits}, {grantable} grantable{reason}"))

@@ -61,6 +61,8 @@ def test_the_speed_that_services_promise_is_judged() -> None:
         vram_decisions.FIT: 5,
         vram_decisions.EVICTION: 20,
         vram_decisions.LARGE: 250,
+        vram_decisions.TABLE_FIT: 5,
+        vram_decisions.LINE: 20,
     }
 
     assert {target: target.bound for target in targets} == targets

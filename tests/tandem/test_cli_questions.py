@@ -89,7 +89,7 @@ async def test_status_names_everything_that_is_not_ready(fabric: Fabric, tandem:
     assert code == Exit.BAD_ANSWER
     problems = msgspec.json.decode(out)["problems"]
     assert problems[0].startswith("ResourceManager is degraded: its disk is full")
-    assert "console is unhealthy and not ready: exit 3" in problems
+    assert "console is unhealthy and not ready: crash-looping; exit 3" in problems
     assert any(each.startswith("hub is unreachable: ") for each in problems)
     assert "agent llm on mainpc is starting: pc2/resource_manager is not ready" in problems
     assert "agent stray on pc2 is expired" in problems
@@ -128,8 +128,12 @@ async def test_agents_are_listed(fabric: Fabric, tandem: Tandem) -> None:
     found = msgspec.json.decode(out)
     assert list(found) == ["agents", "as_of"]
     assert [each["agent_name"] for each in found["agents"]] == ["reader"]
-    code, out, _ = await tandem("agents", "--host", "attic")
-    assert (code, out) == (Exit.OK, "no agents are registered on attic\n")
+    fabric.agents = []
+    code, out, _ = await tandem("agents", "--host", "mainpc")
+    assert (code, out) == (Exit.OK, "no agents are registered on mainpc\n")
+    code, out, err = await tandem("agents", "--host", "attic")
+    assert (code, out) == (Exit.BAD_ANSWER, "")
+    assert "no host 'attic' is known here; known: mainpc, pc2" in err
 
 
 async def test_gpus_are_listed_with_their_strangers(fabric: Fabric, tandem: Tandem) -> None:
@@ -225,7 +229,7 @@ async def test_why_of_nothing_known_is_a_bad_answer(fabric: Fabric, tandem: Tand
     [
         ("10GiB", Exit.OK, "would be granted on mainpc"),
         ("10 B", Exit.OK, "would be granted on mainpc"),
-        ("100GiB", Exit.BAD_ANSWER, "can never be granted (100.0 GiB needed): it does not fit"),
+        ("100GiB", Exit.BAD_REQUEST, "can never be granted (100.0 GiB needed): it does not fit"),
     ],
 )
 async def test_plan_ends_as_the_request_would(vram: str, code: Exit, told: str, fabric: Fabric, tandem: Tandem) -> None:

@@ -13,6 +13,7 @@ from common.api.leases import CardVerdict, LeaseGranted, LeasePlan, Rung, Victim
 from common.api.words import Cursor
 from common.errors import BadRequest, NoCapacity
 from common.service.call import Call
+from common.vram.placement import NOT_ASKED
 from tandem.commands import gpus, plan, why
 from tandem.commands.leases import leased, state
 from tandem.commands.models import state as model_state
@@ -150,10 +151,26 @@ def test_a_plan_names_who_would_go_and_what_would_be_shared(capsys: pytest.Captu
     plan.show(planned)
     out = capsys.readouterr().out
     assert "would be granted on mainpc GPU-0 after others went (4.0 GiB needed, 1.0 GiB free there)" in out
-    assert "    mainpc:0  would fit, 1.0 GiB grantable: old would go\n" in out
+    assert "    mainpc:0  would fit after evictions, 1.0 GiB grantable: old would go\n" in out
     assert out.count("goes: lease-2") == 1
     plan.show(msgspec.structs.replace(planned, outcome="share", share="lease-5", cards=[]))
     assert "would share lease-5 on mainpc GPU-0" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("outcome", "reason", "code"),
+    [
+        ("grant", "fits", Exit.OK),
+        ("share", "", Exit.OK),
+        ("evict", "old would go", Exit.OK),
+        ("wait", "in use", Exit.TRY_LATER),
+        ("never", "gives 1.0 GiB at most, 4.0 GiB needed", Exit.BAD_REQUEST),
+        ("never", NOT_ASKED, Exit.BAD_ANSWER),
+    ],
+)
+def test_a_plan_ends_with_the_code_that_the_command_would(outcome: Any, reason: str, code: Exit) -> None:
+    verdict = CardVerdict("mainpc", 0, "GPU-0", outcome == "grant", GIB, reason)
+    assert plan.ended(LeasePlan(outcome, "", "", 4 * GIB, GIB, "", [verdict], [])) == code
 
 
 class Shelf:

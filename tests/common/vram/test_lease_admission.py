@@ -270,7 +270,28 @@ def test_a_plan_tells_of_shares_evictions_and_prices() -> None:
     assert waits.outcome == "wait"
     assert waits.victims[0].reason == "priority 50 is above the request's 10"
     assert bench.plan(3).outcome == "grant"
+    assert bench.plan(30).outcome == "never"
     assert bench.held_ids() == ["lease-1"]
+
+
+def test_a_plan_tells_of_a_full_card_who_would_go_even_where_another_has_room() -> None:
+    bench = Bench(a=24, b=12)
+    bench.loaded("lease-1", 20, 1)
+    plan = bench.plan(10)
+    full, open_ = plan.cards
+    assert (plan.outcome, plan.card_uuid, plan.victims) == ("grant", "GPU-b", [])
+    assert (full.feasible, [each.lease_id for each in full.victims]) == (True, ["lease-1"])
+    assert full.reason.startswith("whisper (20.0 GiB) would go")
+    assert (open_.feasible, open_.victims) == (True, [])
+
+
+def test_nobody_goes_for_a_pin_that_the_budget_for_pins_has_no_room_for() -> None:
+    bench = Bench(a=24)
+    bench.grant("lease-1", 18, 1, pinned=True)
+    asked = bench.ask("lease-2", 4, 2, pinned=True)
+    refused(bench.table.admit(asked, bench.now, AT), NoCapacity)
+    refused(bench.table.evict_for(asked, bench.now, AT), NoCapacity)
+    assert bench.plan(4, pinned=True).outcome == "wait"
 
 
 def test_before_an_epoch_is_open_no_room_is_made() -> None:
