@@ -9,7 +9,7 @@ libzmq sends it when the connection stands, before it has read the peer's subscr
 from __future__ import annotations
 
 import asyncio
-import secrets
+import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -142,7 +142,7 @@ class Subscription:
         self._current = current or (lambda: endpoint)
         self._event = event
         self._live = live
-        self._mark = MARK + secrets.token_bytes(8)
+        self._mark = MARK + os.urandom(8)
         self._endpoint = endpoint
         self._socket = sockets.subscriber(context, endpoint, [*(topic.encode() for topic in topics), self._mark])
         self._monitor = sockets.monitor(self._socket, sockets.REFUSALS | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL)
