@@ -1,8 +1,11 @@
-"""The house rules of every run: nothing is skipped in silence, and nothing is expected to fail.
+"""The house rules of every run: nothing is skipped in silence, nothing is expected to fail, and no fabric of the user's is met.
 
 A test that cannot run here says so with `pytest.skip(reason)`, or through the `needs` fixture, which names the Debian
 package. All of them are listed by name with their reason at the end of the run, and in build/could-not-run.txt for
 `make test` to repeat.
+
+Whatever a test starts finds nobody on the well-known ports, unless it is told of somebody. With CI in the environment those
+ports are held, and the run fails where one is called.
 """
 
 from __future__ import annotations
@@ -15,11 +18,17 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from common.client.directory import SERVICES_VARIABLE
 from scripts.system import PACKAGES, SBIN
+from tests.lab.doorstep import Doorstep
 from tests.lab.netns import TwoHosts, why_not
+from tests.lab.nowhere import NOWHERE
 
 ROOT = Path(__file__).resolve().parent.parent
 LIST = "build/could-not-run.txt"
+DOORSTEP = pytest.StashKey[Doorstep]()
+
+os.environ[SERVICES_VARIABLE] = NOWHERE
 
 settings.register_profile(
     "house",
@@ -60,6 +69,19 @@ def two_hosts() -> Iterator[TwoHosts]:
         yield hosts
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    if "CI" in os.environ and not hasattr(config, "workerinput"):
+        config.stash[DOORSTEP] = Doorstep()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    doorstep = session.config.stash.get(DOORSTEP, None)
+    if doorstep is not None:
+        doorstep.close()
+        if doorstep.callers and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     expected_to_fail = [item.nodeid for item in items if item.get_closest_marker("xfail")]
     if expected_to_fail:
@@ -93,3 +115,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section(f"could not run here: {len(lines)}")
         for line in lines:
             terminalreporter.write_line(line)
+    doorstep = terminalreporter.config.stash.get(DOORSTEP, None)
+    if doorstep is not None and doorstep.callers:
+        terminalreporter.section(
+            f"calls at well-known ports, where a fabric of the user's may be: {len(doorstep.callers)}"
+        )
+        for caller in doorstep.callers:
+            terminalreporter.write_line(caller)

@@ -17,6 +17,7 @@ import zmq
 
 from tests.docs.documents import ROOT
 from tests.lab.fabric import free_ports
+from tests.lab.nowhere import only
 
 PATIENCE_MS = 60_000
 MARK = b"\xffdocs"
@@ -90,7 +91,7 @@ def fabric(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fabric]:
     home = tmp_path_factory.mktemp("home")
     environment = os.environ | {
         "TANDEM_HOME": str(home),
-        "TANDEM_SERVICES": f"CoreOrchestrator={port}:{events_port}@127.0.0.1",
+        "TANDEM_SERVICES": only(f"CoreOrchestrator={port}:{events_port}@127.0.0.1"),
     }
     ports = {"TANDEM_PORT": port, "TANDEM_EVENTS_PORT": events_port, "TANDEM_HEALTH_PORT": health_port}
     own = {"TANDEM_HOST": "mainpc"} | {name: str(number) for name, number in ports.items()}

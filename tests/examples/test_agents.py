@@ -20,7 +20,6 @@ pytest.importorskip("py3langid", reason="needs the demo's models: examples/requi
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = ROOT / "examples" / "samples"
-NOWHERE = "CoreOrchestrator=1@127.0.0.1"
 
 
 def free_port() -> int:
@@ -33,7 +32,7 @@ def free_port() -> int:
 def agent(name: str, home: Path) -> Iterator[zmq.Socket[bytes]]:
     """The agent as a process without a registry, and a bare REQ socket connected to it."""
     port = free_port()
-    told = {"TANDEM_HOME": str(home), "TANDEM_PORT": str(port), "TANDEM_SERVICES": NOWHERE}
+    told = {"TANDEM_HOME": str(home), "TANDEM_PORT": str(port)}
     program = [sys.executable, str(ROOT / "examples" / "agents" / f"{name}_agent.py")]
     process = subprocess.Popen(program, cwd=ROOT, env=os.environ | told, stdout=subprocess.DEVNULL)
     with zmq.Context() as context, context.socket(zmq.REQ) as asker:

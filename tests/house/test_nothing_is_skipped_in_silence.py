@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -25,13 +26,15 @@ def test_that_wants_a_command(needs):
 """
 
 
-def run(folder: Path, source: str, *options: str) -> subprocess.CompletedProcess[str]:
+def run(folder: Path, source: str, *options: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """A run of these tests under the house rules."""
     (folder / "test_it.py").write_text(source)
     (folder / "pytest.ini").write_text("[pytest]\nasyncio_default_fixture_loop_scope = function\n")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.conftest", "--rootdir", str(folder), *options]
     return subprocess.run(
         [*command, "-c", str(folder / "pytest.ini"), str(folder / "test_it.py")],
         cwd=ROOT,
+        env=os.environ | environ,
         capture_output=True,
         text=True,
         check=False,

@@ -16,6 +16,7 @@ from common.client.directory import SERVICES_VARIABLE
 from common.errors import NoCapacity, NotFound, StaleFence
 from common.service.call import Call
 from common.service.shell import Shell, ShellSettings
+from tests.lab.nowhere import only
 
 
 class Registry:
@@ -132,7 +133,8 @@ async def fabric(monkeypatch: pytest.MonkeyPatch, *, manager: bool = True) -> As
         standing(resource_manager.SERVICE) as third,
     ):
         places = {core.SERVICE: first.port, "Supervisor/mainpc": second.port, resource_manager.SERVICE: third.port}
-        monkeypatch.setenv(SERVICES_VARIABLE, ",".join(f"{name}={port}@127.0.0.1" for name, port in places.items()))
+        told = only(*(f"{name}={port}@127.0.0.1" for name, port in places.items()))
+        monkeypatch.setenv(SERVICES_VARIABLE, told)
         if not manager:
             await third.close(drain_s=0)
         yield Fabric(Registry(first), Arbiter(second), Arbiter(third) if manager else None)

@@ -13,6 +13,7 @@ from tandem import Agent, HeldLease, on_unload, verb
 from tests.common.agent.lab import serving
 from tests.common.service.lab import until
 from tests.common.supervisor.leasing.lab import card_folder, host, two_cards
+from tests.lab.nowhere import only
 
 CARD = card_uuid("mainpc", 0)
 
@@ -39,9 +40,7 @@ class Keeper(Agent):
 
 async def test_an_agent_gives_way_and_is_back_at_its_next_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with host(two_cards(tmp_path)) as mainpc:
-        monkeypatch.setenv(
-            SERVICES_VARIABLE, f"Supervisor/mainpc={mainpc.shell.port}@127.0.0.1,ResourceManager=1@127.0.0.1"
-        )
+        monkeypatch.setenv(SERVICES_VARIABLE, only(f"Supervisor/mainpc={mainpc.shell.port}@127.0.0.1"))
         agent = Keeper("keeper")
         agent.folder = card_folder(tmp_path)
         async with serving(agent):

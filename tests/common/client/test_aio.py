@@ -12,7 +12,6 @@ from common.api import basic
 from common.api.words import Empty
 from common.client import aio, inboxes, plain_link
 from common.client.aio import AsyncClient
-from common.client.directory import Directory
 from common.client.pursuit import Found
 from common.client.settings import ClientSettings
 from common.errors import Cancelled, DeadlineExceeded, Interrupted, Overloaded, Unavailable
@@ -23,10 +22,11 @@ from common.transport.sockets import Endpoint
 from common.wire import header
 from tests.common.client.lab import at_port, place_of, registry, rep, router
 from tests.common.service.lab import COUNT, ECHO, FAIL, NOTED, WAIT, Noted, Said, Text, service, until
+from tests.lab.nowhere import alone
 
 
 def made(settings: ClientSettings | None = None, **places: aio.Place) -> AsyncClient:
-    return AsyncClient(Directory(places), SystemClock(), random.Random(1), settings)
+    return AsyncClient(alone(places), SystemClock(), random.Random(1), settings)
 
 
 async def test_many_calls_at_once_each_get_their_own_answer() -> None:
@@ -241,7 +241,7 @@ async def test_plain_agents_get_a_connection_for_each_call_under_way_and_a_few_a
 async def test_a_client_may_live_in_its_services_context() -> None:
     async with service() as lab:
         client = AsyncClient(
-            Directory({"Lab": place_of(lab.shell)}), SystemClock(), random.Random(1), context=lab.shell.context
+            alone({"Lab": place_of(lab.shell)}), SystemClock(), random.Random(1), context=lab.shell.context
         )
         assert (await client.call("Lab", ECHO, Text(text="a"))).text == "a"
         await client.close()

@@ -35,6 +35,7 @@ from tests.common.client.lab import FACES, Face, registry
 from tests.common.service.lab import NOTED, OTHER, Said, Service, until
 from tests.common.service.test_shell_keys import CURVE, STOP, WHO, who
 from tests.lab.keys import KeyHome
+from tests.lab.nowhere import alone
 
 WAIT = Verb("wait", Empty, Said, Access.USE)
 
@@ -105,7 +106,7 @@ def kind(request: pytest.FixtureRequest) -> type[Any]:
 
 async def test_a_process_comes_with_its_key_and_is_served_by_its_kind(home: KeyHome, kind: type[Any]) -> None:
     async with far_service(home) as lab:
-        directory = Directory({"Lab": place_of(lab)})
+        directory = alone({"Lab": place_of(lab)})
         service, agent = face(kind, directory, of(home, "core")), face(kind, directory, of(home, "whisper"))
         assert '"core@mainpc", "mainpc"' in (await service.call("Lab", WHO, Empty())).text
         assert '"core@mainpc"' in (await service.call("Lab", STOP, Empty())).text
@@ -140,7 +141,7 @@ async def test_a_wrong_server_key_and_an_unknown_client_are_told_apart(home: Key
         home.remove("mainpc", "whisper")
         home.write()
         await until(lambda: "whisper" not in str(lab.shell.authority._keyring))
-        directory = Directory({"Lab": place_of(lab)})
+        directory = alone({"Lab": place_of(lab)})
         unknown = face(kind, directory, of(home, "whisper"))
         with pytest.raises(Unavailable, match="does not let this process's key in"):
             await unknown.call("Lab", WHO, Empty())
@@ -162,7 +163,7 @@ async def test_one_that_was_not_known_yet_is_served_as_soon_as_it_is(home: KeyHo
         home.write()
         await until(lambda: "whisper" not in str(lab.shell.authority._keyring))
         patient = ClientSettings(timeout_s=60.0, retry=RetrySettings(attempts=1))
-        late = face(kind, Directory({"Lab": place_of(lab)}), credentials, patient)
+        late = face(kind, alone({"Lab": place_of(lab)}), credentials, patient)
         with pytest.raises(Unavailable):
             await late.call("Lab", WHO, Empty())
         home.entries["mainpc"]["whisper"] = entry
@@ -187,7 +188,7 @@ async def test_a_service_controls_over_plain_loopback_with_a_token_of_its_own_an
     for verb in (STOP, WHO):
         shell.handle(verb, who)
     await shell.open()
-    directory = Directory({"Lab": Place(Endpoint.tcp("127.0.0.1", shell.port))})
+    directory = alone({"Lab": Place(Endpoint.tcp("127.0.0.1", shell.port))})
     service, agent = face(kind, directory, of(home, "core")), face(kind, directory, of(home, "whisper"))
     for _ in range(2):
         assert '"core@mainpc", "mainpc", "local@mainpc"' in (await service.call("Lab", STOP, Empty())).text
@@ -217,12 +218,12 @@ async def test_an_agents_key_is_believed_only_if_its_host_has_told_of_it(home: K
             listed.agents[name] = type(told)(
                 **{field: getattr(told, field) for field in told.__struct_fields__} | {"host": CURVE, "location": "pc2"}
             )
-        client = face(kind, Directory(names), of(home, "core"))
+        client = face(kind, alone(names), of(home, "core"))
         assert "core@mainpc" in (await client.call("lab", WHO, Empty())).text
         assert listed.curve == [True]
         with pytest.raises(Unavailable, match="not one that pc2 has told of"):
             await client.call("other", WHO, Empty())
-        bare = face(kind, Directory(names), Credentials())
+        bare = face(kind, alone(names), Credentials())
         with pytest.raises(Unavailable, match="no keys"):
             await bare.call("lab", WHO, Empty())
         assert listed.curve[-1] is False
@@ -232,7 +233,7 @@ async def test_an_agents_key_is_believed_only_if_its_host_has_told_of_it(home: K
 
 async def test_events_are_followed_over_an_encrypted_link(home: KeyHome) -> None:
     async with far_service(home) as lab:
-        client = face(FACES["async"], Directory({"Lab": place_of(lab)}), of(home, "whisper")).client
+        client = face(FACES["async"], alone({"Lab": place_of(lab)}), of(home, "whisper")).client
         assert isinstance(client, AsyncClient)
         live = asyncio.Event()
 
@@ -253,7 +254,7 @@ async def test_a_publisher_that_comes_back_with_another_key_is_followed_on(home:
     async with far_service(home) as lab:
         port, events_port = lab.shell.port, lab.shell.events_port
         place = place_of(lab)
-        client = face(FACES["async"], Directory({"Lab": place}), of(home, "core")).client
+        client = face(FACES["async"], alone({"Lab": place}), of(home, "core")).client
         assert isinstance(client, AsyncClient)
         lives: list[int] = []
 
@@ -297,7 +298,7 @@ async def test_a_call_to_a_frozen_peer_on_an_encrypted_link_ends_as_interrupted(
         proxy = await asyncio.start_server(serve, "127.0.0.1", 0)
         port = proxy.sockets[0].getsockname()[1]
         place = Place(Endpoint.tcp("127.0.0.1", port), None, "pc2", "lab")
-        client = face(FACES["async"], Directory({"Lab": place}), of(home, "core"))
+        client = face(FACES["async"], alone({"Lab": place}), of(home, "core"))
         assert "core@mainpc" in (await client.call("Lab", WHO, Empty())).text
         waiting = asyncio.create_task(client.call("Lab", WAIT, Empty(), timeout_s=60.0))
         async with asyncio.timeout(60):
@@ -456,7 +457,7 @@ async def test_a_squatter_on_a_port_of_the_fabric_hears_no_token(
     assert squatter.stdout is not None
     try:
         port = int(await squatter.stdout.readline())
-        directory = Directory({"CoreOrchestrator": Place(Endpoint.tcp("127.0.0.1", port))})
+        directory = alone({"CoreOrchestrator": Place(Endpoint.tcp("127.0.0.1", port))})
         person = face(kind, directory, Credentials.of_operator({"TANDEM_HOME": str(home.home)}))
         with pytest.raises(Forbidden, match="is served by user 65534"):
             await person.call("CoreOrchestrator", STOP, Empty())

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from common.api.words import Cursor
-from common.client.directory import Directory
 from common.client.following import Event, Lost
 from common.errors import BadRequest, StorageUnavailable
 from tests.common.client.lab import FACES, AsyncFace, Face, at_port, place_of, registry
 from tests.common.service.lab import NOTED, Noted, Service, service, until
+from tests.lab.nowhere import alone
 
 
 @pytest.fixture(params=list(FACES))
@@ -75,7 +75,7 @@ class Follower:
 @asynccontextmanager
 async def following(kind: str, lab: Service) -> AsyncIterator[Follower]:
     """A client that follows the service from its first event."""
-    face = FACES[kind](Directory({"Lab": place_of(lab.shell)}), None)
+    face = FACES[kind](alone({"Lab": place_of(lab.shell)}), None)
     follower = Follower(face, lab, "Lab", {"noted": lab.shell.publisher.cursor("noted")})
     try:
         yield follower
@@ -168,7 +168,7 @@ async def test_an_agents_events_are_found_by_its_name(kind: str) -> None:
     async with service() as lab, registry() as names:
         names.put("agent", lab.shell.port, events_port=lab.shell.events_port)
         names.put("mute", lab.shell.port)
-        face = FACES[kind](Directory({"CoreOrchestrator": place_of(names.shell)}), None)
+        face = FACES[kind](alone({"CoreOrchestrator": place_of(names.shell)}), None)
         follower = Follower(face, lab, "agent", {"noted": lab.shell.publisher.cursor("noted")})
         publish(lab, "a")
         await follower.have("a")
@@ -181,7 +181,7 @@ async def test_an_agents_events_are_found_by_its_name(kind: str) -> None:
 
 async def test_a_service_without_an_events_port_publishes_no_events(kind: str) -> None:
     async with service() as lab:
-        face = FACES[kind](Directory({"Lab": at_port(lab.shell.port)}), None)
+        face = FACES[kind](alone({"Lab": at_port(lab.shell.port)}), None)
         follower = Follower(face, lab, "Lab")
         with pytest.raises(BadRequest, match="Lab publishes no events"):
             await follower.task

@@ -17,7 +17,7 @@ from common.api import basic
 from common.api import core_orchestrator as core
 from common.api.words import Empty
 from common.client import blocking_link, conversation, link
-from common.client.directory import Directory, Place
+from common.client.directory import Place
 from common.client.settings import ClientSettings
 from common.errors import (
     BadRequest,
@@ -39,6 +39,7 @@ from common.wire import header
 from common.wire.header import CallKind
 from tests.common.client.lab import FACES, AsyncFace, Face, SyncFace, at_port, place_of, registry, rep, router
 from tests.common.service.lab import COUNT, ECHO, FAIL, READ, WAIT, WRITE, Row, Said, Text, service, until
+from tests.lab.nowhere import alone
 
 ONCE = ClientSettings(retry=RetrySettings(attempts=1))
 
@@ -51,7 +52,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 @asynccontextmanager
 async def opened(kind: str, settings: ClientSettings | None = None, **places: Place) -> AsyncIterator[Face]:
     """A client of that kind that knows these places."""
-    face = FACES[kind](Directory(places), settings)
+    face = FACES[kind](alone(places), settings)
     try:
         yield face
     finally:

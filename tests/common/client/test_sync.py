@@ -12,7 +12,7 @@ import zmq
 
 from common.client import opening, sync
 from common.client.blocking_link import BlockingLink
-from common.client.directory import SERVICES_VARIABLE, Directory, Place
+from common.client.directory import SERVICES_VARIABLE, Place
 from common.client.sync import Client
 from common.errors import BadRequest, Interrupted, Unavailable
 from common.telemetry.system_clock import SystemClock
@@ -22,10 +22,11 @@ from common.wire.frames import Buffer
 from common.wire.header import PROTOCOL, ReplyHeader, ReplyKind
 from tests.common.client.lab import at_port, place_of, router
 from tests.common.service.lab import COUNT, ECHO, WRITE, Row, Text, service, until
+from tests.lab.nowhere import alone, nobody_but
 
 
 def made(**places: Place) -> Client:
-    return Client(Directory(places), SystemClock(), random.Random(1))
+    return Client(alone(places), SystemClock(), random.Random(1))
 
 
 async def test_threads_share_a_client_and_each_gets_its_own_answers() -> None:
@@ -119,7 +120,7 @@ async def test_a_client_of_this_processes_fabric_reads_where_it_is_from_the_envi
             assert (await asyncio.to_thread(client.call, "Lab", ECHO, Text(text="a"))).text == "a"
         async with opening.open_async_client() as face:
             assert (await face.call("Lab", ECHO, Text(text="a"))).text == "a"
-        async with opening.open_async_client(directory=Directory()) as face:
+        async with opening.open_async_client(directory=nobody_but()) as face:
             assert face.breakers() == []
     monkeypatch.setenv(SERVICES_VARIABLE, "nonsense")
     with pytest.raises(BadRequest, match="nonsense"):

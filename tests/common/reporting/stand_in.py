@@ -19,6 +19,7 @@ from common.errors import BadRequest, TandemError, Unavailable
 from common.service.call import Call
 from common.service.loop import on_stop_signal
 from common.service.shell import Shell, ShellSettings
+from tests.lab.nowhere import only
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -100,8 +101,8 @@ async def standing_in(file: Path, port: int = 0) -> AsyncIterator[tuple[StandIn,
 
 
 def services(port: int) -> str:
-    """TANDEM_SERVICES with both at `port`."""
-    return f"ErrorBus={port}@127.0.0.1,ObservabilityHub={port}@127.0.0.1"
+    """TANDEM_SERVICES with both at `port`, and nobody else."""
+    return only(f"ErrorBus={port}@127.0.0.1", f"ObservabilityHub={port}@127.0.0.1")
 
 
 async def main(port: int, file: Path) -> None:

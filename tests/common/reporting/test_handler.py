@@ -24,6 +24,7 @@ from common.reporting.reporter import ErrorReporter, process_reporter
 from common.reporting.spool import Spool
 from common.reporting.stderr import REPORTED_NEXT, REPORTS_ITSELF
 from tests.common.reporting.stand_in import ROOT
+from tests.lab.nowhere import NOWHERE
 
 
 def spooled(home: Path, name: str = "program") -> list[ErrorReport]:
@@ -41,7 +42,7 @@ def spooled(home: Path, name: str = "program") -> list[ErrorReport]:
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("TANDEM_HOME", str(tmp_path))
-    monkeypatch.setenv("TANDEM_SERVICES", "ErrorBus=1@127.0.0.1")
+    monkeypatch.setenv("TANDEM_SERVICES", NOWHERE)
     return tmp_path
 
 

@@ -21,6 +21,7 @@ from common.client.sync import Client
 from common.errors import TandemError
 from common.reporting.reporter import ErrorReporter
 from tests.common.reporting.stand_in import ROOT
+from tests.lab.nowhere import only
 
 PATIENCE_S = 60.0
 
@@ -58,7 +59,7 @@ def services(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[
     with ExitStack() as held:
         free = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(6)]
         ports = [each.getsockname()[1] for each in free]
-    places = f"ErrorBus={ports[0]}:{ports[1]}@127.0.0.1,ObservabilityHub={ports[3]}:{ports[4]}@127.0.0.1"
+    places = only(f"ErrorBus={ports[0]}:{ports[1]}@127.0.0.1", f"ObservabilityHub={ports[3]}:{ports[4]}@127.0.0.1")
     monkeypatch.setenv("TANDEM_HOME", str(tmp_path))
     monkeypatch.setenv("TANDEM_SERVICES", places)
     environment = dict(os.environ) | {"TANDEM_HOST": "pc2"}

@@ -15,6 +15,7 @@ import zmq
 import zmq.asyncio
 
 from common.api.supervisor import Process
+from common.client.directory import SERVICES_VARIABLE
 from common.config.schema import Agent, HealthProbe, Peer, Ports, Restart, Startup, Stop
 from common.config.settings import Settings
 from common.config.units import Duration
@@ -25,6 +26,7 @@ from common.supervisor.home import HostHome
 from common.supervisor.launching import choose_ports
 from common.supervisor.service import Supervisor
 from common.telemetry.system_clock import SystemClock
+from tests.lab.nowhere import NOWHERE
 
 PATIENCE_MS = 60_000
 QUICK = Restart(delay_s=Duration(0.01), attempts=2, max_delay_s=Duration(0.05))
@@ -83,7 +85,7 @@ class Host:
         self.keys = keyfiles.keys_folder(home, startup.host)
         claimed = HostHome(home, startup.host)
         claimed.claim(SystemClock())
-        surroundings = environ or {"PATH": os.environ["PATH"]}
+        surroundings = {SERVICES_VARIABLE: NOWHERE} | (environ or {"PATH": os.environ["PATH"]})
         settings = Settings(home, simulate_cards=True)
         self.supervisor = Supervisor(startup, claimed, settings, self.shown.append, surroundings)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from common.api import core_orchestrator as api
 from common.api.words import Empty
 from common.client.aio import AsyncClient
-from common.client.directory import Directory, Place
+from common.client.directory import Place
 from common.client.settings import at_own_pace
 from common.config.schema import Peer, Ports, Startup
 from common.errors import StorageUnavailable
@@ -25,6 +25,7 @@ from common.transport.sockets import Endpoint
 from tests.common.registry.test_copy import agent
 from tests.common.supervisor.host import ask
 from tests.common.supervisor.lives import until
+from tests.lab.nowhere import alone
 
 STARTUP = Startup(1, "pc2", Ports(), peers={"mainpc": Peer("10.0.0.1", 7090, 7590)})
 
@@ -65,7 +66,7 @@ class Host:
         self.told.append(sorted(one.agent_name for one in self.lookups.agents))
 
     def follow(self, place: Place) -> None:
-        directory = Directory({"CoreOrchestrator": place})
+        directory = alone({"CoreOrchestrator": place})
         self.client = AsyncClient(directory, self.shell.clock, self.shell.rng, at_own_pace())
         self.lookups.follow(self.client)
 
@@ -216,7 +217,7 @@ async def test_a_lookup_by_name_is_answered_within_two_seconds_without_the_regis
         here.relayed["a"] = Relayed(9_000)
         own = Place(Endpoint.tcp("127.0.0.1", here.shell.port))
         nobody = Place(Endpoint.tcp("127.0.0.1", 1))
-        directory = Directory({"CoreOrchestrator": place, "Supervisor/pc2": own, "Supervisor/mainpc": nobody})
+        directory = alone({"CoreOrchestrator": place, "Supervisor/pc2": own, "Supervisor/mainpc": nobody})
         async with AsyncClient(directory, here.shell.clock, here.shell.rng) as client, asyncio.timeout(60):
             found = await client.locate("a", timeout_s=60.0)
             assert found.endpoint == Endpoint.tcp("127.0.0.1", 9_000)

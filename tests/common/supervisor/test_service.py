@@ -17,6 +17,7 @@ from common.supervisor.launching import choose_ports
 from common.supervisor.listing import told
 from tests.common.supervisor.host import Host, agent, peer, ready_when, running, startup
 from tests.common.supervisor.lives import ended, gone, pid_in, until
+from tests.lab.nowhere import only
 
 pytestmark = pytest.mark.usefixtures("wrappers")
 
@@ -137,7 +138,8 @@ async def test_a_bare_client_reads_logs_vitals_and_cards(tmp_path: Path) -> None
 async def test_children_find_the_fabric_and_use_compiled_bytecode(tmp_path: Path) -> None:
     told_to = "env > $TANDEM_HOME/env.new; mv $TANDEM_HOME/env.new $TANDEM_HOME/env; exec sleep 100"
     file = msgspec.structs.replace(startup("h", agent("a", told_to)), simulated_cards=[SimulatedCard(Size(2**30))])
-    environ = {"PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1", "TANDEM_SERVICES": "CoreOrchestrator=9@h"}
+    told = only("CoreOrchestrator=9@h", "ResourceManager=9:8@127.0.0.1")
+    environ = {"PATH": os.environ["PATH"], "PYTHONDONTWRITEBYTECODE": "1", "TANDEM_SERVICES": told}
     host = Host(file, tmp_path, environ)
     await host.supervisor.open()
     await until((tmp_path / "env").exists)
@@ -148,7 +150,7 @@ async def test_children_find_the_fabric_and_use_compiled_bytecode(tmp_path: Path
     places = given["TANDEM_SERVICES"].split(",")
     assert f"Supervisor/h={file.supervisor.port}:{file.supervisor.events_port}@127.0.0.1" in places
     assert "CoreOrchestrator=9@h" in places
-    assert "ResourceManager=7001:7501@127.0.0.1" in places
+    assert "ResourceManager=9:8@127.0.0.1" in places
 
 
 async def test_everything_stops_in_reverse_order_and_nothing_is_started_meanwhile(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ what they are told to say.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -28,9 +27,8 @@ from common.service.shell import Shell, ShellSettings
 from common.store.memory import MemoryStore
 from common.store.protocol import RecordStore
 from main_pc.core_orchestrator.service import CoreOrchestrator, Limits
-
-AWAY = {"Supervisor/mainpc": (1, 1), "Supervisor/pc2": (1, 1), "ResourceManager": (1, 1)}
-"""Nobody listens at port 1."""
+from tests.lab.nowhere import nobody_but
+from tests.lab.service_process import until
 
 T = TypeVar("T")
 Dict = dict[str, Any]
@@ -38,20 +36,9 @@ Handler = Callable[[Dict, Call], Awaitable[Dict]]
 
 
 def directory(**places: tuple[int, int]) -> Directory:
-    known = AWAY | {name.replace("__", "/"): ports for name, ports in places.items()}
-    return Directory.parse(",".join(f"{name}={one}:{two}@127.0.0.1" for name, (one, two) in known.items()))
-
-
-async def until(look: Callable[[], Awaitable[T]], holds: Callable[[T], bool], within_s: float = 60.0) -> T:
-    """Look until it holds; what was last seen is in the failure."""
-    seen: Any = None
-    try:
-        async with asyncio.timeout(within_s):
-            while not holds(seen := await look()):
-                await asyncio.sleep(0.02)
-    except TimeoutError:
-        raise AssertionError(f"not so within {within_s} s; last seen: {seen}") from None
-    return seen
+    """These places, `Supervisor/mainpc` as `Supervisor__mainpc`, and nobody elsewhere."""
+    known = ((name.replace("__", "/"), ports) for name, ports in places.items())
+    return nobody_but(*(f"{name}={one}:{two}@127.0.0.1" for name, (one, two) in known))
 
 
 class Core:
@@ -148,21 +135,6 @@ class PlainAgent:
     def __exit__(self, *_: object) -> None:
         self._context.term()
         self._thread.join(60)
-
-
-def _asked(port: int, message: bytes) -> Dict:
-    with zmq.Context() as context, context.socket(zmq.REQ) as socket:
-        socket.setsockopt(zmq.LINGER, 0)
-        socket.setsockopt(zmq.RCVTIMEO, 60_000)
-        socket.connect(f"tcp://127.0.0.1:{port}")
-        socket.send(message)
-        answer: Dict = json.loads(socket.recv())
-        return answer
-
-
-async def ask(at: int, verb: str, /, **fields: Any) -> Dict:
-    """What a bare REQ socket gets for one JSON object."""
-    return await asyncio.to_thread(_asked, at, json.dumps({"action": verb, **fields}).encode())
 
 
 class FakeSupervisor:

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from common.api import relays as api
 from common.api.words import Empty
 from common.client.aio import AsyncClient
-from common.client.directory import Directory, Place
+from common.client.directory import Place
 from common.client.settings import at_own_pace
 from common.registry.location import Relayed
 from common.service.call import Call
@@ -18,6 +18,7 @@ from common.telemetry.system_clock import SystemClock, system_rng
 from common.transport.sockets import Endpoint
 from main_pc.core_orchestrator.relays import Relays
 from tests.common.supervisor.lives import until
+from tests.lab.nowhere import alone
 
 
 class Supervisor:
@@ -60,7 +61,7 @@ async def following(*supervisors: Supervisor) -> AsyncIterator[Relays]:
         )
         for one in supervisors
     }
-    directory = Directory(places)
+    directory = alone(places)
     relays, tasks = Relays(directory), []
     async with AsyncClient(directory, SystemClock(), system_rng(), at_own_pace()) as client:
         relays.follow(client, lambda work, name: tasks.append(asyncio.create_task(work, name=name)))

@@ -15,7 +15,8 @@ from common.errors import Conflict, NotFound, StorageUnavailable
 from common.service.shell import ShellSettings
 from common.store.memory import MemoryStore
 from main_pc.core_orchestrator.service import CoreOrchestrator
-from tests.main_pc.core_orchestrator.fabric import ask, core, directory, until
+from tests.lab.service_process import ask, until
+from tests.main_pc.core_orchestrator.fabric import core, directory
 
 AGENT = {"agent_name": "a", "host": "localhost", "port": 5601, "capabilities": ["text", "sum"]}
 

@@ -8,7 +8,6 @@ import pytest
 
 from common.api import core_orchestrator as api
 from common.client.aio import AsyncClient
-from common.client.directory import Directory
 from common.client.pursuit import Found
 from common.client.settings import at_own_pace
 from common.errors import Forbidden
@@ -18,9 +17,10 @@ from common.telemetry.system_clock import SystemClock, system_rng
 from common.transport.sockets import Endpoint
 from main_pc.core_orchestrator.service import CoreOrchestrator
 from tests.lab.keys import KeyHome
+from tests.lab.nowhere import nobody_but
 
 ADDRESS = "127.0.0.2"
-LAN = Directory.parse("Supervisor/mainpc=1:1@127.0.0.1,Supervisor/pc2=1:1@10.0.0.2#pc2/supervisor")
+LAN = nobody_but("Supervisor/pc2=1:1@10.0.0.2#pc2/supervisor")
 
 
 def asked(location: str, host: str = "127.0.0.1") -> api.RegisterAgent:
@@ -37,7 +37,7 @@ async def test_nobody_offers_what_answers_on_the_loopback_of_another_machine(tmp
     await service.open()
     there = Found(Endpoint(f"tcp://{ADDRESS}:{service.shell.port}", server.public, relay))
     here = Found(Endpoint.tcp("127.0.0.1", service.shell.port))
-    async with AsyncClient(Directory(), SystemClock(), system_rng(), at_own_pace(20.0)) as client:
+    async with AsyncClient(nobody_but(), SystemClock(), system_rng(), at_own_pace(20.0)) as client:
         with pytest.raises(
             Forbidden, match="local@pc2 is on pc2 and cannot offer what answers on the loopback of mainpc"
         ):

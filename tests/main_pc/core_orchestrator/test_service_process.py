@@ -8,8 +8,7 @@ import random
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,11 +17,10 @@ import pytest
 
 from common.api.core_orchestrator import SERVICE
 from common.client.aio import AsyncClient
-from common.client.opening import open_async_client
 from common.errors import TandemError
 from common.service.call import Call
-from tests.lab.fabric import free_ports
-from tests.main_pc.core_orchestrator.fabric import Dict, ask, core, directory, native_agent, until
+from tests.lab.service_process import ServiceProcess, ask, ended_at_last, until
+from tests.main_pc.core_orchestrator.fabric import Dict, core, directory, native_agent
 
 ROOT = Path(__file__).resolve().parents[3]
 SEEDS = range(int(os.environ.get("TANDEM_TEST_KILLS", "4")))
@@ -31,62 +29,15 @@ SEEDS = range(int(os.environ.get("TANDEM_TEST_KILLS", "4")))
 IDLE_RSS_BYTES = 45 * 2**20
 
 
-@dataclass
-class Process:
-    """CoreOrchestrator at fixed ports, started as often as it takes."""
-
-    home: Path
-    ports: list[int] = field(default_factory=lambda: free_ports(3))
-    child: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        port, events_port, health_port = map(str, self.ports)
-        told = {
-            "TANDEM_HOME": str(self.home),
-            "TANDEM_HOST": "mainpc",
-            "TANDEM_PORT": port,
-            "TANDEM_EVENTS_PORT": events_port,
-            "TANDEM_HEALTH_PORT": health_port,
-            "TANDEM_SERVICES": directory().render(),
-        }
-        program = [sys.executable, "-m", "main_pc", "core_orchestrator"]
-        self.child = subprocess.Popen(program, cwd=ROOT, env=os.environ | told, stderr=subprocess.DEVNULL)
-
-    async def until_ready(self, client: AsyncClient, within_s: float = 60.0) -> None:
-        async with asyncio.timeout(within_s):
-            while True:
-                try:
-                    if (await client.call(SERVICE, "health_check", timeout_s=1.0))["ready"]:
-                        return
-                except TandemError:
-                    await asyncio.sleep(0.02)
-
-    def kill(self, number: signal.Signals = signal.SIGKILL) -> int:
-        assert self.child is not None
-        self.child.send_signal(number)
-        return self.child.wait(timeout=60)
-
-
 @pytest.fixture
-def process(tmp_path: Path) -> Iterator[Process]:
-    process = Process(tmp_path)
-    yield process
-    if process.child is not None and process.child.poll() is None:
-        process.kill()
+def process(tmp_path: Path) -> Iterator[ServiceProcess]:
+    with ended_at_last(ServiceProcess("main_pc", "core_orchestrator", SERVICE, "mainpc", tmp_path)) as made:
+        yield made
 
 
-@asynccontextmanager
-async def client_of(process: Process) -> AsyncIterator[AsyncClient]:
-    client = open_async_client(None, directory(CoreOrchestrator=(process.ports[0], process.ports[1])))
-    try:
-        yield client
-    finally:
-        await client.close()
-
-
-async def test_an_idle_service_is_small_answers_everywhere_and_stops_when_told(process: Process) -> None:
+async def test_an_idle_service_is_small_answers_everywhere_and_stops_when_told(process: ServiceProcess) -> None:
     process.start()
-    async with client_of(process) as client:
+    async with process.client() as client:
         await process.until_ready(client)
         assert process.child is not None
         for port in (process.ports[0], process.ports[2]):
@@ -99,27 +50,19 @@ async def test_an_idle_service_is_small_answers_everywhere_and_stops_when_told(p
     assert (process.home / "mainpc" / "core_orchestrator.db").exists()
 
 
-def run(*arguments: str, **told: str) -> subprocess.CompletedProcess[str]:
-    program = [sys.executable, "-m", "main_pc", *arguments]
-    return subprocess.run(
-        program, check=False, cwd=ROOT, env=os.environ | told, capture_output=True, text=True, timeout=30
-    )
-
-
-async def test_a_second_start_says_who_holds_the_store(process: Process) -> None:
+async def test_a_second_start_says_who_holds_the_store(process: ServiceProcess) -> None:
     process.start()
-    async with client_of(process) as client:
+    async with process.client() as client:
         await process.until_ready(client)
-    second = await asyncio.to_thread(
-        run, "core_orchestrator", TANDEM_HOME=str(process.home), TANDEM_SERVICES=directory().render()
-    )
+    second = await asyncio.to_thread(process.second_start)
     assert process.child is not None
     assert second.returncode == 1
     assert f"pid {process.child.pid}" in second.stderr
 
 
 def test_a_door_that_does_not_exist_is_named() -> None:
-    answer = run("nothing")
+    program = [sys.executable, "-m", "main_pc", "nothing"]
+    answer = subprocess.run(program, check=False, cwd=ROOT, capture_output=True, text=True, timeout=30)
     assert answer.returncode == 2
     assert "nothing" in answer.stderr
 
@@ -163,9 +106,9 @@ async def load(client: AsyncClient, story: Story, seed: int, worker: int) -> Non
             await asyncio.sleep(0.02)
 
 
-async def test_kill_9_at_any_moment_loses_nothing_acknowledged_and_every_wait_ends(process: Process) -> None:
+async def test_kill_9_at_any_moment_loses_nothing_acknowledged_and_every_wait_ends(process: ServiceProcess) -> None:
     story = Story()
-    async with native_agent("a", safe=story.safe, once=story.once) as agent, client_of(process) as client:
+    async with native_agent("a", safe=story.safe, once=story.once) as agent, process.client() as client:
         process.start()
         await process.until_ready(client)
         offer = {"capabilities": ["safe", "once"], "idempotent": ["safe"], "dress": "native"}

@@ -25,7 +25,8 @@ from common.store.memory import MemoryStore
 from common.telemetry.system_clock import SystemClock
 from main_pc.core_orchestrator.request_limits import Limits as RequestLimits
 from main_pc.core_orchestrator.service import Limits
-from tests.main_pc.core_orchestrator.fabric import Dict, PlainAgent, ask, core, directory, native_agent
+from tests.lab.service_process import ask
+from tests.main_pc.core_orchestrator.fabric import Dict, PlainAgent, core, directory, native_agent
 
 NATIVE: Dict = {"dress": "native"}
 

@@ -12,16 +12,8 @@ from common.errors import StorageUnavailable
 from common.service.call import Call
 from common.store.memory import MemoryStore
 from main_pc.core_orchestrator import watching
-from tests.main_pc.core_orchestrator.fabric import (
-    Core,
-    Dict,
-    FakeSupervisor,
-    ask,
-    core,
-    fake_supervisor,
-    native_agent,
-    until,
-)
+from tests.lab.service_process import ask, until
+from tests.main_pc.core_orchestrator.fabric import Core, Dict, FakeSupervisor, core, fake_supervisor, native_agent
 
 PC2 = "Supervisor/pc2"
 

@@ -10,7 +10,6 @@ import pytest
 
 from common.api.error_bus import ERRORS_CHANGED, SERVICE, VERBS, ErrorGroupChanged
 from common.api.words import Cursor
-from common.client.directory import Directory
 from common.client.following import Event
 from common.errors import BadRequest, Conflict, NotFound, StorageUnavailable
 from common.service.shell import ShellSettings
@@ -19,7 +18,9 @@ from common.store.protocol import Durability
 from common.store.sqlite import SqliteStore
 from pc2.error_bus.book import ErrorBook, Limits
 from pc2.error_bus.service import ErrorBus
-from tests.pc2.error_bus.fabric import Bus, ask, bus, until
+from tests.lab.nowhere import nobody_but
+from tests.lab.service_process import ask, until
+from tests.pc2.error_bus.fabric import Bus, bus
 
 REPORT = {"agent": "reader", "error_type": "ValueError", "message": "no room for 3 files"}
 
@@ -199,7 +200,7 @@ def read(port: int) -> str:
 
 async def test_a_port_that_is_taken_is_a_clear_end_of_the_start() -> None:
     async with bus() as errors:
-        second = ErrorBus(ShellSettings(SERVICE, "pc2", errors.shell.port), Directory(), MemoryStore())
+        second = ErrorBus(ShellSettings(SERVICE, "pc2", errors.shell.port), nobody_but(), MemoryStore())
         with pytest.raises(Conflict, match=str(errors.shell.port)):
             await second.open()
 

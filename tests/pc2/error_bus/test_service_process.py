@@ -6,7 +6,6 @@ import asyncio
 import os
 import random
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ import pytest
 from common.api.error_bus import SERVICE
 from common.client.aio import AsyncClient
 from common.errors import TandemError
-from tests.pc2.error_bus.fabric import ROOT, Process, ask
+from tests.lab.service_process import ServiceProcess, ask, ended_at_last
 
 SEEDS = range(int(os.environ.get("TANDEM_TEST_KILLS", "4")))
 """Each seed is a life under load that ends by kill -9."""
@@ -28,19 +27,17 @@ FLAT_BYTES = 24 * 2**20
 
 
 @pytest.fixture
-def process(tmp_path: Path) -> Iterator[Process]:
-    process = Process(tmp_path)
-    yield process
-    if process.child is not None and process.child.poll() is None:
-        process.kill()
+def process(tmp_path: Path) -> Iterator[ServiceProcess]:
+    with ended_at_last(ServiceProcess("pc2", "error_bus", SERVICE, "pc2", tmp_path)) as made:
+        yield made
 
 
-def rss(process: Process) -> int:
+def rss(process: ServiceProcess) -> int:
     assert process.child is not None
     return int(psutil.Process(process.child.pid).memory_info().rss)
 
 
-async def test_an_idle_service_is_small_answers_everywhere_and_stops_when_told(process: Process) -> None:
+async def test_an_idle_service_is_small_answers_everywhere_and_stops_when_told(process: ServiceProcess) -> None:
     process.start()
     async with process.client() as client:
         await process.until_ready(client)
@@ -52,14 +49,11 @@ async def test_an_idle_service_is_small_answers_everywhere_and_stops_when_told(p
     assert (process.home / "pc2" / "error_bus.db").exists()
 
 
-async def test_a_second_start_says_who_holds_the_store(process: Process) -> None:
+async def test_a_second_start_says_who_holds_the_store(process: ServiceProcess) -> None:
     process.start()
     async with process.client() as client:
         await process.until_ready(client)
-    second = await asyncio.to_thread(
-        subprocess.run, [sys.executable, "-m", "pc2", "error_bus"], check=False, cwd=ROOT, env=process.environment(),
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+    second = await asyncio.to_thread(process.second_start)
     assert process.child is not None
     assert second.returncode == 1
     assert f"pid {process.child.pid}" in second.stderr
@@ -105,7 +99,7 @@ async def tell(client: AsyncClient, worker: int, told: set[str]) -> None:
             told.add(report_id)
 
 
-async def test_kill_9_at_any_moment_counts_every_error_once(process: Process) -> None:
+async def test_kill_9_at_any_moment_counts_every_error_once(process: ServiceProcess) -> None:
     senders = [Sender(f"sender{n}") for n in range(3)]
     lone: list[set[str]] = [set(), set()]
     async with process.client() as client:
@@ -152,7 +146,7 @@ async def check(client: AsyncClient, senders: list[Sender], lone: list[set[str]]
         assert len(told) <= by_agent[f"lone{worker}"] <= len(told) + 1
 
 
-async def test_a_storm_of_errors_that_all_differ_leaves_memory_flat(process: Process) -> None:
+async def test_a_storm_of_errors_that_all_differ_leaves_memory_flat(process: ServiceProcess) -> None:
     """Ten thousand groups fill the book; as many again must find their room in it."""
     process.start()
     async with process.client() as client:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,11 @@ from common.client.aio import AsyncClient
 from common.client.directory import Directory
 from common.client.opening import open_async_client
 from common.client.settings import at_own_pace
-from common.errors import StorageUnavailable, Unavailable
+from common.errors import Unavailable
 from common.service.shell import Shell, ShellSettings
-from common.store.memory import MemoryStore
-from common.store.protocol import Change, Durability
 from pc2.observability_hub.service import ObservabilityHub
+from tests.lab.full_store import FullStore
+from tests.lab.nowhere import nobody_but
 from tests.pc2.observability_hub.saying import agent, process, vitals
 
 HUB = api.SERVICE
@@ -125,7 +125,7 @@ class Bench:
         self.registry = registry
         self.folder = folder
         self.store = store
-        self.directory = Directory.parse(",".join(self._places()))
+        self.directory = nobody_but(*self._places())
         self.hub = self.new_hub()
         self.client: AsyncClient
 
@@ -178,21 +178,8 @@ class Bench:
         await until(lambda: self.verdict(key) == verdict)
 
 
-class KeptStore(MemoryStore):
+class KeptStore(FullStore):
     """Records that outlive the hub's shell, on a disk that can be full."""
-
-    full = False
-
-    def commit(self, changes: Sequence[Change], durability: Durability) -> None:
-        """Refuses while full."""
-        if self.full:
-            raise StorageUnavailable("the disk is full; free space on it")
-        super().commit(changes, durability)
-
-    def check(self) -> None:
-        """Refuses while full."""
-        if self.full:
-            raise StorageUnavailable("the disk is still full; free space on it")
 
     def close(self) -> None:
         """Keeps them."""

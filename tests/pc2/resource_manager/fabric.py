@@ -22,16 +22,16 @@ from common.client.directory import Directory
 from common.client.opening import open_async_client
 from common.client.pursuit import Found
 from common.client.settings import ClientSettings
-from common.errors import StorageUnavailable
 from common.gpu.simulated import SimulatedCards, ensure_cards
 from common.resilience.budget import RetrySettings
 from common.service.shell import Shell, ShellSettings
 from common.store.memory import MemoryStore
-from common.store.protocol import Change, Durability, RecordStore
+from common.store.protocol import RecordStore
 from common.supervisor.leasing.card_leases import CardLeases
 from common.vram.amount import GIB
 from pc2.resource_manager.service import ResourceManager
 from pc2.resource_manager.steps import PlannerPolicy
+from tests.lab.nowhere import nobody_but
 
 RM = resource_manager.SERVICE
 CORE = core_orchestrator.SERVICE
@@ -227,26 +227,9 @@ class Wanting:
         await asyncio.wait([self._task], timeout=PATIENCE_S)
 
 
-class FullStore(MemoryStore):
-    """A store whose disk can be full."""
-
-    full = False
-
-    def commit(self, changes: Sequence[Change], durability: Durability) -> None:
-        """Refuses while full."""
-        if self.full:
-            raise StorageUnavailable("the disk is full; free space on it")
-        super().commit(changes, durability)
-
-    def check(self) -> None:
-        """Refuses while full."""
-        if self.full:
-            raise StorageUnavailable("the disk is still full; free space on it")
-
-
 def directory(hosts: Sequence[Host], *more: str) -> Directory:
     """Where they are."""
-    return Directory.parse(",".join([*(host.place for host in hosts), *more]))
+    return nobody_but(*(host.place for host in hosts), *more)
 
 
 @asynccontextmanager

@@ -12,7 +12,6 @@ from common.api import leases as api
 from common.api.basic import EventsSince
 from common.api.leases import AcquireLease, CardsSampled, Leases
 from common.api.words import Cursor
-from common.client.directory import Directory
 from common.errors import (
     Cancelled,
     Conflict,
@@ -33,10 +32,11 @@ from pc2.resource_manager import intents
 from pc2.resource_manager.instructions import Reply
 from pc2.resource_manager.intents import Intent
 from pc2.resource_manager.service import ResourceManager
+from tests.lab.full_store import FullStore
+from tests.lab.nowhere import nobody_but
 from tests.pc2.resource_manager.fabric import (
     PLANNER,
     RM,
-    FullStore,
     fabric,
     manager,
     two_hosts,
@@ -130,7 +130,7 @@ async def test_what_changed_unheard_is_published_when_the_host_is_back(tmp_path:
 async def test_a_host_that_answers_for_another_is_away(tmp_path: Path) -> None:
     async with two_hosts(tmp_path) as hosts:
         crossed = f"Supervisor/mainpc={hosts[PC2].shell.port}:{hosts[PC2].shell.events_port}@127.0.0.1"
-        places = Directory.parse(f"{hosts[PC2].place},{crossed}")
+        places = nobody_but(hosts[PC2].place, crossed)
         service = ResourceManager(ShellSettings(RM, "pc2", 0), places, MemoryStore(), MemoryStore(), PLANNER)
         await service.open()
         try:

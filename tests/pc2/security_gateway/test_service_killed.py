@@ -17,6 +17,7 @@ from common.client.directory import Directory
 from common.client.opening import open_async_client
 from common.errors import Conflict, TandemError, Unavailable
 from tests.lab.fabric import free_ports
+from tests.lab.nowhere import NOWHERE
 
 KILLS = 6
 SEED = 5
@@ -34,6 +35,7 @@ class Process:
         self._environ = kept | {
             "TANDEM_HOME": str(home),
             "TANDEM_HOST": "pc2",
+            "TANDEM_SERVICES": NOWHERE,
             "TANDEM_PORT": str(port),
             "TANDEM_EVENTS_PORT": str(events),
             "TANDEM_HEALTH_PORT": str(health),

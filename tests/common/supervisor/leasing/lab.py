@@ -13,7 +13,7 @@ import zmq
 
 from common.api import leases, supervisor
 from common.client.aio import AsyncClient
-from common.client.directory import Directory, Place
+from common.client.directory import Place
 from common.gpu.cards import CardSource
 from common.gpu.process_identity import identify
 from common.gpu.simulated import GIB, SimulatedCards, ensure_cards
@@ -29,6 +29,7 @@ from common.vram.footprint import Footprints
 from common.vram.rungs import DEFAULT as LADDER
 from common.vram.rungs import LadderPolicy
 from tests.common.service.lab import Peer, peer
+from tests.lab.nowhere import alone
 
 SUPERVISOR = "Supervisor/mainpc"
 TOTALS = (24 * GIB, 12 * GIB)
@@ -100,7 +101,7 @@ async def host(
     try:
         async with (
             peer(shell.port, zmq.REQ) as caller,
-            AsyncClient(Directory({SUPERVISOR: place}), SystemClock(), system_rng()) as client,
+            AsyncClient(alone({SUPERVISOR: place}), SystemClock(), system_rng()) as client,
         ):
             yield Host(shell, card_leases, caller, client)
     finally:

@@ -15,7 +15,7 @@ import msgspec
 
 from common.api.models import ASK_MODEL, USE_MODEL, AskModel, ModelBytes, ModelProgress, ModelReady, UseModel
 from common.client.aio import AsyncClient
-from common.client.directory import Directory, Place
+from common.client.directory import Place
 from common.config.models import Model, ModelHealth
 from common.config.schema import Ports, SimulatedCard, Stop
 from common.config.units import Duration, Size
@@ -25,6 +25,7 @@ from common.transport.sockets import Endpoint
 from tests.common.supervisor.host import Host, running, startup
 from tests.common.supervisor.startup_files import write_startup
 from tests.lab.fabric import held_bytes
+from tests.lab.nowhere import alone
 
 ROOT = Path(__file__).resolve().parents[4]
 GIB = 2**30
@@ -179,7 +180,7 @@ async def lab(home: Path, models: Sequence[Model], cards_gib: Sequence[float] = 
     async with running(home, file) as (host,):
         shell = host.supervisor.shell
         place = Place(Endpoint.tcp("127.0.0.1", shell.port), Endpoint.tcp("127.0.0.1", shell.events_port))
-        async with AsyncClient(Directory({SUPERVISOR: place}), SystemClock(), system_rng()) as client:
+        async with AsyncClient(alone({SUPERVISOR: place}), SystemClock(), system_rng()) as client:
             yield Lab(home, host, client)
 
 

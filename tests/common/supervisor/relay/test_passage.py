@@ -14,7 +14,7 @@ import zmq
 import zmq.asyncio
 
 from common.client.aio import AsyncClient
-from common.client.directory import Directory, Place
+from common.client.directory import Place
 from common.client.following import Event
 from common.client.settings import at_own_pace
 from common.config.schema import Ports
@@ -42,6 +42,7 @@ from tests.common.supervisor.relay.far_host import (
     key_files,
     new_keys,
 )
+from tests.lab.nowhere import alone
 
 RELAY, SERVER = new_keys(), new_keys()
 KNOWN = [RELAY]
@@ -59,7 +60,7 @@ class Here:
         self.passage.open_events(0)
         self.passage.refresh(host_joined=False)
         places = {"Far": Place(self.at(self.passage.port), self.at(self.passage.events_port))}
-        self.client = AsyncClient(Directory(places), SystemClock(), system_rng(), at_own_pace(20.0))
+        self.client = AsyncClient(alone(places), SystemClock(), system_rng(), at_own_pace(20.0))
         self._sweeping = asyncio.create_task(self._sweep())
 
     def at(self, port: int) -> Endpoint:

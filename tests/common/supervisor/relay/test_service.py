@@ -20,7 +20,6 @@ from common.api import relays as api
 from common.api.basic import EventsSince
 from common.api.core_orchestrator import Agent
 from common.client.aio import AsyncClient
-from common.client.directory import Directory
 from common.client.pursuit import Found
 from common.client.settings import at_own_pace
 from common.config.schema import Agent as Startable
@@ -40,6 +39,7 @@ from tests.common.registry.test_copy import agent
 from tests.common.supervisor.lives import until
 from tests.common.supervisor.relay.far_host import FAR, SAY, Bare, Said, Say
 from tests.lab.keys import KeyHome
+from tests.lab.nowhere import nobody_but
 
 FARS_LOOPBACK = "127.0.0.4"
 
@@ -186,7 +186,7 @@ async def old() -> AsyncIterator[Old]:
 
 @asynccontextmanager
 async def native() -> AsyncIterator[AsyncClient]:
-    client = AsyncClient(Directory(), SystemClock(), system_rng(), at_own_pace(20.0))
+    client = AsyncClient(nobody_but(), SystemClock(), system_rng(), at_own_pace(20.0))
     try:
         yield client
     finally:

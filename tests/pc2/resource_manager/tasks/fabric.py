@@ -18,7 +18,8 @@ from common.store.memory import MemoryStore
 from common.store.protocol import RecordStore
 from pc2.resource_manager.service import ResourceManager
 from pc2.resource_manager.tasks.limits import Limits
-from tests.main_pc.core_orchestrator.fabric import Core, core, directory, until
+from tests.lab.service_process import until
+from tests.main_pc.core_orchestrator.fabric import Core, core, directory
 from tests.pc2.resource_manager.fabric import Host
 
 __all__ = ["Core", "Gate", "Queue", "core", "queue", "task_agent", "until"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -11,11 +13,11 @@ import pytest
 from common.api.words import Cursor
 from common.client.following import Event
 from common.client.pursuit import Found
-from common.errors import StorageUnavailable, TandemError
+from common.errors import StorageUnavailable
 from common.service.call import Call
 from common.transport.sockets import Endpoint
 from pc2.resource_manager.tasks import records
-from tests.pc2.resource_manager.fabric import FullStore
+from tests.lab.full_store import FullStore
 from tests.pc2.resource_manager.tasks.fabric import Dict, Gate, Queue, core, queue, task_agent, until
 
 
@@ -23,7 +25,9 @@ async def echo(asked: Dict, _call: Call) -> Dict:
     return {"result": asked.get("data")}
 
 
-async def test_a_full_disk_takes_no_task_and_loses_no_answer_that_was_heard() -> None:
+@asynccontextmanager
+async def at_work_on_a_full_disk() -> AsyncIterator[tuple[Queue, FullStore, Gate, str]]:
+    """A task is at its agent's gate when the disk turns out to be full; another is refused."""
     gate, store = Gate(), FullStore()
     async with core() as one, queue(one, store) as tasks, task_agent("slow", say=gate.work) as agent:
         await one.register("slow", agent.port, "say", dress="native")
@@ -34,6 +38,11 @@ async def test_a_full_disk_takes_no_task_and_loses_no_answer_that_was_heard() ->
             await tasks.client.call(
                 "ResourceManager", "submit_task", {"capability": "say"}, timeout_s=60.0, idempotent=False
             )
+        yield tasks, store, gate, task_id
+
+
+async def test_a_full_disk_takes_no_task_and_loses_no_answer_that_was_heard() -> None:
+    async with at_work_on_a_full_disk() as (tasks, store, gate, task_id):
         gate.open.set()
         await until(lambda: _unreported(tasks), bool)
         assert (await tasks.get(task_id))["state"] == "running"
@@ -110,16 +119,7 @@ async def test_a_task_that_a_breaker_held_back_is_done_once_its_agent_is_mended(
 
 
 async def test_while_nothing_can_be_committed_a_lost_agents_calls_are_heard_out() -> None:
-    gate, store = Gate(), FullStore()
-    async with core() as one, queue(one, store) as tasks, task_agent("slow", say=gate.work) as agent:
-        await one.register("slow", agent.port, "say", dress="native")
-        task_id = await tasks.submit("say", {"text": "hi"})
-        await tasks.until_state(task_id, "running")
-        store.full = True
-        with pytest.raises(TandemError):
-            await tasks.client.call(
-                "ResourceManager", "submit_task", {"capability": "say"}, timeout_s=60.0, idempotent=False
-            )
+    async with at_work_on_a_full_disk() as (tasks, store, gate, task_id):
         tasks.service._tasks._dispatching.agent_lost("slow")
         gate.open.set()
         store.full = False
