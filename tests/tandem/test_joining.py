@@ -13,31 +13,17 @@ import msgspec
 import pytest
 
 from common.api import links
-from common.api.links import BUNDLE_FORMAT, Bundle
 from common.api.words import Empty
 from common.errors import Conflict, Forbidden, NotFound, TandemError
 from common.service.call import Call
 from common.supervisor.links import bundle
 from tandem import bundle_file, here
 from tandem.exits import Exit
+from tests.common.supervisor.links.fakes import invitation
 from tests.tandem.conftest import Tandem, document
 from tests.tandem.fabric import Fabric
 
-MADE = bundle.sealed(
-    Bundle(
-        format=BUNDLE_FORMAT,
-        host="pc2",
-        inviter="mainpc",
-        address="10.0.0.1",
-        port=7090,
-        server_key="s" * 40,
-        host_key="h" * 43,
-        key="k" * 40,
-        secret_key="x" * 40,
-        secret="the secret",
-        expires_at="2126-01-01T00:15:00Z",
-    )
-)
+MADE = invitation()
 
 
 class Fakes:

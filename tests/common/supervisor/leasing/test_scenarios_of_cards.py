@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -26,34 +25,12 @@ from tests.common.supervisor.leasing.manual_time import (
     OTHER_CARD,
     STUBBORN,
     Timed,
-    bind_stand_in,
     on_manual_time,
     timed,
 )
 from tests.common.vram.table_lab import AT, Bench
-from tests.lab.nvml.stand_in import build_stand_in
 
 TTL_S = 30.0
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The stand-in for libnvidia-ml.so.1."""
-    return build_stand_in(tmp_path_factory.mktemp("nvml"))
-
-
-@pytest.fixture
-def cards(library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of two cards, of 24 and 12 GiB, that NVML lists."""
-    bind_stand_in(library, tmp_path / "cards", monkeypatch)
-    return tmp_path / "cards"
-
-
-@pytest.fixture
-def sleeper() -> Iterator[ProcessId]:
-    """A program that ends when it is told to."""
-    with program() as process:
-        yield process
 
 
 @pytest.fixture

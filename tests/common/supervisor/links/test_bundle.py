@@ -8,26 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from common.api.links import BUNDLE_FORMAT, AdmitHost, Bundle, JoinHost, SignedList
+from common.api.links import BUNDLE_FORMAT, AdmitHost, JoinHost, SignedList
 from common.errors import BadRequest, Conflict, Forbidden, NotFound, TandemError
 from common.supervisor.links import bundle
 from common.supervisor.links.bundle import Spent
+from tests.common.supervisor.links.fakes import invitation
 
-MADE = bundle.sealed(
-    Bundle(
-        format=BUNDLE_FORMAT,
-        host="pc2",
-        inviter="mainpc",
-        address="10.0.0.1",
-        port=7090,
-        server_key="s" * 40,
-        host_key="h" * 43,
-        key="k" * 40,
-        secret_key="x" * 40,
-        secret="secret",
-        expires_at="1970-01-01T00:15:00Z",
-    )
-)
+MADE = invitation("secret", "1970-01-01T00:15:00Z")
 
 
 def test_a_bundle_is_read_as_it_was_written() -> None:

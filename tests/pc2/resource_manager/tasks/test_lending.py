@@ -81,20 +81,27 @@ async def test_tasks_of_one_model_run_together_and_the_models_are_given_back(tmp
         await until_so(lambda: not pc2.live)
 
 
-async def test_a_more_urgent_task_has_the_models_changed_after_a_batch_of_those_that_keep_coming(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(loans, "BATCH_S", 0.2)
+@asynccontextmanager
+async def many_of_one_model(folder: Path) -> AsyncIterator[tuple[ModelHost, Queue, Book, list[str]]]:
+    """Fifty tasks of qwen, one after the other; the first is held up until the book is opened."""
     book = Book(takes_s=0.05)
     book.open.clear()
     async with (
-        model_host(tmp_path, qwen=20, flux=20) as pc2,
+        model_host(folder, qwen=20, flux=20) as pc2,
         lab(pc2) as (one, tasks),
         task_agent("worker", say=book.work) as agent,
     ):
         await one.register("worker", agent.port, "say", dress="native", location="pc2", metadata={"concurrency": 1})
         many = [await tasks.submit("say", model="qwen") for _ in range(50)]
         await until_so(lambda: book.given)
+        yield pc2, tasks, book, many
+
+
+async def test_a_more_urgent_task_has_the_models_changed_after_a_batch_of_those_that_keep_coming(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loans, "BATCH_S", 0.2)
+    async with many_of_one_model(tmp_path) as (_, tasks, book, many):
         single = await tasks.submit("say", model="flux", priority=90)
         book.open.set()
         await tasks.until_state(single, "done")
@@ -109,16 +116,7 @@ async def test_a_caller_who_waits_has_its_model_between_two_batches(
 ) -> None:
     monkeypatch.setattr(loans, "BATCH_S", 0.2)
     monkeypatch.setattr(loans, "CALLER_S", 0.0)
-    book = Book(takes_s=0.05)
-    book.open.clear()
-    async with (
-        model_host(tmp_path, qwen=20, flux=20) as pc2,
-        lab(pc2) as (one, tasks),
-        task_agent("worker", say=book.work) as agent,
-    ):
-        await one.register("worker", agent.port, "say", dress="native", location="pc2", metadata={"concurrency": 1})
-        many = [await tasks.submit("say", model="qwen") for _ in range(50)]
-        await until_so(lambda: book.given)
+    async with many_of_one_model(tmp_path) as (pc2, tasks, book, many):
         wanted = UseModel(model="flux", wait_s=60.0, ttl_s=60.0)
         calling = asyncio.create_task(tasks.client.call(SERVICE, USE_MODEL, wanted, timeout_s=60.0))
         await until_so(lambda: len(pc2.used) == 2)
