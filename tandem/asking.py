@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
+import msgspec
+
 from common.api import leases, models, resource_manager, supervisor
 from common.api.words import Cursor, Message, Verb
 from common.client.credentials import Credentials
@@ -152,7 +154,15 @@ def explanation(client: Client, asked: leases.Explain) -> leases.Explanation:
 
 
 def plan(client: Client, asked: leases.PlanLease) -> leases.LeasePlan:
-    """What would happen to a request for a lease; where ResourceManager is away, the best that one host can do."""
+    """What would happen to a request for a lease; where ResourceManager is away, the best that one host can do.
+
+    What a host has beside its cards its supervisor alone knows: where that counts, each host is asked for itself.
+    """
+    if asked.ram_bytes:
+        answers, _ = each_host(client, only(asked.host), leases.PLAN, asked)
+        if answers:
+            verdicts = [verdict for answer in answers.values() for verdict in answer.cards]
+            return msgspec.structs.replace(best(list(answers.values())), cards=verdicts)
     try:
         return client.call(resource_manager.SERVICE, leases.PLAN, asked)
     except Unavailable as away:

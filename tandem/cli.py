@@ -23,7 +23,7 @@ COMMANDS: Final = {
     "health": "The hub's verdict on everything, with its reason.",
     "gpus": "The cards, by what NVML measures and what is leased.",
     "leases": "Who holds VRAM, and how much of it.",
-    "models": "Managed models: where they are; use one, stop one.",
+    "models": "Managed models: where they are; load one, stop one.",
     "why": "Why a lease or a model was granted, refused or ended.",
     "plan": "What would happen to a request for VRAM now.",
     "run": "Run a command with a lease on a card.",

@@ -157,7 +157,7 @@ def process(seen: supervisor.Process, host: str) -> ServiceSeen:
         status="ok" if ready else "unhealthy",
         ready=ready,
         uptime_s=seen.uptime_s,
-        reasons=[] if ready else [_why(seen)],
+        reasons=[] if ready else list(dict.fromkeys((seen.phase, _why(seen)))),
     )
 
 

@@ -24,6 +24,8 @@ def command(host: str, as_json: bool) -> Exit:
     with asking.fabric() as client:
         found = client.call(core_orchestrator.SERVICE, core_orchestrator.LIST_AGENTS, Empty())
     chosen = [agent for agent in found.agents if not host or agent.location == host]
+    if not chosen:
+        asking.only(host)
     if as_json:
         output.say_json({"agents": chosen, "as_of": found.as_of})
     elif not chosen:

@@ -35,6 +35,8 @@ def command(context: click.Context, state: str, agent: str, limit: int, host: st
     asked = error_bus.ListErrorGroups(state=wanted, agent=agent, host=host, limit=limit)  # type: ignore[arg-type]
     with asking.fabric() as client:
         found = client.call(error_bus.SERVICE, error_bus.LIST_ERROR_GROUPS, asked)
+    if not found.groups:
+        asking.only(host)
     if as_json:
         output.say_json(found)
     elif not found.groups:
@@ -70,9 +72,8 @@ def show(group_id: str, as_json: bool) -> Exit:
         output.say_json(found)
         return Exit.OK
     output.say(output.clean(f"{found.error_type}: {found.message}"))
-    output.say(
-        f"{found.state}, {found.severity}, {found.count} times, first {found.first_seen}, last {found.last_seen}"
-    )
+    often = "once" if found.count == 1 else f"{found.count} times"
+    output.say(f"{found.state}, {found.severity}, {often}, first {found.first_seen}, last {found.last_seen}")
     if found.resolved_at:
         by = f" by {found.resolved_by}" if found.resolved_by else ""
         output.say(output.clean(f"resolved {found.resolved_at}{by}: {found.note or 'without a note'}"))

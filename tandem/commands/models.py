@@ -30,6 +30,8 @@ def command(context: click.Context, host: str, as_json: bool) -> None:
         return
     with asking.fabric() as client:
         found = asking.managed_models(client, host)
+    if not found.models:
+        asking.only(host)
     if as_json:
         output.say_json(found)
         return

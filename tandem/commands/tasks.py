@@ -45,7 +45,8 @@ def command(context: click.Context, state: tasks.TaskState | None, capability: s
     if as_json:
         output.say_json(msgspec.to_builtins(found) | {"queues": shown})
         return
-    output.say("   ".join(f"{name} {count}" for name, count in found.counts.items() if count) or "no tasks")
+    counts = "   ".join(f"{name} {count}" for name, count in found.counts.items() if count) or "no tasks"
+    output.say(f"none of these; in all {counts}" if (state or capability) and not found.tasks else counts)
     if shown:
         output.say()
         output.table(QUEUES, [queue_row(queue) for queue in shown], right=(2, 3, 4, 5, 6))

@@ -428,7 +428,7 @@ def _serve_manager(shell: Shell, fabric: Fabric) -> None:
 
     def listed(asked: tasks.ListTasks, _call: Call) -> tasks.Tasks:
         chosen = [each for each in fabric.tasks.values() if asked.state in (None, each.state)]
-        counts = {each.state: 1 for each in chosen}
+        counts = {each.state: 1 for each in fabric.tasks.values()}
         return tasks.Tasks(tasks=chosen[: asked.limit], counts=counts, as_of=AS_OF)
 
     def queues(_asked: Empty, _call: Call) -> tasks.TaskQueues:

@@ -53,7 +53,10 @@ async def test_a_link_that_is_down_or_not_joined_is_a_problem_with_its_mend(fabr
 
 
 async def test_errors_are_listed_and_the_resolved_ones_only_where_asked_for(fabric: Fabric, tandem: Tandem) -> None:
-    assert (await tandem("errors"))[1] == "no errors\n"
+    assert (await tandem("errors", "--host", "pc2"))[1] == "no errors\n"
+    code, out, err = await tandem("errors", "--host", "attic")
+    assert (code, out) == (Exit.BAD_ANSWER, "")
+    assert "no host 'attic' is known here; known: mainpc, pc2" in err
     many = [f"agent{number}" for number in range(5)]
     fabric.groups = {
         "1:a": group("1:a", agents=many, count=1_000_000),
@@ -87,7 +90,7 @@ async def test_one_group_is_shown_with_its_samples_and_resolved(fabric: Fabric, 
     assert code == Exit.OK
     for told in (
         "ValueError: no <number>",
-        "new, error, 1 times",
+        "new, error, once",
         "whisper 1, others 3",
         "n: 7",
         '    File "a.py", line 1',
@@ -124,6 +127,8 @@ async def test_tasks_are_listed_with_their_queues_and_the_reason_to_wait(fabric:
         "it fell over",
     ):
         assert told in out
+    code, out, _ = await tandem("tasks", "--state", "done")
+    assert out.startswith("none of these; in all queued 1   dead 1\n")
     code, out, _ = await tandem("tasks", "--state", "dead", "--capability", "other", "--json")
     found = msgspec.json.decode(out)
     assert [each["task_id"] for each in found["tasks"]] == ["task-2"]
