@@ -14,10 +14,10 @@ import signal
 import subprocess
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, Any, Final
 
 from common.clock import Clock
 from common.config.schema import Entry, Startup
@@ -165,14 +165,13 @@ class Processes:
     def terminate(self, name: str) -> None:
         """Sends the entry's stop signal to every process of its session; harmless where there is none.
 
-        Its leader has it first: to find the others all processes of the host are gone through.
+        Its leader has it at once: to find the others all processes of the host are gone through, aside.
         """
         if child := self._children.get(name):
             child.asked = child.wanted = True
-            number, leader = signal.Signals[f"SIG{child.entry.stop.signal}"], child.session.process
-            watchdog.send(leader, number)
-            for process in child.session.members() - {leader}:
-                watchdog.send(process, number)
+            number = signal.Signals[f"SIG{child.entry.stop.signal}"]
+            watchdog.send(child.session.process, number)
+            self._aside(self._tell_others(child, number))
 
     def kill(self, name: str) -> None:
         """KILL to every process of its session; harmless where there is none."""
@@ -272,6 +271,18 @@ class Processes:
         asyncio.get_running_loop().remove_reader(pipe)
         child.pipes.discard(pipe)
 
+    async def _tell_others(self, child: _Child, number: signal.Signals) -> None:
+        """The signal to whoever of its session is not its leader, while this life of it lasts."""
+        found = await asyncio.to_thread(child.session.members)
+        if self._children.get(child.entry.name) is child:
+            for process in found - {child.session.process}:
+                watchdog.send(process, number)
+
+    def _aside(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+
     def _kill(self, child: _Child) -> None:
         child.killed_at = child.killed_at or self._clock.monotonic()
         for process in child.session.members():
@@ -282,9 +293,7 @@ class Processes:
         os.close(child.pidfd)
         if not child.asked:
             self._kill(child)
-        task = asyncio.get_running_loop().create_task(self._end(child))
-        self._ending.add(task)
-        task.add_done_callback(self._ending.discard)
+        self._aside(self._end(child))
 
     async def _end(self, child: _Child) -> None:
         """Waits for the rest of the session, drains the pipes, and tells of the end."""

@@ -126,23 +126,42 @@ async def test_a_leader_is_told_to_stop_before_the_others_are_looked_for(
 ) -> None:
     one = host(agent("a", "sleep", "60"))
     await one.processes.open()
-    leader, did = one.launch("a"), []
-    find, send = Session.members, watchdog.send
+    leader, looks = one.launch("a"), threading.Event()
+    find = Session.members
 
     def finding(session: Session) -> set[Process]:
-        did.append("look")
+        assert looks.wait(60)
         return find(session)
 
-    def sending(process: Process, number: int) -> bool:
-        did.append("tell")
-        assert process == leader
-        return send(process, number)
+    monkeypatch.setattr(Session, "members", finding)
+    one.processes.terminate("a")
+    await until(lambda: gone(leader))
+    assert one.exits == [], "whether others are left has to be looked for"
+    looks.set()
+    assert (await one.exit()).code == -signal.SIGTERM
+
+
+async def test_who_comes_after_a_life_hears_no_signal_that_was_meant_for_it(
+    host: Callable[..., Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = host(agent("a", "sleep", "60"))
+    await one.processes.open()
+    one.launch("a")
+    find, first, late = Session.members, [True], threading.Event()
+
+    def finding(session: Session) -> set[Process]:
+        if first and threading.current_thread() is not threading.main_thread():
+            first.clear()
+            assert late.wait(60)
+        return find(session)
 
     monkeypatch.setattr(Session, "members", finding)
-    monkeypatch.setattr(watchdog, "send", sending)
     one.processes.terminate("a")
-    assert did == ["tell", "look"]
-    assert (await one.exit()).code == -signal.SIGTERM
+    await one.exit()
+    second = one.launch("a", 2)
+    late.set()
+    await until(lambda: not one.processes._ending)
+    assert not gone(second)
 
 
 async def test_the_stop_signal_is_the_entrys_own(host: Callable[..., Host]) -> None:
