@@ -101,13 +101,13 @@ def started(
                 process.kill()
 
 
-def until(holds: Callable[[], object], what: str, within_s: float = PATIENCE_S) -> None:
-    """Waits until it holds; TimeoutError when it never does."""
+def until(holds: Callable[[], object], what: str, within_s: float = PATIENCE_S, every_s: float = 0.01) -> None:
+    """Waits until it holds, asking so often; TimeoutError when it never does."""
     give_up_at = time.perf_counter() + within_s
     while not holds():
         if time.perf_counter() > give_up_at:
             raise TimeoutError(f"{what}: not within {within_s} s")
-        time.sleep(0.01)
+        time.sleep(every_s)
 
 
 def busy_s(process: psutil.Process) -> float:

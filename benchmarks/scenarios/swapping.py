@@ -29,6 +29,7 @@ SIZE: Final = "7GiB"
 HOST: Final = "pc2"
 PAIR: Final = ("a", "b")
 PATIENCE_S: Final = 60.0
+POLL_S: Final = 0.005
 TIERS: Final[Mapping[str, Mapping[str, str]]] = {
     "cold": {"STAND_IN_LOAD_S": "1.0"},
     "page cache": {"STAND_IN_LOAD_S": "0.3"},
@@ -58,6 +59,7 @@ def run(rounds: int) -> Result:
         f"two models of {SIZE} on a 12 GiB card; the engine's own load takes 1.0 s cold, 0.3 s cached, its wake 0.1 s",
         "by hand: the old engine is stopped and seen to have ended, the new one started and asked every 5 ms if it is ready",
         "the fabric also has the old one's bytes verified on the card, a lease committed and the request passed on by the front",
+        "it starts engines through setpriv and prlimit, and asks them every 4 ms, from 0.4 s on each hundredth of the time waited",
     ]
     return Result("Swapping models", figures, [ADDED.judge(max(added.values()))], notes)
 
@@ -176,7 +178,7 @@ class _Hands:
             command, env=environment, cwd=ROOT, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL
         )
         self._running[key] = process, f"http://127.0.0.1:{port}"
-        until(lambda: _answers(f"http://127.0.0.1:{port}/health"), f"the engine {key}")
+        until(lambda: _answers(f"http://127.0.0.1:{port}/health"), f"the engine {key}", every_s=POLL_S)
 
     def _stop_all(self) -> None:
         for process, _ in self._running.values():
@@ -210,5 +212,4 @@ def _post(url: str) -> None:
 def _answers(url: str) -> bool:
     with suppress(OSError), OPENER.open(url, timeout=1.0) as answer:
         return bool(answer.status == 200)
-    time.sleep(0.005)
     return False
