@@ -15,6 +15,7 @@ from common.config.units import Size
 from common.service.call import Call
 from tests.common.supervisor.host import running, startup
 from tests.common.supervisor.models.lab import GIB, model
+from tests.common.supervisor.models.test_without_cards import bare
 from tests.pc2.resource_manager.tasks.fabric import QUICK, Dict, core, queue, task_agent, until
 
 
@@ -53,3 +54,22 @@ async def test_two_models_that_never_fit_together_are_each_loaded_once_for_tasks
             )
             states = {each["name"]: each["state"] for each in listed["models"]}
             assert states == {order[-1]: "ready", order[0]: "absent"}
+
+
+async def test_a_task_whose_model_needs_no_card_is_done_on_a_host_without_any(
+    tmp_path: Path, needs: Callable[[str], str]
+) -> None:
+    for program in ("setpriv", "prlimit", "taskset", "nice"):
+        needs(program)
+
+    async def work(asked: Dict, _call: Call) -> Dict:
+        lent = asked["model"]
+        return {"result": await asyncio.to_thread(chat, lent["url"], lent["upstream"])}
+
+    file = msgspec.structs.replace(startup("pc2"), simulated_cards=[], models=[bare("piper")])
+    async with running(tmp_path, file) as (host,), core() as one, task_agent("worker", say=work) as agent:
+        own = host.supervisor.shell
+        async with queue(one, None, QUICK, (), ("Supervisor__pc2", (own.port, own.events_port))) as tasks:
+            task_id = await tasks.submit("say", model="piper")
+            await one.register("worker", agent.port, "say", dress="native", location="pc2", metadata={"concurrency": 1})
+            assert (await tasks.until_state(task_id, "done"))["result"] == "echo: hello"
