@@ -245,6 +245,17 @@ async def test_plan_of_what_would_wait_says_try_later(fabric: Fabric, tandem: Ta
     assert tuple(msgspec.json.decode(out)) == LeasePlan.__struct_fields__
 
 
+async def test_plan_with_host_ram_asks_the_hosts_who_alone_know_theirs(fabric: Fabric, tandem: Tandem) -> None:
+    await lease(fabric, tandem, "pc2")
+    code, out, err = await tandem("plan", "--vram", "10GiB", "--ram", "4GiB", "--json")
+    planned = msgspec.json.decode(out)
+    assert (code, err, planned["host"]) == (Exit.OK, "", "mainpc")
+    assert [(each["host"], each["feasible"]) for each in planned["cards"]] == [("mainpc", True), ("pc2", False)]
+    await fabric.stop("Supervisor/mainpc")
+    code, _, _ = await tandem("plan", "--vram", "10GiB", "--ram", "4GiB")
+    assert code == Exit.TRY_LATER, "one host that answers is enough"
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
