@@ -26,7 +26,7 @@ from common.vram.urgency import request_priority
 from pc2.resource_manager import model_choice
 from pc2.resource_manager.callers import Callers
 from pc2.resource_manager.calling import SUPERVISOR, Calling
-from pc2.resource_manager.model_choice import Outcome, Room
+from pc2.resource_manager.model_choice import Room
 from pc2.resource_manager.planner import Planner
 
 ANSWER_S: Final = 5.0
@@ -108,10 +108,7 @@ class Borrowing:
             card_uuid=model.card_uuid,
             config=model.config,
         )
-        planned = self._planner.plan(wish, self._now())
-        outcome: Outcome = "grant" if planned.outcome == "share" else planned.outcome
-        price = min((verdict.price for verdict in planned.cards if verdict.feasible), default=0.0)
-        return Room(outcome, price)
+        return self._planner.outlook(wish, self._now())
 
     async def _at(self, host: str, asked: UseModel, told: Told) -> ModelReady:
         timeout_s = asked.wait_s + ANSWER_S

@@ -54,6 +54,7 @@ from pc2.resource_manager import events, intents
 from pc2.resource_manager.fleet import Fleet
 from pc2.resource_manager.instructions import AskSupervisor, Decision, Reply, ReplyError
 from pc2.resource_manager.intents import Intent, IntentRecorded
+from pc2.resource_manager.model_choice import Room
 from pc2.resource_manager.saga import Request, State, Step
 from pc2.resource_manager.steps import PlannerPolicy, Steps
 
@@ -103,6 +104,12 @@ class Planner:
         self._steps.begin(now, "")
         wish = msgspec.structs.replace(Wish.of(asked), need_bytes=self._steps.needs.of(asked))
         return lease_plan(wish, self._steps.plan(asked, wish))
+
+    def outlook(self, asked: PlanLease, now: float) -> Room:
+        """What a load of one model would come to, told in microseconds; the card is not to be had for itself."""
+        self._steps.begin(now, "")
+        wish = msgspec.structs.replace(Wish.of(asked), need_bytes=self._steps.needs.of(asked))
+        return self._steps.outlook(asked, wish)
 
     def _asked(self, event: events.Asked) -> None:
         asked, now = event.request, self._steps.now

@@ -15,7 +15,7 @@ from common.api.leases import PlanLease, ReleaseLease
 from common.api.words import Timestamp
 from common.errors import Conflict, NoCapacity, NotFound, TandemError, TooLarge, Unavailable
 from common.vram.ledger import LedgerPolicy
-from common.vram.placement import Candidate, Choice, Wish, after_others, choose, refusal
+from common.vram.placement import EXPLAINED, Candidate, Choice, Wish, after_others, choose, refusal
 from common.vram.ranking import Ranked
 from common.vram.waiting import LeaseQueue, QueuePolicy
 from pc2.resource_manager import making_room
@@ -31,6 +31,7 @@ from pc2.resource_manager.instructions import (
 )
 from pc2.resource_manager.intents import Intent, IntentFact, IntentForgotten, IntentRecorded
 from pc2.resource_manager.making_room import NONE_BARRED
+from pc2.resource_manager.model_choice import Room
 from pc2.resource_manager.needs import Needs
 from pc2.resource_manager.request_book import RequestBook
 from pc2.resource_manager.saga import Request, Step
@@ -96,12 +97,23 @@ class Steps:
         if joined is not None:
             return joined
         choice = self.choose(wish, asked.priority, self.now)
-        if choice.outcome == "never":
+        if choice.outcome == "never" or (choice.outcome == "grant" and len(choice.seen) > EXPLAINED):
             return choice
         room = self._room(wish, asked.priority, self.now, NONE_BARRED)
         if choice.outcome == "wait":
             return making_room.weighed(choice, room)
         return after_others(choice, [each.verdict for each in room])
+
+    def outlook(self, asked: PlanLease, wish: Wish) -> Room:
+        """The same in short, for a request for one card: the outcome, and the price of the dearest that goes."""
+        kept = self.queue.kept_from(asked.priority, self.now)
+        if making_room.fitting(self.fleet, wish, self.now, kept, NONE_BARRED) is not None:
+            return Room("grant")
+        found = self.fleet.room(wish, asked.priority, self.now, kept, NONE_BARRED)
+        if found is not None:
+            return Room("evict", found.dearest)
+        never = self.choose(wish, asked.priority, self.now).outcome == "never"
+        return Room("never" if never else "wait")
 
     def place(self, request: Request) -> None:
         """Asks a supervisor at once, has room made, queues the request, or refuses it."""

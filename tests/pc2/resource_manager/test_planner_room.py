@@ -104,6 +104,19 @@ def test_a_plan_tells_of_a_card_that_is_full_who_would_go_even_where_another_has
     assert (open_.host, open_.victims) == ("pc2", [])
 
 
+@pytest.mark.parametrize(
+    ("gib", "host", "outcome"),
+    [(8, "", "grant"), (18, "", "evict"), (8, "mainpc", "evict"), (12, "pc2", "never"), (11.7, "pc2", "wait")],
+)
+def test_what_a_load_would_come_to_is_what_its_plan_says(gib: float, host: str, outcome: str) -> None:
+    made = bench(lease("old", "mainpc", 20), lease("used", "pc2", 1, in_use=True), pc2=10)
+    asked = PlanLease(model="new", bytes=int(gib * GIB), host=host)
+    planned, short = made.planner.plan(asked, made.now), made.planner.outlook(asked, made.now)
+    assert short.outcome == planned.outcome == outcome
+    chosen = [verdict.price for verdict in planned.cards if verdict.card_uuid == planned.card_uuid]
+    assert [short.price] == (chosen or [0.0])
+
+
 def test_a_plan_for_a_pin_beyond_the_budget_has_nobody_go() -> None:
     made = bench(lease("pinned", "mainpc", 18, pinned=True), lease("old", "pc2", 11))
     for host, gib in (("mainpc", 18), ("pc2", 0)):
