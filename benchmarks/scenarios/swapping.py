@@ -59,7 +59,7 @@ def run(rounds: int) -> Result:
         f"two models of {SIZE} on a 12 GiB card; the engine's own load takes 1.0 s cold, 0.3 s cached, its wake 0.1 s",
         "by hand: the old engine is stopped and seen to have ended, the new one started and asked every 5 ms if it is ready",
         "the fabric also has the old one's bytes verified on the card, a lease committed and the request passed on by the front",
-        "it starts engines through setpriv and prlimit, and asks them every 4 ms, from 0.4 s on each hundredth of the time waited",
+        "it starts engines through setpriv and prlimit, and asks them every 4 ms, from 0.4 s on each hundredth of the wait",
     ]
     return Result("Swapping models", figures, [ADDED.judge(max(added.values()))], notes)
 
