@@ -95,7 +95,7 @@ def test_neighbours_share_an_address_and_a_host_without_one_has_none() -> None:
     assert rights.neighbours(hosts(pc2="10.0.0.2", mainpc="127.0.0.1", far="10.0.0.9")) == ["mainpc"]
     assert rights.neighbours(hosts(pc2="127.0.0.1", mainpc="10.0.0.1")) == ["mainpc"]
     assert rights.neighbours(hosts(pc2="10.0.0.2", mainpc="10.0.0.1", other="")) == []
-    assert rights.neighbours(hosts(pc2="", mainpc="")) == []
+    assert rights.neighbours(hosts(pc2="", mainpc="")) == rights.neighbours(hosts(pc2="", mainpc="127.0.0.1")) == []
     assert rights.neighbours(hosts(mainpc="10.0.0.1")) == []
 
 
@@ -104,6 +104,9 @@ def test_a_refusal_says_what_is_needed_what_is_held_and_how_to_mend_it() -> None
     assert refused is not None
     assert refused.message == "stop_agent needs access control; local@pc2 has use here"
     assert "issue_token" in refused.details["mend"]
+    more = rights.refusal(rights.local("pc2", access=Access.READ), Access.USE, verb(Access.CONTROL))
+    assert more is not None
+    assert "local@pc2 has use here" in more.message
     nothing = rights.refusal(Standing("x@y", "y", None), None, verb(Access.READ))
     assert nothing is not None
     assert "x@y has none here" in nothing.message

@@ -193,6 +193,8 @@ def test_a_card_of_unknown_size_is_named_as_missing() -> None:
     book = book_of(look(problem="owned by pc2", index=3))
     assert book.missing() == "card 3 owned by pc2"
     assert book.candidates(0.0)[0].capacity_bytes == 0
+    book.measure([look(index=3)], {})
+    assert book.missing() == ""
 
 
 def test_unknown_growth_closes_the_card_for_one_look() -> None:
@@ -262,6 +264,16 @@ def test_hidden_bytes_of_a_lease_that_counts_less_stay_until_they_are_gone() -> 
     assert free(book)[0] <= 14 * GIB - GUARD
     book.measure([look(nameless=1 * GIB)], {})
     assert free(book) == [23 * GIB - GUARD]
+
+
+def test_hidden_bytes_that_an_ended_lease_left_are_not_forgotten_when_another_lease_grows() -> None:
+    book = book_of(look())
+    book.put("GPU-a", claim("a", 10 * GIB))
+    book.put("GPU-a", claim("b", 1 * GIB, ProcessId(101, 1)))
+    book.measure([look(nameless=10 * GIB)], {})
+    book.drop("GPU-a", "a")
+    book.change("GPU-a", claim("b", 5 * GIB, ProcessId(101, 1)))
+    assert free(book) == [9 * GIB - GUARD]
 
 
 def test_a_lease_changes_and_is_quarantined_before_its_card_was_ever_seen() -> None:

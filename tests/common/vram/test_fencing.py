@@ -26,6 +26,12 @@ def test_tokens_rise_within_an_epoch_and_over_epochs() -> None:
     assert BEFORE_ALL.token < first.token < first.next().token < first.next_epoch().next().token
 
 
+def test_an_epoch_opens_before_the_first_of_its_tokens() -> None:
+    assert BEFORE_ALL.next_epoch() == Fence(1, 0)
+    assert BEFORE_ALL.next_epoch().next() == Fence(1, 1)
+    assert Fence(EPOCHS - 2, 7).next_epoch() == Fence(EPOCHS - 1, 0)
+
+
 def test_a_spent_epoch_asks_for_a_new_one() -> None:
     with pytest.raises(EpochSpent, match="epoch 7"):
         Fence(7, COUNTERS - 1).next()

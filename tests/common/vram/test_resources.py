@@ -167,6 +167,7 @@ def test_a_lease_that_took_nothing_leaves_nothing_behind() -> None:
 def test_a_host_that_cannot_be_measured_gives_neither_memory_nor_disk() -> None:
     fresh = HostAccount(RAM, DISK, 16.0)
     assert fresh.fits(ram=GIB) == "1.0 GiB of host RAM needed, which has not been measured yet"
+    assert fresh.fits(disk=GIB) == "1.0 GiB of disk needed, which has not been measured yet"
     host = account()
     host.unmeasured("psutil failed")
     short = host.shortage(ram=GIB)
@@ -302,7 +303,9 @@ def test_when_all_is_measured_others_are_exactly_what_no_lease_holds(held: dict[
 
 
 def test_cores_that_are_not_known_are_leased_to_nobody_until_they_are() -> None:
-    host = HostAccount()
+    host = HostAccount(RAM, DISK)
+    look(host)
+    assert host.fits(ram=GIB, disk=GIB) == ""
     assert host.fits(cpu=0.5) == "0.5 cores of CPU needed, which has not been measured yet"
     host.measure(
         ram_total_bytes=RAM, ram_available_bytes=RAM, disk_total_bytes=DISK, disk_available_bytes=DISK, cpu_cores=8.0
@@ -326,4 +329,7 @@ def test_a_lease_of_nothing_beside_the_card_leaves_no_trace() -> None:
     host = account()
     before = host.view("h")
     host.put("a", model="qwen")
+    assert host.view("h") == before
+    host.put("a", ram=GIB, disk=GIB, cpu=1.0)
+    host.put("a")
     assert host.view("h") == before

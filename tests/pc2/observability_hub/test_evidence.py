@@ -56,6 +56,15 @@ def test_it_is_better_when_two_answers_in_a_row_are() -> None:
     assert after(WELL, *[REFUSED] * 5, WEAK, WEAK).believed == "degraded"
 
 
+def test_two_better_answers_that_do_not_follow_each_other_make_it_no_better() -> None:
+    assert after(UNWELL, UNWELL, WEAK, UNWELL, WEAK).believed == "unhealthy"
+
+
+def test_the_reason_is_the_newest_of_those_that_are_as_bad() -> None:
+    assert after(UNWELL, UNWELL, WEAK).reason == "not ready"
+    assert after(UNWELL, Outcome(Weight.UNWELL, "still not ready")).reason == "still not ready"
+
+
 def test_one_that_was_never_heard_and_then_is_twice_is_believed() -> None:
     assert after(SILENT, WELL, WELL).believed == "healthy"
 

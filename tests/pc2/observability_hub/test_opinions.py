@@ -89,6 +89,12 @@ def test_a_missed_process_waits_for_its_host_to_be_looked_at() -> None:
     assert not must_wait(supervisor, supervisor.evidence, 1.1)
 
 
+def test_how_long_a_missed_process_waits_is_counted_from_its_first_miss() -> None:
+    one = subject()
+    one.evidence = seen(Weight.WELL, Weight.MISS, begin=1_000.0)
+    assert must_wait(one, seen(Weight.WELL, begin=1_000.5), 1_001.1)
+
+
 def test_a_missed_process_waits_while_its_supervisor_is_being_missed() -> None:
     one = subject((Weight.WELL, Weight.MISS))
     missed = seen(Weight.WELL, Weight.MISS, begin=0.5)

@@ -30,7 +30,7 @@ def test_a_new_reason_is_no_change_and_shows() -> None:
 
 
 def test_one_that_comes_and_goes_has_to_stay_longer_each_time() -> None:
-    one, at, waits = Steady(), 0.0, []
+    one, at, waits = Steady(), 1_000.0, []
     for _ in range(7):
         one.consider(BAD, at, at)
         waits.append(one.free_at(at) - at)

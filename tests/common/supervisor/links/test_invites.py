@@ -43,6 +43,8 @@ def test_a_newer_invitation_replaces_an_open_one_of_the_same_host_alone() -> Non
     both = issued(issued([invite()], invite("pc3", "other", 5.0)), invite("pc2", "newer", 7.0))
     with pytest.raises(Conflict, match="a newer bundle replaced this one at 1970-01-01T00:00:07Z"):
         redeemed(both, "s", "pc2", "KEY", 10.0)
+    newest = issued(both, invite("pc2", "newest", 9.0))
+    assert [one.replaced_at for one in newest] == [7.0, None, 9.0, None]
     assert redeemed(both, "newer", "pc2", "KEY", 10.0) != both
     assert redeemed(both, "other", "pc3", "KEY", 10.0) != both
 

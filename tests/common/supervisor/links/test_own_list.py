@@ -17,6 +17,10 @@ def test_a_list_that_says_the_same_stays_as_it_was() -> None:
     assert next_list(WANTED, first, 200.0, seen=100) is first
 
 
+def test_the_first_list_follows_the_clock_alone() -> None:
+    assert next_list(WANTED, None, 0.0).serial == 0
+
+
 def test_every_change_has_a_higher_serial_even_when_the_clock_was_set_back() -> None:
     first = next_list(WANTED, None, 100.0)
     second = next_list(replace(WANTED, address="10.0.0.2"), first, 50.0)

@@ -5,7 +5,7 @@ from common.supervisor.links.pulse import Pulse
 
 def test_one_answer_brings_a_link_up_and_two_losses_in_a_row_take_it_down() -> None:
     pulse = Pulse(0.0)
-    assert (pulse.up, pulse.round_trip_s, pulse.heard_at) == (False, None, None)
+    assert (pulse.up, pulse.round_trip_s, pulse.heard_at, pulse.why) == (False, None, None, "no answer yet")
     assert pulse.heard(1.0, 0.002)
     assert not pulse.heard(2.0, 0.004)
     assert (pulse.up, pulse.since, pulse.heard_at, pulse.round_trip_s) == (True, 1.0, 2.0, 0.003)
@@ -15,6 +15,13 @@ def test_one_answer_brings_a_link_up_and_two_losses_in_a_row_take_it_down() -> N
     assert (pulse.up, pulse.since, pulse.why, pulse.lost, pulse.round_trip_s) == (False, 4.0, "no answer", 2, None)
     assert pulse.heard(9.0, 0.001)
     assert (pulse.since, pulse.why, pulse.round_trip_s) == (9.0, "", 0.001)
+
+
+def test_the_round_trip_is_the_median_of_the_answers_in_whatever_order_they_came() -> None:
+    pulse = Pulse(0.0)
+    for at, (trip_s, median_s) in enumerate([(0.005, 0.005), (0.001, 0.003), (0.090, 0.005), (0.002, 0.0035)]):
+        pulse.heard(float(at), trip_s)
+        assert pulse.round_trip_s == median_s
 
 
 def test_a_lost_ping_between_answers_is_only_counted() -> None:
