@@ -1,11 +1,12 @@
 """Who calls at the well-known ports of this machine while tests run: no test may, for a fabric of the user's may be there.
 
-It holds those ports that are free, answers nobody, and names each caller by its process and, where that was started by a test, by
-the test. It is for machines on which nothing else is to run, since no fabric can start there meanwhile.
+It holds those ports that are free, answers nobody, and names each caller of this run by its process and, where that was started
+by a test, by the test. It is for machines on which nothing else is to run, since no fabric can start there meanwhile.
 """
 
 from __future__ import annotations
 
+import os
 import selectors
 import socket
 import threading
@@ -48,8 +49,9 @@ class Doorstep:
                     return
                 connection, (_, port) = key.data.accept()
                 self._open.append(connection)  # one that is closed comes again
-                told = f"port {connection.getsockname()[1]} was called by {_who(port)}"
-                if told not in self.callers:
+                caller = _who(port)
+                told = f"port {connection.getsockname()[1]} was called by {caller}"
+                if caller and told not in self.callers:
                     self.callers.append(told)
 
     def close(self) -> None:
@@ -62,13 +64,15 @@ class Doorstep:
 
 
 def _who(port: int) -> str:
-    """The process that has the local port of a connection, and the test that it was started by."""
+    """The process of this run that has the local port of a connection, with the test that started it; empty for others."""
     pids = [each.pid for each in psutil.net_connections("tcp4") if each.laddr and each.laddr[1] == port and each.pid]
     try:
         process = psutil.Process(pids[0])
-        words = " ".join(process.cmdline())[:200]
         with open(f"/proc/{pids[0]}/environ", "rb") as environ:
             told = [text for text in environ.read().split(b"\0") if text.startswith(TEST_VARIABLE)]
+        if not told and os.getpid() not in (process.pid, *(parent.pid for parent in process.parents())):
+            return ""
+        words = " ".join(process.cmdline())[:200]
     except (IndexError, OSError, psutil.Error):
         return "a process that has ended"
     return f"{words}{''.join(f', in {text.removeprefix(TEST_VARIABLE).decode()}' for text in told)}"
