@@ -132,8 +132,7 @@ async def test_an_engine_that_dies_while_it_is_used_is_loaded_again_for_the_next
         await it.use("a")
         first = (await it.models())["a"]["pid"]
         os.kill(first, signal.SIGKILL)
-        await until(lambda: it.state("a") == "failed")
-        assert "signal 9" in (await it.models())["a"]["problem"]
+        await until(lambda: it.state("a") == "failed" and "signal 9" in it.managed("a").problem)
         await it.use("a")
         shown = (await it.models())["a"]
         assert shown["pid"] != first
