@@ -65,6 +65,17 @@ def test_broken_memory_and_bad_xids_close_a_card(told: dict[str, Any], reason: s
     assert unfit(card(**told), False) == (reason, False)
 
 
+@pytest.mark.parametrize("xid", [48, 62, 64, 79, 95, 119, 120, 140, 143])
+def test_what_the_handbook_asks_a_reset_for_closes_a_card(xid: int) -> None:
+    reason, _ = unfit(card(xids=(xid,)), False)
+    assert reason.startswith(f"the driver reported XID {xid}, ")
+
+
+def test_of_several_the_newest_is_told() -> None:
+    reason, _ = unfit(card(xids=(48, 79, 31)), False)
+    assert reason == f"the driver reported XID 79, it fell off the bus; {RESET}"
+
+
 @pytest.mark.parametrize("xid", [13, 31, 43, 45, 68])
 def test_what_a_program_did_to_itself_is_not_the_cards_fault(xid: int) -> None:
     assert unfit(card(xids=(xid,)), False) == ("", False)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from math import exp
+
 import pytest
 
 from common.vram.demand import UNKNOWN_GAP_S, Demand, Horizon, ModelKey, want
@@ -59,6 +61,7 @@ def test_the_want_falls_as_the_gap_or_the_silence_grows() -> None:
 
 def test_a_model_used_without_any_gap_is_wanted_for_sure() -> None:
     assert want(0, 0, 600) == 1.0
+    assert want(0.5, 0, 0.5) == pytest.approx(1 - exp(-1))
 
 
 def test_the_horizon_follows_the_ages_of_victims_within_bounds() -> None:

@@ -6,7 +6,7 @@ import msgspec
 
 from common.errors import StaleFence
 from common.vram.amount import GIB
-from tests.common.vram.table_lab import AT, SLEEPER, Bench, receipts, refused
+from tests.common.vram.table_lab import AT, SLEEPER, Bench, changes, receipts, refused
 
 
 def test_the_receipt_of_each_end_says_why_also_that_of_a_share() -> None:
@@ -55,6 +55,36 @@ def test_a_lease_that_is_drained_keeps_the_reason_when_its_holder_lets_go_of_it(
     bench.release(parent)
     error = refused(bench.renew(parent), StaleFence)
     assert error.message == "lease lease-1 was let go of: makes room for llama"
+
+
+def test_what_was_let_go_of_has_no_ttl_while_others_use_it() -> None:
+    bench = Bench(a=24)
+    bench.release(bench.grant("lease-1", 10, ttl_s=10.0))
+    parent = bench.grant("lease-2", 10, ttl_s=10.0)
+    bench.grant("share", 10, 2, share=True)
+    bench.release(parent)
+    assert changes(bench.wait(50.0)) == []
+    assert bench.held_ids() == ["lease-2", "share"]
+
+
+def test_a_mark_does_not_put_off_the_end_of_a_lease() -> None:
+    bench = Bench(a=24)
+    granted = bench.grant("lease-1", 10, ttl_s=10.0)
+    bench.wait(6.0)
+    bench.mark(granted, in_use=False)
+    assert changes(bench.wait(5.0)) == [("expired", "lease-1")]
+
+
+def test_of_many_cards_those_are_weighed_that_have_leases_yet() -> None:
+    bench = Bench(**{f"c{n:02}": 24.0 for n in range(18)})
+    ended = bench.loaded("ended", 20, 90, "c00")
+    for n in range(18):
+        bench.loaded(f"lease-{n}", 1, n + 1, f"c{n:02}", model=f"model-{n}")
+    bench.release(ended)
+    bench.use("c00", 90, 0)
+    bench.look()
+    decision = bench.commit(bench.table.evict_for(bench.ask("want", 23.5), bench.now, AT))
+    assert [change for change, _ in changes(decision)] == ["expiring"]
 
 
 def test_a_lease_that_sleeps_is_renewed_under_no_token() -> None:

@@ -327,6 +327,16 @@ def test_of_many_cards_those_longest_unused_are_weighed_first_and_the_others_whe
     assert changes(urgent) == [("expiring", "lease-1")]
 
 
+def test_of_many_cards_the_one_whose_lease_was_just_used_is_not_among_the_first() -> None:
+    bench = Bench(**{f"c{n:02}": 24.0 for n in range(20)})
+    leases = [bench.loaded(f"lease-{n}", 20, n + 1, f"c{n:02}", load_s=0.1 if n == 1 else 9.0) for n in range(20)]
+    bench.wait(5.0)
+    for used in (True, False):
+        bench.mark(leases[1], in_use=used)
+    decision = bench.commit(bench.table.evict_for(bench.ask("want", 12), bench.now, AT))
+    assert changes(decision) == [("expiring", "lease-0")]
+
+
 def test_of_many_cards_full_of_strangers_the_few_with_leases_are_weighed() -> None:
     bench = Bench(**{f"c{n:02}": 24.0 for n in range(20)})
     bench.loaded("unseen", 20, 1, "c00")

@@ -54,6 +54,25 @@ def test_what_wakes_is_leased_as_it_is_asked_for_now() -> None:
     assert [(each.decision, each.lease_id) for each in receipts(decision)] == [("unparked", "lease-1")]
 
 
+def test_what_woke_is_found_under_the_key_that_woke_it() -> None:
+    bench = asleep()
+    awake = bench.grant("lease-7", 10, 1, idempotency_key="k")
+    assert bench.grant("lease-8", 10, 1, idempotency_key="k") == awake
+
+
+def test_the_id_that_woke_a_lease_stands_for_it_until_another_does_or_it_ends() -> None:
+    bench = asleep()
+    bench.grant("lease-7", 10, 1, in_use=False)
+    bench.room("lease-2", 20)
+    bench.parked("lease-1", 0.5, 9.5)
+    bench.commit(bench.table.forget_room("lease-2"))
+    awake = bench.grant("lease-8", 10, 1)
+    assert awake.lease_id == "lease-1"
+    assert bench.grant("lease-7", 1, model="tts").lease_id == "lease-7"
+    bench.release(awake)
+    assert bench.grant("lease-8", 1, model="tts").lease_id == "lease-8"
+
+
 @pytest.mark.parametrize(("said", "load_s"), [(0.0, 30.0), (50.0, 50.0)])
 def test_what_wakes_keeps_what_its_request_does_not_say(said: float, load_s: float) -> None:
     bench = asleep(load_s=30.0, unload=SLEEPER)

@@ -231,8 +231,8 @@ def test_a_lease_beside_quarantined_bytes_counts_beside_them() -> None:
 
 
 def test_quarantined_bytes_that_are_hidden_explain_nameless_ones() -> None:
-    drawn = account(card(nameless=9 * GIB), [kept("old", 9 * GIB)], {})
-    assert drawn.grantable_bytes == 15 * GIB - GUARD
+    drawn = account(card(nameless=9 * GIB), [kept("old", 9 * GIB)], {}, base_before=0)
+    assert (drawn.grantable_bytes, drawn.base_bytes, drawn.problem) == (15 * GIB - GUARD, 0, "")
 
 
 def test_what_an_owner_leased_and_holds_in_all_is_told_under_its_last_lease() -> None:

@@ -95,6 +95,11 @@ def test_what_fits_an_empty_card_but_not_now_waits_and_says_what_is_free() -> No
     assert error.details["cards"][0]["reason"] == "3.2 GiB free, 10.0 GiB needed"
 
 
+def test_a_request_for_all_that_a_card_has_waits_for_it() -> None:
+    assert choose(wish(24), [card("pc2", 0, 4, most=24)]).outcome == "wait"
+    assert choose(wish(24), [card("pc2", 0, 24, most=24)]).outcome == "grant"
+
+
 def test_what_no_card_in_question_could_ever_hold_is_refused_for_good() -> None:
     choice = choose(wish(23, host="pc2"), [BIG, SMALL])
     assert choice.outcome == "never"

@@ -197,6 +197,7 @@ def test_only_what_ended_undone_is_replayed() -> None:
     status = bench.status(task_id)
     assert (status.state, status.attempts, status.replays) == ("queued", 0, 1)
     assert status.reason == "replayed; before that: 1 attempts came to nothing; the last: no"
+    assert (status.started_at, status.ended_at) == ("", "")
     (send,) = bench.dispatch()
     assert (send.run, send.fields["attempt"], send.deadline) == (2, 1, bench.now + 9.0)
     bench.answer(send)
@@ -376,6 +377,14 @@ def test_beyond_their_bytes_results_go_first_and_then_tasks() -> None:
     assert set(bench.book.entries) == {fourth}
     bench.restart()
     assert bench.state(fourth) == "cancelled"
+
+
+def test_a_task_is_put_off_by_less_than_a_second_too() -> None:
+    bench = Bench(say=[provider()])
+    delayed = bench.submit(delay_s=0.5)
+    assert bench.dispatch() == []
+    bench.advance(0.6)
+    assert [send.task_id for send in bench.dispatch()] == [delayed]
 
 
 def test_a_restart_keeps_what_is_left_of_delays_and_deadlines() -> None:

@@ -196,6 +196,18 @@ def test_since_when_a_line_waits_for_its_model_counts_from_the_first_time_until_
     assert (need.running, need.since, need.free) == (1, float("inf"), frozenset())
 
 
+def test_a_line_in_which_others_wait_on_loses_no_time_when_one_leaves_it() -> None:
+    bench = Bench(say=[provider()])
+    first = bench.now
+    bench.submit(model=A)
+    second = bench.submit(model=A)
+    bench.dispatch()
+    bench.advance(5.0)
+    bench.cancel(second)
+    need = bench.book.wants.needs(bench.book.lines)[A]
+    assert (need.waits, need.since) == (True, first)
+
+
 def test_a_line_held_back_by_a_bound_keeps_no_model_busy() -> None:
     bench = Bench(say=[provider()])
     bench.submit(model=A)
