@@ -100,12 +100,17 @@ def test_a_request_for_all_that_a_card_has_waits_for_it() -> None:
     assert choose(wish(24), [card("pc2", 0, 24, most=24)]).outcome == "grant"
 
 
+def test_a_card_that_has_nothing_to_grant_at_all_takes_nothing() -> None:
+    choice = choose(wish(1), [card("pc2", 0, 0, most=0)])
+    assert [verdict.reason for verdict in choice.verdicts] == ["gives 0.0 GiB at most, 1.0 GiB needed"]
+
+
 def test_what_no_card_in_question_could_ever_hold_is_refused_for_good() -> None:
     choice = choose(wish(23, host="pc2"), [BIG, SMALL])
     assert choice.outcome == "never"
     assert choice.reason == "whisper-large needs 23.0 GiB; the largest card in question, pc2:0, gives 12.0 GiB at most"
     assert choice.verdicts[0].reason == NOT_ASKED
-    assert isinstance(refusal(wish(23), choice), TooLarge)
+    assert isinstance(refusal(wish(23, host="pc2"), choice), TooLarge)
 
 
 @pytest.mark.parametrize(

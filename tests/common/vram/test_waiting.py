@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -58,6 +59,19 @@ def test_one_that_cannot_start_holds_up_nobody() -> None:
 def test_each_start_lowers_what_those_behind_find() -> None:
     line = queue(waiter("a", 10), waiter("b", 10), waiter("c", 4))
     assert starts(line, [card("mainpc", 15)]) == [("a", "mainpc"), ("c", "mainpc")]
+
+
+def test_who_starts_alone_on_a_card_starts_nobody_else_there() -> None:
+    alone = waiter("alone", 2)
+    alone = msgspec.structs.replace(alone, wish=msgspec.structs.replace(alone.wish, exclusive=True))
+    assert starts(queue(alone, waiter("next", 2)), [card("mainpc", 20)]) == [("alone", "mainpc")]
+    assert starts(queue(waiter("a", 2), alone), [card("mainpc", 20)]) == [("a", "mainpc")]
+
+
+def test_those_who_start_pinned_stay_together_within_what_may_be_pinned() -> None:
+    pinned = [waiter(ticket, 10) for ticket in "ab"]
+    pinned = [msgspec.structs.replace(each, wish=msgspec.structs.replace(each.wish, pinned=True)) for each in pinned]
+    assert starts(queue(*pinned, waiter("plain", 10)), [card("mainpc", 24)]) == [("a", "mainpc"), ("plain", "mainpc")]
 
 
 def test_a_head_that_has_waited_a_minute_keeps_the_card_nearest_to_holding_it() -> None:
