@@ -25,6 +25,7 @@ import pytest
 from tests.lab.clock import SteppedClock
 from tests.lab.fabric import until
 from tests.lab.netns import TwoHosts
+from tests.lab.small_disk import fill
 from tests.lab.two_hosts import PACKAGES, SERVICES, SUPERVISORS, TwoHostFabric, two_host_fabric
 from tests.system.conftest import ECHO
 
@@ -106,14 +107,7 @@ def _while_it_lasts(fabric: TwoHostFabric, rng: random.Random) -> None:
 
 def fill_disk(fabric: TwoHostFabric, target: str, rng: random.Random) -> None:
     """The disk of the host's TANDEM_HOME is full for a while."""
-    filler = fabric.home(target) / "filler"
-    with filler.open("wb", buffering=0) as file:
-        for size in (2**20, 4096, 1):
-            try:
-                while True:
-                    file.write(b"x" * size)
-            except OSError:
-                continue
+    filler = fill(fabric.home(target))
     time.sleep(rng.uniform(0.5, 3))
     filler.unlink()
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,38 +9,15 @@ from typing import Any
 import pytest
 
 from tests.lab.fabric import Fabric, until
+from tests.lab.small_disk import fill, small_disk
 from tests.system.conftest import ECHO
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 24 MiB."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root to mount a small disk")
-    mount = tmp_path / "disk"
-    mount.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(mount)], capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        pytest.skip(f"cannot mount a small disk here: {done.stderr.strip()}")
-    try:
-        yield mount
-    finally:
-        subprocess.run(["umount", "-l", str(mount)], check=True)
-
-
-def fill(disk: Path) -> Path:
-    """Take every last byte of a disk."""
-    filler = disk / "filler"
-    with filler.open("wb", buffering=0) as file:
-        for size in (2**20, 4096, 1):
-            try:
-                while True:
-                    file.write(b"x" * size)
-            except OSError:
-                continue
-    return filler
+    with small_disk(tmp_path / "disk", "24m") as mounted:
+        yield mounted
 
 
 def register(fabric: Fabric, name: str) -> dict[str, Any]:
@@ -65,8 +40,8 @@ def acquire(fabric: Fabric, model: str) -> dict[str, Any]:
     return answer
 
 
-def test_a_full_disk_is_said_and_survived(small_disk: Path) -> None:
-    fabric = Fabric(small_disk, {"mainpc": [ECHO]})
+def test_a_full_disk_is_said_and_survived(disk: Path) -> None:
+    fabric = Fabric(disk, {"mainpc": [ECHO]})
     fabric.home.mkdir(parents=True)
     kept: list[str] = []
     fabric.start()
@@ -74,7 +49,7 @@ def test_a_full_disk_is_said_and_survived(small_disk: Path) -> None:
         assert register(fabric, "before")["status"] == "success"
         lease = acquire(fabric, "before")
         assert lease["status"] == "success"
-        filler = fill(small_disk)
+        filler = fill(disk)
         answers = {name: register(fabric, name) for name in (f"full-{number}" for number in range(200))}
         kept = [name for name, answer in answers.items() if answer["status"] == "success"]
         refused = [answer for answer in answers.values() if answer["status"] == "error"]

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import os
 import random
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ import pytest
 from common.errors import Unavailable
 from common.supervisor import logs
 from common.supervisor.logs import LogWriter, read_log, tail_lines
+from tests.lab.small_disk import small_disk
 
 
 def test_a_log_rotates_at_its_size_and_keeps_so_many_older_files(tmp_path: Path) -> None:
@@ -131,27 +130,18 @@ def test_a_folder_that_is_gone_costs_bytes_and_no_error(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    if os.geteuid() != 0:
-        pytest.skip("mounting a small tmpfs needs root")
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], capture_output=True, check=False
-    )
-    if mounted.returncode != 0:
-        pytest.skip(f"mounting a small tmpfs is not allowed here: {mounted.stderr.decode().strip()}")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
+def disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "disk", "64k") as mounted:
+        yield mounted
 
 
-def test_a_full_disk_costs_bytes_that_are_counted_and_told_of_when_there_is_room(small_disk: Path) -> None:
-    log = LogWriter(small_disk / "a.log", max_bytes=1_000_000, keep=1)
-    ballast = small_disk / "ballast"
+def test_a_full_disk_costs_bytes_that_are_counted_and_told_of_when_there_is_room(disk: Path) -> None:
+    log = LogWriter(disk / "a.log", max_bytes=1_000_000, keep=1)
+    ballast = disk / "ballast"
     ballast.write_bytes(bytes(32 * 1024))
     for _ in range(16):
         log.write(b"x" * 4_096)
-    assert log.dropped_bytes == 16 * 4_096 - (small_disk / "a.log").stat().st_size > 0
+    assert log.dropped_bytes == 16 * 4_096 - (disk / "a.log").stat().st_size > 0
     ballast.unlink()
     log.write(b"after\n")
     assert read_log(log.path, -60, 60).text.endswith(
