@@ -3,6 +3,8 @@
 What an owner answers is a claim and only recorded. A rung is done when a look that began after its act shows the owner's bytes
 gone, down to what it may keep. Where the driver hides processes the card's free bytes must have risen instead, and the outcome
 says `unverified`. A look that failed shows nothing. Free bytes are compared with their sign, so that falling ones are no success.
+Of an owner that was shown to hold nothing, no look can show that it gave anything back, and its load may be on the way: it is
+watched until the rung's time is over.
 Of an owner that is being ended the end is waited for as well, for alive it may take what it does not hold yet. One that ends by
 itself is climbed no further: its bytes go, or are quarantined. Whatever happens, the ladder ends within the
 sum of its bounds (common/vram/rungs.py). It acts on nothing: it says what to do, and is told what came of it.
@@ -221,7 +223,7 @@ class Ladder:
         step.claimed = event.text if step is self._steps[-1] else f"{event.text} (after its time)"
         if step is not self._steps[-1] or self._gone:
             return ()
-        if step.freed and event.ok:
+        if step.freed and event.ok and not self._held_nothing(step):
             return self._freed(step)
         self._wait(step, self._policy.settle_s(step.rung) if event.ok else self._policy.look_s)
         return (Look(),)
@@ -273,14 +275,18 @@ class Ladder:
         """
         if self._gone:
             return self._end_as(step, "evicted")
-        if step.rung in ENDING or not step.answered:
+        if step.rung in ENDING or not step.answered or self._held_nothing(step):
             return ()
         kept = step.rung in KEEPING and step.refused_at is None
         return self._end_as(step, "parked" if kept else "evicted")
 
+    def _held_nothing(self, step: _Step) -> bool:
+        """Whether there was nothing to be seen going, so that its absence shows nothing of what the owner did."""
+        return self._first <= self._allowed(step.rung)
+
     def _says_nothing(self, step: _Step) -> bool:
         """Whether an owner that unloaded had its moment to say so."""
-        hushed = step.freed and not step.answered and step.rung == "unload"
+        hushed = step.freed and not step.answered and step.rung == "unload" and not self._held_nothing(step)
         return hushed and self._now - step.freed_at >= self._policy.claim_s
 
     def _end_as(self, step: _Step, kind: Kind) -> tuple[Action, ...]:

@@ -76,6 +76,35 @@ class Climb:
         return self
 
 
+def test_an_owner_shown_to_hold_nothing_is_watched_before_its_word_counts() -> None:
+    climb = Climb("unload", "term", "kill", held_bytes=0)
+    climb.held = 0
+    climb.look().answer().look()
+    assert not climb.over
+    assert climb.after(POLICY.verify_s).over
+    assert (climb.outcome.kind, climb.outcome.rung) == ("evicted", "unload")
+
+
+def test_an_owner_that_says_done_while_its_load_is_on_the_way_is_not_believed() -> None:
+    climb = Climb("unload", "term", "kill", held_bytes=0)
+    climb.held = 0
+    climb.answer().look()
+    climb.held = 10 * GIB
+    climb.look().after(POLICY.verify_s)
+    assert climb.acts == ["unload", "term"]
+    assert climb.rung("unload").outcome == "nothing"
+
+
+def test_an_owner_shown_to_hold_nothing_and_silent_has_its_whole_time() -> None:
+    climb = Climb("unload", "term", "kill", held_bytes=0)
+    climb.held = 0
+    climb.look().after(9.0)
+    assert not climb.over
+    climb.after(1.0)
+    assert climb.rung("unload").claimed == "no answer within 10.1 s"
+    assert (climb.outcome.kind, climb.outcome.rung) == ("evicted", "unload")
+
+
 def test_an_owner_that_unloads_is_done_when_the_card_shows_it() -> None:
     climb = Climb("unload", "term", "kill")
     assert climb.acts == ["unload"]
