@@ -1,6 +1,6 @@
 """Which card a request should go to when evictions may make room for it.
 
-A card with room and an idle loader comes first, and of those the tightest fit. Else the card where the request costs
+An open card with room and an idle loader comes first, and of those the tightest fit. Else the card where the request costs
 least, in seconds:
 
     cost = price of the dearest that has to go x (GiB needed)^0.75 + seconds of loading already queued there
@@ -120,6 +120,6 @@ def _place(ranked: Ranked) -> tuple[int, float, int, str, int]:
     left = site.card.grantable_bytes + ranked.plan.freed_bytes - ranked.need_bytes
     if not ranked.possible:
         return 2, 0.0, -left, site.card.host, site.card.index
-    if ranked.has_room and site.queued_load_s == 0:
+    if ranked.has_room and site.queued_load_s == 0 and not site.card.exclusive:
         return 0, 0.0, left, site.card.host, site.card.index
     return 1, ranked.cost_s, left, site.card.host, site.card.index

@@ -83,7 +83,9 @@ def test_a_sleeping_owner_keeps_what_is_left_on_the_card_and_its_weights_in_ram(
     assert changes(decision) == [("parked", "old")]
     (receipt,) = receipts(decision)
     assert (receipt.decision, receipt.returned_bytes, receipt.expected_bytes) == ("parked", 19 * GIB, 20 * GIB)
+    assert [(each.lease_id, each.chosen) for each in receipt.victims] == [("old", True)]
     shown = bench.lease("old")
+    assert shown.reason == "asleep: 1.0 GiB stay on the card, 19.0 GiB in host RAM"
     assert (shown.state, shown.bytes, shown.declared_bytes, shown.ram_bytes) == ("parked", GIB, 20 * GIB, 19 * GIB)
     assert shown.fencing_token > old
     assert bench.table.host_memory().ram_leased_bytes == 19 * GIB
@@ -92,6 +94,15 @@ def test_a_sleeping_owner_keeps_what_is_left_on_the_card_and_its_weights_in_ram(
     assert bench.lease("old").state == "parked"
     bench.end(1)
     assert bench.table.host_memory().ram_leased_bytes == 0
+
+
+def test_a_model_that_sleeps_is_loaded_no_more() -> None:
+    bench = Bench(a=24).with_host()
+    bench.mark(bench.loaded("old", 20, 1, unload=SLEEPER), loaded=True)
+    bench.promised("want", 12)
+    assert bench.lease("old").loaded
+    bench.parked("old", 1.0, 19.0)
+    assert not bench.lease("old").loaded
 
 
 def test_a_sleeping_lease_ends_when_its_holder_lets_go_of_it() -> None:
@@ -158,6 +169,7 @@ def test_bytes_that_will_not_go_stay_under_their_owners_name_until_they_are_gone
     decision = bench.quarantined("old", n=9)
     assert changes(decision) == [("evicted", "old")]
     assert [each.decision for each in receipts(decision)] == ["evicted", "quarantined"]
+    assert [(each.returned_bytes, each.rungs) for each in receipts(decision)] == [(11 * GIB, [RUNG]), (0, [RUNG])]
     assert "9.0 GiB would not go" in receipts(decision)[0].reason
     card = bench.table.cards(bench.now)[0]
     assert (card.quarantined_bytes, card.strangers, card.leased_bytes) == (9 * GIB, [], 0)

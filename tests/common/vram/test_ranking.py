@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import msgspec
+
 from common.vram.amount import GIB
 from common.vram.placement import Candidate
 from common.vram.ranking import Ranked, Site, rank
@@ -29,6 +31,12 @@ def test_the_tightest_fit_comes_first() -> None:
 
 def test_room_beside_an_idle_loader_comes_before_a_tighter_fit_that_has_to_wait() -> None:
     assert order(site(0, 5, queued_load_s=3), site(1, 20)) == [1, 0]
+
+
+def test_a_card_that_all_share_comes_before_one_that_was_anothers_alone() -> None:
+    alone = msgspec.structs.replace(site(0, 5).card, exclusive=True)
+    assert order(Site(alone), site(1, 20)) == [1, 0]
+    assert order(Site(alone), site(1, 0, resident("a"))) == [0, 1]
 
 
 def test_room_comes_before_an_eviction() -> None:

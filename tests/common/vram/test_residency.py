@@ -149,6 +149,17 @@ def test_prices_are_drawn_up_anew_when_they_are_old() -> None:
     assert before.dearest == soon.dearest > later.dearest
 
 
+def test_the_card_that_was_dearer_is_found_once_its_model_has_fallen_silent() -> None:
+    held = residency(card(0, 0), card(1, 0))
+    held.put("GPU-mainpc-0", tenant("seldom", load_s=4.0))
+    held.put("GPU-mainpc-1", tenant("busy", load_s=3.0))
+    held.used(ModelKey("seldom"), NOW)
+    for at in (NOW - 10, NOW):
+        held.used(ModelKey("busy"), at)
+    assert where(room(held)) == ("mainpc:0", ("seldom",))
+    assert where(room(held, now=NOW + 50_000)) == ("mainpc:1", ("busy",))
+
+
 def test_of_cards_that_cost_as_much_the_one_with_the_least_left_over_is_taken() -> None:
     held = residency(card(0, 1), card(1, 0), card(2, 0))
     for index in range(3):

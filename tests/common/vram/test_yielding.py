@@ -334,6 +334,27 @@ def test_what_is_on_its_way_back_has_its_room() -> None:
     assert world.returns_said() == ["dear"]
 
 
+def test_what_comes_back_is_told_of_once_however_much_room_there_is() -> None:
+    world = World(resident("small", 4 * GIB), resident("busy", 10 * GIB, in_use=True))
+    world.run(2)
+    world.run(5, lambda s: 12 * GIB)
+    world.strangers.clear()
+    for _ in range(60):
+        if any(isinstance(each, BringBack) for each in world.look()):
+            del world.here["small"]
+            world.parked.add("small")
+    assert world.returns_said() == ["small"]
+
+
+def test_of_several_strangers_the_largest_is_made_way_for() -> None:
+    world = loaded()
+    world.strangers |= {DESKTOP: GIB, GAME: GIB}
+    world.run(2)
+    world.strangers |= {DESKTOP: 5 * GIB, GAME: 6 * GIB}
+    said = world.run(2)
+    assert {each.stranger.pid for each in said if isinstance(each, Park)} == {GAME}
+
+
 def test_a_stranger_whose_name_is_not_known_is_told_of_by_its_number() -> None:
     world = loaded()
     world.run(2)
