@@ -244,7 +244,8 @@ def test_reserved_bytes_are_found_by_their_lease_alone_and_the_earlier_first() -
 def test_a_card_reserved_for_one_alone_is_taken_for_the_others() -> None:
     book = book_of(look())
     book.reserve("GPU-a", "alone", Room(1 * GIB, True))
-    assert [book.candidates(0.0, each)[0].exclusive for each in ("", "alone")] == [True, False]
+    book.reserve("GPU-a", "next", Room(1 * GIB, False))
+    assert [book.candidates(0.0, each)[0].exclusive for each in ("", "alone", "next")] == [True, False, True]
 
 
 def test_a_lease_counted_anew_counts_with_what_it_keeps() -> None:

@@ -45,7 +45,8 @@ def test_a_container_that_is_told_of_after_the_grant_is_its_owners_over_a_restar
 def test_a_mark_that_changes_nothing_leaves_nothing_but_each_use_counts() -> None:
     bench = Bench()
     granted = bench.grant("lease-1", 10, 1)
-    assert bench.mark(granted).facts == ()
+    unchanged = bench.mark(granted)
+    assert (unchanged.facts, unchanged.reply) == ((), LeaseMarked(state="held", in_use=True, loaded=False))
     bench.now += 100.0
     again = bench.mark(granted, in_use=True)
     assert (changes(again), len(again.facts)) == ([], 1)

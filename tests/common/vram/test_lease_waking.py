@@ -93,6 +93,12 @@ def test_a_parked_lease_of_no_process_wakes_for_its_own_agent_alone() -> None:
     assert bench.grant("again", 2, owner=Owner(agent_name="one"), identity="anna").lease_id == "lease-1"
 
 
+def test_a_share_is_on_all_the_cards_of_the_lease_it_shares() -> None:
+    bench = Bench(a=24, b=24)
+    whole = bench.grant("lease-1", 4, cards=2)
+    assert bench.grant("lease-2", 4, share=True, cards=2).card_uuids == whole.card_uuids == ["GPU-a", "GPU-b"]
+
+
 def test_a_share_takes_nothing_of_the_host_and_keeps_no_card() -> None:
     bench = Bench(a=24).with_host()
     bench.table.resources.measure(

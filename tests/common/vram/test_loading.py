@@ -145,17 +145,17 @@ def test_an_idle_model_makes_way_at_once() -> None:
 
 
 def test_who_has_waited_long_has_a_model_drained_that_is_never_idle() -> None:
-    line, held = queue(asked("x", "a", 0.0)), residency(0, 0)
+    line, held = queue(asked("x", "a", 1_000.0)), residency(0, 0)
     held.put("GPU-0", Tenant("pinned", ModelKey("pinned"), 20 * GIB, 50, 9.0, pinned=True))
     held.put("GPU-1", Tenant("used", ModelKey("used"), 20 * GIB, 50, 9.0, in_use=True))
-    assert begun(line, held, 59.9) is None
-    held.loading("GPU-1", 70.0)
-    assert begun(line, held, 60.0) is None
+    assert begun(line, held, 1_059.9) is None
+    held.loading("GPU-1", 1_070.0)
+    assert begun(line, held, 1_060.0) is None
     held.loading("GPU-1", 0.0)
-    load = begun(line, held, 70.0)
+    load = begun(line, held, 1_070.0)
     assert load is not None
     assert (load.victims, load.draining, load.card.index) == (("used",), True, 1)
-    assert begun(line, held, 71.0) is None
+    assert begun(line, held, 1_071.0) is None
 
 
 def test_a_request_for_one_host_does_not_join_a_load_on_another() -> None:

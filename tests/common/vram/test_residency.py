@@ -160,6 +160,14 @@ def test_the_card_that_was_dearer_is_found_once_its_model_has_fallen_silent() ->
     assert where(room(held, now=NOW + 50_000)) == ("mainpc:1", ("busy",))
 
 
+def test_what_is_free_on_a_card_makes_it_cheaper_for_whoever_needs_more() -> None:
+    held = residency(card(0, 2), card(1, 0))
+    held.put("GPU-mainpc-0", tenant("cheap", load_s=1.0))
+    held.put("GPU-mainpc-0", tenant("dear", load_s=9.0))
+    held.put("GPU-mainpc-1", tenant("middling", 6, load_s=3.0))
+    assert where(room(held, 6)) == ("mainpc:0", ("cheap",))
+
+
 def test_of_cards_that_cost_as_much_the_one_with_the_least_left_over_is_taken() -> None:
     held = residency(card(0, 1), card(1, 0), card(2, 0))
     for index in range(3):

@@ -31,6 +31,17 @@ def test_an_agent_whose_errors_all_differ_pushes_out_its_own() -> None:
     assert gone == [f"noise{n}" for n in range(99)]
 
 
+def test_the_group_seen_last_stays_while_there_is_another() -> None:
+    order = Forgetting()
+    order.seen("y0", "y")
+    order.seen("y1", "y")
+    order.seen("x0", "x")
+    order.drop("y0")
+    assert order.next() == "y1"
+    order.drop("y1")
+    assert order.next() == "x0"
+
+
 def test_a_group_has_one_owner() -> None:
     order = Forgetting()
     order.seen("a", "one")
