@@ -26,6 +26,13 @@ def test_a_sleeper_may_keep_a_tenth_or_512_mib_and_half_at_most(size: float, wan
     assert order.residual_bytes == residual
 
 
+def test_who_only_unloads_keeps_nothing() -> None:
+    bench = Bench(a=24).with_host(ram=64)
+    bench.loaded("old", 20, 1, unload=UNLOADER)
+    (order,) = orders(bench.room("want", 18))
+    assert (order.residual_bytes, order.not_parked) == (0, "")
+
+
 @pytest.mark.parametrize(("held", "expected"), [(8.0, 10 * GIB), (12.0, 12 * GIB)])
 def test_a_receipt_expects_what_a_lease_was_promised_or_what_it_holds_beyond_that(held: float, expected: int) -> None:
     bench = Bench(a=24)

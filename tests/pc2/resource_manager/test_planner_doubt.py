@@ -34,7 +34,9 @@ def test_an_ask_that_died_midway_is_put_to_the_same_supervisor_again(error: Tand
     first = bench.one(AskSupervisor)
     bench.refuse(first, error)
     assert bench.all(AskSupervisor) == []
-    bench.wait(1.0)
+    bench.wait(0.9)
+    assert bench.all(AskSupervisor) == []
+    bench.wait(0.1)
     second = bench.one(AskSupervisor)
     assert (second.host, second.attempt, second.request) == (first.host, 2, first.request)
     bench.refuse(first, NoCapacity("a late word"))
