@@ -15,13 +15,13 @@ NOWHERE: Final = ",".join(f"{name}=1:1@127.0.0.1" for name in Directory().names(
 
 
 def only(*places: str) -> str:
-    """TANDEM_SERVICES with these places (`Name=port[:events_port]@address`), and nobody anywhere else."""
-    return ",".join((NOWHERE, *places))
+    """TANDEM_SERVICES with these places (`Name=port[:events_port]@address`), and nobody anywhere else; each name once."""
+    return nobody_but(*places).render()
 
 
 def nobody_but(*places: str) -> Directory:
     """The same as a directory."""
-    return Directory.parse(only(*places))
+    return Directory.parse(",".join((NOWHERE, *places)))
 
 
 def alone(places: Mapping[str, Place]) -> Directory:
