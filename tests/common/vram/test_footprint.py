@@ -161,6 +161,26 @@ def test_a_look_that_changes_nothing_that_counts_writes_nothing() -> None:
     assert footprints.changes() == []
 
 
+def test_who_declares_nothing_changes_nothing_of_what_was_learned() -> None:
+    footprints = looked(Footprints("mainpc"), *[5.0] * 60)
+    footprints.declared(LLAMA, 10 * GIB)
+    before = footprints.get(LLAMA)
+    footprints.declared(LLAMA, 0)
+    assert footprints.get(LLAMA) == before
+
+
+def test_a_footprint_that_is_touched_again_pushes_none_out() -> None:
+    footprints = Footprints("mainpc", FootprintPolicy(remembered_keys=2))
+    for key in (LLAMA, WHISPER, WHISPER):
+        looked(footprints, 1.0, key=key)
+    assert [each.key for each in footprints] == [LLAMA, WHISPER]
+
+
+def test_what_is_not_known_yet_is_nothing() -> None:
+    known = Footprints("mainpc").get(LLAMA)
+    assert (known.declared_bytes, known.measured_bytes, known.peak_bytes, known.need_bytes, known.looks) == (0,) * 5
+
+
 def test_of_too_many_footprints_the_one_untouched_for_longest_is_forgotten_for_good() -> None:
     store = MemoryStore()
     footprints = Footprints("mainpc", FootprintPolicy(remembered_keys=2))

@@ -470,7 +470,7 @@ def test_what_an_owner_without_a_verb_leased_last_goes_with_what_goes_already() 
 def test_draining_sends_nobody_away_whose_process_a_pinned_lease_needs() -> None:
     bench = Bench(a=24)
     bench.loaded("old", 10, 1)
-    bench.grant("pinned", 8, 1, model="tts", card_uuid="GPU-a", pinned=True)
+    bench.grant("pinned", 8, 1, model="tts", card_uuid="GPU-a", pinned=True, in_use=False)
     asked = bench.ask("want", 12, model="x")
     error = refused(bench.table.evict_for(asked, bench.now, AT, draining=True), NoCapacity)
     reasons = {each["lease_id"]: each["reason"] for each in error.details["victims"]}
