@@ -5,7 +5,6 @@ Whether a model's files are there is not judged: where they are not, its host is
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 import re
 from collections.abc import Iterator, Sequence
@@ -157,6 +156,8 @@ def _fields(document: Document, place: Place, model: Model) -> Iterator[Problem]
 
 def _wrong_field(model: Model, field: Field) -> tuple[str, str] | None:
     if field.name not in FIELDS:
+        import difflib
+
         close = difflib.get_close_matches(field.name.lower(), FIELDS, n=1)
         known = ", ".join(f"{{{name}}}" for name in FIELDS)
         return f"there is no field {field}", f"did you mean {{{close[0]}}}?" if close else f"known: {known}"

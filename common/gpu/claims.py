@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -81,7 +80,7 @@ def claim(uuid: str, host: str, folder: Path) -> Claim | OwnedBy:
 
 def machine_wide_folder() -> Path:
     """Where this machine's claims lie: /run/lock/tandem, or a folder of this user's own where that cannot be written."""
-    own = Path(tempfile.gettempdir()) / f"tandem-claims-{os.getuid()}"
+    own = Path(os.environ.get("TMPDIR") or "/tmp") / f"tandem-claims-{os.getuid()}"
     return next(folder for folder in (_SHARED_FOLDER, own) if folder is own or _usable(folder))
 
 

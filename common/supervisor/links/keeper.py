@@ -8,7 +8,7 @@ disk takes nothing, nothing has changed. The supervisor that holds the host's ho
 from __future__ import annotations
 
 import asyncio
-import secrets
+import os
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -138,7 +138,7 @@ class Keeper:
 
     def invite(self, asked: InviteHost, address: str, port: int) -> Bundle:
         """A bundle by which `asked.host` may join this host at this address and port, once and in its time."""
-        now, pair, secret = self._wall(), keyfiles.new_process_keys(), secrets.token_urlsafe(32)
+        now, pair, secret = self._wall(), keyfiles.new_process_keys(), ed25519.encoded(os.urandom(32))
         fresh = Invite(
             host=asked.host,
             public=pair.public,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Iterator, Sequence
 
 from common.config.models import Model
@@ -37,6 +36,8 @@ class Entries:
         if off is not None:
             mend = f"set `enabled: true` in its entry in {self._host}'s startup file, then `tandem models reload`"
             return NotFound(f"{off.name} is disabled on {self._host}", mend=mend)
+        import difflib
+
         close = difflib.get_close_matches(name, known, n=1)
         text = f"; did you mean {close[0]}?" if close else ""
         return NotFound(f"{self._host} has no model {name!r}{text}", close=close)

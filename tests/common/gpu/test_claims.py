@@ -156,5 +156,5 @@ def test_the_machines_folder_is_shared_where_it_can_be(tmp_path: Path, monkeypat
 def test_without_a_writable_shared_folder_the_users_own_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setattr(claims, "_SHARED_FOLDER", tmp_path / "file" / "tandem")
-    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     assert machine_wide_folder() == tmp_path / f"tandem-claims-{os.getuid()}"
