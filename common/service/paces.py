@@ -53,9 +53,11 @@ class Paces:
         while self._due and self._due[0][0] <= until:
             due.append(heappop(self._due))
         for _, number, seconds, work in due:
+            if self._stopped:
+                return
             try:
                 work()
-            except Exception:
+            except (Exception, asyncio.CancelledError):  # it may have met a task that was cancelled
                 self._log.exception("the work done every %s s failed", seconds)
             self._plan(number, seconds, work)
         self._arm()

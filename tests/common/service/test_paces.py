@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -84,10 +84,30 @@ def test_a_work_that_fails_is_told_and_keeps_nobody(loop: Loop, caplog: pytest.L
     assert "the work done every 1.0 s failed" in caplog.text
 
 
+def test_a_work_that_meets_a_cancelled_task_takes_no_other_work_along(
+    loop: Loop, caplog: pytest.LogCaptureFixture
+) -> None:
+    done: list[str] = []
+    cancelled = SimpleNamespace(result=Mock(side_effect=asyncio.CancelledError))
+    paces = Paces(logging.getLogger("test"))
+    paces.every(1.0, cancelled.result)
+    paces.every(1.0, lambda: done.append("other"))
+    loop.wake()
+    loop.wake()
+    assert done == ["other", "other"]
+    assert "the work done every 1.0 s failed" in caplog.text
+
+
 def test_once_it_is_stopped_nothing_is_done_any_more(loop: Loop) -> None:
     Paces(logging.getLogger("test")).stop()
     paces = Paces(logging.getLogger("test"))
-    done: list[Any] = []
-    paces.every(1.0, lambda: done.append(paces.stop()))
+    done: list[str] = []
+
+    def be_the_last() -> None:
+        done.append("last")
+        paces.stop()
+
+    paces.every(1.0, be_the_last)
+    paces.every(1.0, lambda: done.append("too late"))
     loop.wake()
-    assert (len(done), [timer for timer in loop.timers if not timer.cancelled]) == (1, [])
+    assert (done, [timer for timer in loop.timers if not timer.cancelled]) == (["last"], [])
