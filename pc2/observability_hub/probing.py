@@ -115,18 +115,22 @@ class Probing:
     def _take_turn(self) -> None:
         now = self._now()
         due_at, self._turn, self._turn_at = self._turn_at, None, float("inf")
-        try:
-            self._late(now - due_at)
-            for key in self._agenda.take(now + TURN_S / 2):
-                probe = self._under_way.get(key)
-                if probe is not None:
-                    self._give_up(key, probe)
-                elif len(self._under_way) < AT_ONCE:
-                    self._start(key)
-                else:
-                    self._agenda.hasten(key, now + TURN_S)
-        finally:
-            self._arm()
+        self._late(now - due_at)
+        for key in self._agenda.take(now + TURN_S / 2):
+            try:
+                self._go_on(key, now)
+            except Exception:
+                self._shell.log.exception("the turn of %s failed", key)
+        self._arm()
+
+    def _go_on(self, key: str, now: float) -> None:
+        probe = self._under_way.get(key)
+        if probe is not None:
+            self._give_up(key, probe)
+        elif len(self._under_way) < AT_ONCE:
+            self._start(key)
+        else:
+            self._agenda.hasten(key, now + TURN_S)
 
     def _start(self, key: str) -> None:
         subject = self._ward.find(key)

@@ -186,6 +186,29 @@ def test_a_hub_without_descriptors_blames_itself(
     assert "pc2/a cannot be probed: no more sockets" in caplog.text
 
 
+def test_what_fails_about_one_keeps_nobody_who_has_the_same_turn(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    desk = Desk(monkeypatch, "a", "b")
+    tell = desk.probing._tell
+
+    def fail_about_a(key: str, life: int, outcome: Outcome, at: float) -> None:
+        if key == "pc2/a":
+            raise ValueError("cannot be taken in")
+        tell(key, life, outcome, at)
+
+    desk.probing._tell = fail_about_a
+    desk.probing.look("pc2/a")
+    desk.probing.look("pc2/b")
+    desk.turn()
+    desk.turn()
+    assert ([key for key, _ in desk.told], desk.probing.under_way) == (["pc2/b"], 0)
+    assert "the turn of pc2/a failed" in caplog.text
+    desk.probing.look("pc2/a")
+    desk.turn()
+    assert len(desk.lines) == 3, "it is asked again"
+
+
 def test_the_hub_knows_of_itself_without_a_question(monkeypatch: pytest.MonkeyPatch) -> None:
     desk = Desk(monkeypatch, "observability_hub")
     desk.probing.look("pc2/observability_hub")
