@@ -42,11 +42,13 @@ class Pace:
 
     def taken(self, total: int) -> None:
         """The reader has taken so many bytes in all; less than it said before is an old message, and nothing."""
-        self._taken = max(self._taken, min(total, self._sent))
-        self._moved.set()
+        taken = min(total, self._sent)
+        if taken > self._taken:
+            self._taken = taken
+            self._moved.set()
 
     async def moved(self, within_s: float) -> bool:
-        """Waits until the reader says something; False where it does not within `within_s`."""
+        """Waits until the reader has taken more; False where it does not within `within_s`."""
         self._moved.clear()
         try:
             await asyncio.wait_for(self._moved.wait(), within_s)

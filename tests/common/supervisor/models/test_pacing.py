@@ -75,3 +75,16 @@ async def test_a_word_of_the_reader_ends_the_wait() -> None:
     await asyncio.sleep(0)
     pace.taken(10)
     assert await waiting
+
+
+async def test_who_says_the_same_again_has_taken_nothing() -> None:
+    pace = Pace(10)
+    pace.sent(10)
+    pace.taken(10)
+    again = asyncio.create_task(pace.moved(60.0))
+    await asyncio.sleep(0)
+    pace.taken(10)
+    pace.taken(10**9)
+    await asyncio.sleep(0)
+    assert not again.done()
+    again.cancel()
