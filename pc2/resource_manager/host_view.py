@@ -64,7 +64,11 @@ class HostView:
         """The lease is over."""
         self.leases.pop(lease.lease_id, None)
         self.said_at.pop(lease.lease_id, None)
-        self.alike.get(ModelKey(lease.model, lease.config), {}).pop(lease.lease_id, None)
+        key = ModelKey(lease.model, lease.config)
+        alike = self.alike.get(key, {})
+        alike.pop(lease.lease_id, None)
+        if not alike:
+            self.alike.pop(key, None)
         for uuid in residents.cards_of(lease):
             self.tenants.get(uuid, {}).pop(lease.lease_id, None)
         self.caps.pop(lease.card_uuid, None)

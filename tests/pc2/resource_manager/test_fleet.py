@@ -110,6 +110,16 @@ def test_a_lost_silent_or_failing_host_keeps_its_cards_closed() -> None:
     assert fleet.candidates(9.0) == []
 
 
+def test_of_a_model_whose_leases_ended_nothing_is_kept() -> None:
+    fleet = fleet_with(card(20))
+    for number in range(3):
+        of_its_own = msgspec.structs.replace(lease("lease-1"), model=f"model-{number}")
+        fleet.changed("mainpc", LeaseChanged(change="granted", lease=of_its_own), 0.0)
+        assert fleet.sharable(f"model-{number}", "", "", "", 0.0) == of_its_own
+        fleet.changed("mainpc", LeaseChanged(change="released", lease=of_its_own), 0.0)
+    assert fleet._hosts["mainpc"].alike == {}
+
+
 def test_a_pause_closes_a_host_for_a_moment() -> None:
     fleet = fleet_with(card(20))
     fleet.pause("mainpc", 2.0)
