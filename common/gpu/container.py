@@ -35,13 +35,18 @@ FOLDER: Final = re.compile(r"tandem-run-(\d{1,10})-(\d{1,19})-(\d{1,19})-\w+")
 
 
 class Container:
-    """One container; `warn` tells the user. Its id is written into `folder`, its own, or else into a temporary one."""
+    """One container; `warn` tells the user. Its id is written into `folder`, its own, or else into a temporary one.
 
-    def __init__(self, run: ContainerRun, warn: Callable[[str], None], folder: str = "") -> None:
+    Where the command names a file for it, that is relative to `cwd`. An id that is there already is another container's: no
+    engine starts one over it.
+    """
+
+    def __init__(self, run: ContainerRun, warn: Callable[[str], None], folder: str = "", cwd: str = "") -> None:
         self._run = run
         self._warn = warn
-        self._folder = "" if run.cidfile else folder or _own_folder()
-        self._cidfile = Path(run.cidfile or f"{self._folder}/{CIDFILE}")
+        self._folder = folder or ("" if run.cidfile else _own_folder())
+        self._cidfile = Path(cwd, run.cidfile or f"{self._folder}/{CIDFILE}").absolute()
+        self._another = _read(self._cidfile)
 
     def words(self, uuids: Sequence[str], lease_id: str) -> list[str]:
         """The command with the lease's cards in it; what the user said of cards stands, and is told where it is another's."""
@@ -73,47 +78,49 @@ class Container:
 
     async def end(self) -> None:
         """Stop the container if it goes on; returns when no process of it is left, or the engine would not end it."""
-        if not await self._lives():
+        container_id = self._id()
+        if not await _lives(container_id):
             return
         self._warn("the container goes on without its command; it is stopped")
         for words in (["stop", "-t", f"{STOP_S:.0f}"], ["kill"]):
-            await self._engine(words)
-            if await self._gone():
+            await _performed([*self._run.program, *words, container_id])
+            if await _gone(container_id):
                 return
-        self._warn(f"the container {self._id()[:12]} could not be stopped; its memory is nobody's lease from now on")
+        self._warn(f"the container {container_id[:12]} could not be stopped; its memory is nobody's lease from now on")
 
     def close(self) -> None:
-        """Forget the file with the container's id, where it was ours."""
+        """Forget its own folder; a file that the command names is the user's."""
         if self._folder:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def _id(self) -> str:
-        return _read(self._cidfile)
+        found = _read(self._cidfile)
+        return "" if found == self._another else found
 
     def _cgroup(self) -> str:
         return cgroups.container_cgroup(self._id())
 
-    async def _lives(self) -> bool:
-        return bool(await asyncio.to_thread(cgroups.members, self._id()))
-
-    async def _gone(self) -> bool:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(STOP_S):
-                while await self._lives():
-                    await asyncio.sleep(POLL_S)
-                return True
-        return False
-
-    async def _engine(self, words: Sequence[str]) -> None:
-        await _performed([*self._run.program, *words, self._id()])
-
 
 async def end_left(container_id: str, command: Sequence[str]) -> bool:
     """Ends the container that somebody who was killed left running; whether there was any process of it."""
-    if not await asyncio.to_thread(cgroups.members, container_id):
+    if not await _lives(container_id):
         return False
     await _performed([*command, container_id])
     return True
+
+
+async def _lives(container_id: str) -> bool:
+    return bool(await asyncio.to_thread(cgroups.members, container_id))
+
+
+async def _gone(container_id: str) -> bool:
+    """Whether no process of it is left within STOP_S."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(STOP_S):
+            while await _lives(container_id):
+                await asyncio.sleep(POLL_S)
+            return True
+    return False
 
 
 async def _performed(command: Sequence[str]) -> None:
@@ -134,7 +141,9 @@ def _own_folder() -> str:
     me, space = process_identity.this_process(), _pid_namespace()
     for folder in Path(tempfile.gettempdir()).glob("tandem-run-*"):
         named = FOLDER.fullmatch(folder.name)
-        if named is None or int(named[3]) != space or process_identity.is_alive(int(named[1]), int(named[2])):
+        if named is None or int(named[3]) != space or not _mine(folder):
+            continue
+        if process_identity.is_alive(int(named[1]), int(named[2])):
             continue
         if not cgroups.members(_read(folder / CIDFILE)):
             shutil.rmtree(folder, ignore_errors=True)
@@ -146,8 +155,16 @@ def _pid_namespace() -> int:
     return os.stat("/proc/self/ns/pid").st_ino
 
 
+def _mine(folder: Path) -> bool:
+    """Whether a folder is this user's: in another's may lie whatever that one likes."""
+    try:
+        return folder.lstat().st_uid == os.geteuid()
+    except OSError:
+        return False
+
+
 def _read(cidfile: Path) -> str:
     try:
-        return cidfile.read_text().strip()
+        return cidfile.read_text(errors="replace").strip()
     except OSError:
         return ""

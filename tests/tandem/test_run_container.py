@@ -138,11 +138,11 @@ async def test_a_container_that_the_engine_cannot_end_is_told(monkeypatch: pytes
 
 async def test_a_container_that_runs_elsewhere_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(container, "UNSEEN_S", 0.2)
-    (tmp_path / "cid").write_text("f" * 64)
     found = container_run(["docker", "run", f"--cidfile={tmp_path / 'cid'}", "img"])
     assert found is not None
     told: list[str] = []
     elsewhere = Container(found, told.append)
+    (tmp_path / "cid").write_text("f" * 64)
 
     async def never(cgroup: str) -> bool:
         raise AssertionError(cgroup)

@@ -31,6 +31,8 @@ read -r _ && exit
 [ -s "$0" ] && exec "$@" "$(cat "$0")"
 """
 """Waits for a line that dismisses it, or for the end of whoever would write it; then ends the container."""
+OF: Final = "@"
+"""Between an engine's name and its lease's id, in the name of a container's folder."""
 END_FILE: Final = "end.json"
 """Beside the container's id, how it is ended: the file with its id, and the command that takes it."""
 
@@ -59,11 +61,11 @@ class EngineContainers:
             raise Unavailable(
                 f"{entry.name}: a detached container would outlive its lease; leave -d out of its command"
             )
-        folder = self._folder / entry.name
+        folder = self._folder / f"{entry.name}{OF}{lease_id}"  # an earlier one's may be on its way out yet
         try:
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True, mode=0o700)
-            container = Container(found, partial(self._log.warning, "%s: %s", entry.name), str(folder))
+            container = Container(found, partial(self._log.warning, "%s: %s", entry.name), str(folder), entry.cwd)
             words = container.words(card_uuids, lease_id)
             Path(container.last_words[0]).unlink(missing_ok=True)  # with that of an earlier life no engine starts
             (folder / END_FILE).write_bytes(msgspec.json.encode(container.last_words))
@@ -116,7 +118,7 @@ class ContainerGuard:
 def _left(folder: Path) -> LeftContainer | None:
     try:
         cidfile, *command = msgspec.json.decode((folder / END_FILE).read_bytes(), type=list[str])
-        return LeftContainer(folder.name, Path(cidfile).read_text().strip(), command)
+        return LeftContainer(folder.name.partition(OF)[0], Path(cidfile).read_text().strip(), command)
     except (OSError, ValueError):
         return None  # it was killed before there was a container
 

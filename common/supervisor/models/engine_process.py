@@ -78,6 +78,8 @@ class EngineProcesses:
         given = surroundings(self._environ, entry.env, lease_id, card_uuids)
         outcome = self._processes.run(entry, self._lives, lambda mark: _prepared(entry, {**given, MARK: mark}))
         if isinstance(outcome, Exited):
+            if container is not None:
+                container.close()
             raise Unavailable(f"{model.name}: {outcome.reason}")
         engine = self._running[entry.name] = EngineProcess(model, entry, outcome, container)
         if container is not None:

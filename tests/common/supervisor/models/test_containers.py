@@ -36,14 +36,27 @@ def boxed_model(docker: Docker, *words: str) -> Model:
 def test_a_container_is_shown_the_leased_cards_and_writes_its_id_into_a_folder_of_its_own(tmp_path: Path) -> None:
     containers = EngineContainers(tmp_path / "containers")
     prepared, container = containers.prepared(entry("--rm", "img", "serve"), "lease-1", [CARD])
-    cidfile = tmp_path / "containers" / "a" / "cid"
+    cidfile = tmp_path / "containers" / "a@lease-1" / "cid"
     label = "--label=tandem.lease=lease-1"
     assert prepared.command[2:5] == [label, f"--cidfile={cidfile}", "--gpus"]
     assert prepared.command[5:] == [f"device={CARD}", "--rm", "img", "serve"]
     assert container is not None
     cidfile.write_text("left over")
-    containers.prepared(entry("img"), "lease-2", [CARD])
+    containers.prepared(entry("img"), "lease-1", [CARD])
     assert not cidfile.exists(), "docker starts nothing over a file that is there"
+
+
+def test_an_engine_that_starts_while_the_one_before_is_being_ended_leaves_that_its_id(tmp_path: Path) -> None:
+    containers = EngineContainers(tmp_path)
+    _, first = containers.prepared(entry("img"), "lease-1", [CARD])
+    assert first is not None
+    Path(first.last_words[0]).write_text("1" * 64)
+    _, second = containers.prepared(entry("img"), "lease-2", [CARD])
+    assert second is not None
+    assert Path(first.last_words[0]).read_text() == "1" * 64
+    Path(second.last_words[0]).write_text("2" * 64)
+    first.close()
+    assert [(each.name, each.container_id) for each in containers.left()] == [("a", "2" * 64)]
 
 
 def test_a_command_that_runs_no_container_is_left_as_it_is(tmp_path: Path) -> None:
