@@ -42,12 +42,16 @@ VERDICTS: Final[dict[Weight, Verdict]] = {
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How one probe ended. `silent`: no answer in time, which a slow asker may be the reason of; a refusal is a fact."""
+    """How one probe ended. `silent`: no answer in time, which a slow asker may be the reason of; a refusal is a fact.
+
+    `own` is the hub's word on itself, for which it needs no ears.
+    """
 
     weight: Weight
     reason: str = ""
     latency_s: float = 0.0
     silent: bool = False
+    own: bool = False
 
 
 @dataclass(slots=True)

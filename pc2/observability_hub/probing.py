@@ -143,9 +143,7 @@ class Probing:
         probe = self._under_way[key] = _Probe(subject.life, self._now(), subject.pace.patience_s)
         self._agenda.plan(key, probe.deadline, (probe.deadline - TURN_S / 2, probe.deadline))
         if self._is_own(subject):
-            report = self._shell.report()
-            said = weigh({"ready": report.ready, "status": report.status, "reasons": report.reasons})
-            self._answered(key, probe, said)
+            self._ended(key, probe, self._own())
         elif way.how == "zmq":
             self._ask_over_zmq(key, way, probe)
         else:
@@ -163,6 +161,11 @@ class Probing:
         """Whether it is this hub, which knows how it is."""
         own = self._shell.settings
         return subject.what == "service" and (subject.host, wire_name(subject.name)) == (own.host, own.service)
+
+    def _own(self) -> Outcome:
+        report = self._shell.report()
+        said = weigh({"ready": report.ready, "status": report.status, "reasons": report.reasons})
+        return Outcome(*said, own=True)
 
     def _ask_over_zmq(self, key: str, way: Way, probe: _Probe) -> None:
         probe.leave = partial(self._hang_up, key)

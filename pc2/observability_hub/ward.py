@@ -188,7 +188,7 @@ class Ward:
             return []
         if outcome.silent and self._doubtful(subject, now):
             return []
-        if subject.near and not outcome.silent:
+        if subject.near and not (outcome.silent or outcome.own):
             self.doubt.heard()
         subject.evidence.take(outcome, at)
         if outcome.weight is Weight.MISS:

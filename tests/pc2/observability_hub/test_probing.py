@@ -213,8 +213,24 @@ def test_the_hub_knows_of_itself_without_a_question(monkeypatch: pytest.MonkeyPa
     desk = Desk(monkeypatch, "observability_hub")
     desk.probing.look("pc2/observability_hub")
     desk.turn()
-    assert desk.told == [("pc2/observability_hub", Outcome(Weight.WELL))]
+    assert desk.told == [("pc2/observability_hub", Outcome(Weight.WELL, own=True))]
     assert (desk.probing.done, desk.probing.under_way, desk.lines) == (1, 0, [])
+
+
+def test_what_the_hub_knows_of_itself_is_no_sign_that_it_has_ears(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("observability_hub", "a", "b", "c", "d")
+    desk = Desk(monkeypatch, *names)
+    ward, clock = desk.ward, desk.clock
+
+    def take_in(key: str, life: int, outcome: Outcome, at: float) -> None:
+        ward.probed(key, life, outcome, at, clock.now, clock.now)
+
+    desk.probing._tell = take_in
+    for name in names:
+        desk.probing.look(f"pc2/{name}")
+    while clock.now < 8.0:
+        desk.turn()
+    assert ward.doubt.now(clock.now) == "nobody answers the hub, 4 at once"
 
 
 def test_once_it_is_closed_nobody_is_probed_whoever_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
