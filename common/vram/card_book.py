@@ -198,9 +198,9 @@ class CardBook:
                     yield uuid, lease_id, holding
 
     def doubtful(self, uuid: str) -> bool:
-        """Whether an owner on the card may hold more by now than it leased and the last look showed."""
+        """Whether an owner on the card may hold more by now than it leased, as fast as the last two looks showed it to grow."""
         entry = self._entries[uuid]
-        return overdraft.may_be(entry.before, self._account(entry))
+        return overdraft.may_be(entry.before, self._account(entry), entry.sample.sampled_at - entry.before_at)
 
     def quarantined_bytes(self, uuid: str, lease_id: str, now: float) -> int | None:
         """What a quarantined lease's owner is still seen to hold; None while the card cannot tell."""
@@ -226,7 +226,7 @@ class CardBook:
 
     def _see(self, entry: CardEntry, sample: CardSample) -> None:
         if not entry.sample.problem:
-            entry.before = self._account(entry)
+            entry.before, entry.before_at = self._account(entry), entry.sample.sampled_at
         if sample.lost and entry.lost_at is None:
             entry.lost_at = entry.sample.sampled_at
         entry.sample, entry.drawn = sample, None

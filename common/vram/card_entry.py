@@ -34,6 +34,7 @@ class CardEntry:
         self.lingering_bytes = 0
         self.lost_at = sample.sampled_at if sample.lost else None
         self.before: Account | None = None
+        self.before_at = sample.sampled_at
         self.drawn: Account | None = None
         self.card: Candidate | None = None
 

@@ -11,7 +11,7 @@ from common.vram.overdraft import may_be, overdrawn
 TOTAL = 24 * GIB
 
 
-def card(held: int, problem: str = "") -> CardSample:
+def card(held: int, problem: str = "", at: float = 0.0) -> CardSample:
     return CardSample(
         host="mainpc",
         index=0,
@@ -22,6 +22,7 @@ def card(held: int, problem: str = "") -> CardSample:
         used_bytes=held,
         processes=(ProcessUse(100, 1, "loader", held),) if held else (),
         problem=problem,
+        sampled_at=at,
     )
 
 
@@ -52,6 +53,27 @@ def test_a_lease_that_is_new_or_is_within_the_tolerance_is_not_overdrawn() -> No
 )
 def test_a_loader_may_be_over_once_another_step_like_its_last_would_be(before: int, now: int, doubtful: bool) -> None:
     assert may_be(seen(before * GIB), seen(now * GIB)) is doubtful
+
+
+@pytest.mark.parametrize(
+    ("apart_s", "doubtful"),
+    [(0.002, True), (0.0, True), (0.25, False), (0.5, False), (30.0, False)],
+    ids=["waited for", "at once", "twice as fast", "as ever", "a driver that hung"],
+)
+def test_looks_that_follow_closely_show_how_fast_a_loader_grows(apart_s: float, doubtful: bool) -> None:
+    assert may_be(seen(4 * GIB), seen(4 * GIB + 50 * MIB), apart_s) is doubtful
+
+
+def test_the_book_knows_how_far_apart_its_looks_are() -> None:
+    book = CardBook()
+    book.measure([card(0)], {})
+    book.put("GPU-a", Claim("a", 6 * GIB, ProcessId(100, 1), 0))
+    book.measure([card(4 * GIB, at=7.0)], {})
+    book.measure([card(4 * GIB, "it does not answer", at=7.001)], {})
+    book.measure([card(4 * GIB + 50 * MIB, at=7.002)], {})
+    assert book.doubtful("GPU-a")
+    book.measure([card(4 * GIB + 100 * MIB, at=7.502)], {})
+    assert not book.doubtful("GPU-a")
 
 
 def test_what_was_never_looked_at_before_may_have_taken_all_since_it_was_leased() -> None:
