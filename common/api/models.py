@@ -43,7 +43,10 @@ class UseModel(Message, frozen=True):
 
 
 class ModelProgress(Message, frozen=True):
-    """Streamed while a model is waited for; `eta_s` is the best estimate of how long yet, null where there is none."""
+    """Streamed while a model is waited for; `eta_s` is the best estimate of how long yet, null where there is none.
+
+    `for_card`, `for_host`: room on a card, or in the host's RAM, disk and cores, may be what is waited for.
+    """
 
     phase: Literal["queued", "evicting", "loading"]
     host: str
@@ -51,10 +54,15 @@ class ModelProgress(Message, frozen=True):
     waited_s: Seconds
     eta_s: Seconds | None
     reason: str
+    for_card: bool = True
+    for_host: bool = False
 
 
 class ModelReady(Message, frozen=True):
-    """The model answers at `url` on `host`'s loopback, there under the name `upstream`; `lease` is the share to give back."""
+    """The model answers at `url` on `host`'s loopback, there under the name `upstream`; `lease` is the share to give back.
+
+    `of_host`: its engine's lease holds some of the host's RAM, disk or cores.
+    """
 
     model: str
     host: str
@@ -64,6 +72,7 @@ class ModelReady(Message, frozen=True):
     lease: LeaseGranted
     waited_s: Seconds
     loaded: bool
+    of_host: bool = False
 
 
 class Model(Message, frozen=True):

@@ -16,7 +16,7 @@ from common.api.models import ModelProgress, UseModel
 class Caller(Struct):
     """One; `since` in monotonic seconds, `host` where it wants the model (empty: anywhere), `at` where it waits for it.
 
-    `coming`: room was found, and the model is being loaded.
+    `coming`: room was found, and the model is being loaded. `for_card`, `for_host`: what room may be what it waits for.
     """
 
     model: str
@@ -24,10 +24,13 @@ class Caller(Struct):
     host: str = ""
     at: str = ""
     coming: bool = False
+    for_card: bool = True
+    for_host: bool = False
 
     def told(self, part: ModelProgress) -> None:
         """How its wait goes."""
         self.at, self.coming = part.host, part.phase != "queued"
+        self.for_card, self.for_host = part.for_card, part.for_host
 
 
 class Callers:

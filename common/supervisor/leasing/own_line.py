@@ -10,9 +10,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Protocol
 
+import msgspec
+
 from common.api.host_memory import HostMemory
 from common.api.leases import Card, Explain, Lease, LeaseChanged, LeaseGranted, MarkLease, Owner, ReleaseLease
-from common.api.supervisor import AdmitLease
+from common.api.supervisor import AdmitLease, RoomPromised
 from common.errors import NoCapacity, NotFound, StaleFence, TandemError
 from common.service.shell import Shell
 from common.supervisor.leasing.writer import LeaseWriter
@@ -104,6 +106,26 @@ class OwnLine:
         self._writer.see_ram()
         at = self._shell.clock.timestamp()
         self._record(self._writer.table.evict(lease_ids, reason, self._now(), at))
+
+    def short_of_host(self, asked: AdmitLease, own: str = "") -> str:
+        """Why the host's RAM, disk or cores do not do for the request in place of what the lease `own` has; empty: they do."""
+        if asked.ram_bytes:
+            self._writer.see_ram()
+        return self._writer.table.resources.fits(asked.ram_bytes, asked.disk_bytes, asked.cpu_cores, own)
+
+    def would_leave(self, asked: AdmitLease, *, draining: bool) -> frozenset[str] | None:
+        """The leases that would leave cards for the request, were the host's RAM, disk and cores no matter.
+
+        None where it would not be granted then either; nothing is changed. `draining`: those in use may be in question too.
+        """
+        alone = msgspec.structs.replace(asked, ram_bytes=0, disk_bytes=0, cpu_cores=0.0)
+        table, now, at = self._writer.table, self._now(), self._shell.clock.timestamp()
+        if isinstance(table.admit(alone, now, at).reply, LeaseGranted):
+            return frozenset()
+        promised = table.evict_for(alone, now, at, draining=draining).reply
+        if not isinstance(promised, RoomPromised):
+            return None
+        return frozenset(each.lease_id for each in promised.victims if each.chosen)
 
     def find(self, lease_id: str) -> Lease:
         """The live lease of that id; NotFound."""

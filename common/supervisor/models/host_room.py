@@ -1,12 +1,13 @@
-"""Who goes for a model that takes no VRAM, where its host's RAM, disk or cores are short: idle engines that hold some of that.
+"""Who goes for a model where its host's RAM, disk or cores are short: idle engines that hold some of that.
 
-They are weighed as for room on a card (common/vram/eviction.py): the cheapest go first until it fits, then each that turned out
-not to be needed stays. Never one in use, pinned, or of a higher priority than the request. It ends nobody.
+They are weighed as for room on a card (common/vram/eviction.py): those that have to leave a card for it anyway go first, then the
+cheapest until it fits, and then each that turned out not to be needed stays. Never one in use, pinned, or of a higher priority
+than the request; and nobody where the host could not be measured. It ends nobody.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 
 import msgspec
 
@@ -38,8 +39,8 @@ class Amounts(msgspec.Struct, frozen=True):
         return any(lacking > 0 and has > 0 for lacking, has in held)
 
 
-def lacking(needs: Needs, host: HostMemory, leases: Iterable[Lease]) -> Amounts:
-    """What the host lacks for these needs, when all has gone that has to go already."""
+def lacking(needs: Needs, host: HostMemory, leases: Iterable[Lease], own: str = "") -> Amounts:
+    """What the host lacks for these needs in place of what the lease `own` has, when all has gone that has to go already."""
     found = Amounts(
         int(needs.ram) - host.ram_grantable_bytes,
         int(needs.disk) - host.disk_grantable_bytes,
@@ -49,18 +50,30 @@ def lacking(needs: Needs, host: HostMemory, leases: Iterable[Lease]) -> Amounts:
         found.ram if needs.ram else 0.0, found.disk if needs.disk else 0.0, found.cpus if needs.cpus else 0.0
     )
     for lease in leases:
-        if lease.state == "expiring":
+        if lease.state == "expiring" or lease.lease_id == own:
             wanted = wanted.less(lease)
     return wanted
 
 
-def who_goes(needs: Needs, host: HostMemory, leases: Iterable[Lease], priority: int, horizon_s: float) -> list[Lease]:
-    """Of these leases those that go so that the needs fit; none where they do already, or would not."""
-    own = [lease for lease in leases if not lease.shares]
-    left = lacking(needs, host, own)
-    able = [lease for lease in own if _may_go(lease, priority) and left.eased_by(lease)]
+def who_goes(
+    needs: Needs,
+    host: HostMemory,
+    leases: Sequence[Lease],
+    priority: int,
+    horizon_s: float,
+    own: str = "",
+    leaving: Collection[str] = (),
+) -> list[Lease]:
+    """Of these leases those that go so that the needs fit; none where they do already, or would not.
+
+    `own` is the lease of the model itself, where it sleeps; `leaving` are those that have to leave a card for it.
+    """
+    if host.reason:
+        return []
+    left = lacking(needs, host, leases, own)
+    able = [lease for lease in leases if lease.lease_id != own and _may_go(lease, priority) and left.eased_by(lease)]
     chosen: list[Lease] = []
-    for lease in sorted(able, key=lambda each: (_price(each, horizon_s), each.lease_id)):
+    for lease in sorted(able, key=lambda each: (each.lease_id not in leaving, _price(each, horizon_s), each.lease_id)):
         if left.short and left.eased_by(lease):
             chosen.append(lease)
             left = left.less(lease)
@@ -80,7 +93,7 @@ def _needed(chosen: list[Lease], spare: Amounts) -> list[Lease]:
 
 def _may_go(lease: Lease, priority: int) -> bool:
     used = lease.in_use or lease.users > 0 or lease.state == "expiring"
-    return not used and not lease.pinned and lease.priority <= priority
+    return not used and not lease.shares and not lease.pinned and lease.priority <= priority
 
 
 def _price(lease: Lease, horizon_s: float) -> float:

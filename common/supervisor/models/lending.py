@@ -124,6 +124,7 @@ class Lending:
             lease=granted,
             waited_s=self._now() - asked_at,
             loaded=seat.waited,
+            of_host=managed.of_host,
         )
 
     def _share_of(self, managed: Managed, asked: UseModel, call: Call) -> AdmitLease:

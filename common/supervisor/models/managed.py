@@ -84,6 +84,7 @@ class Managed:
         self.away = ""
         self.no_room = ""
         self.no_room_until = at
+        self.short = ""
         self.loads = 0
         self.load_s = 0.0
 
@@ -93,11 +94,26 @@ class Managed:
         return ModelKey(self.model.name, self.model.config)
 
     @property
+    def of_host(self) -> bool:
+        """Whether its lease holds some of its host's RAM, disk or cores."""
+        needs = self.model.needs
+        return bool(needs.ram or needs.disk or needs.cpus)
+
+    @property
+    def asked_for(self) -> bool:
+        """Whether somebody waits for it."""
+        return any(not each.preload for each in self.waiting.values())
+
+    @property
     def lacks_host(self) -> bool:
-        """Whether somebody waits for it, and for what its host has beside cards, which was not to be had just now."""
-        asked_for = any(not each.preload for each in self.waiting.values())
+        """Whether, needing no card, it waits for what its host has beside cards, which was not to be had just now."""
         idle = self.life.state == "queued" and self.begun is None
-        return asked_for and idle and bool(self.no_room) and not self.model.vram
+        return self.asked_for and idle and bool(self.no_room) and not self.model.vram
+
+    @property
+    def why_not(self) -> str:
+        """Why its lease was not to be had: for want of what its host has beside cards, or else."""
+        return self.short or self.no_room
 
     @property
     def urgency(self) -> int:
@@ -200,4 +216,4 @@ class Managed:
         """What it lacks, or why it failed last; empty where nothing is wrong."""
         if not self.model.enabled:
             return DISABLED
-        return self.lack or self.life.problem or (self.no_room if self.waiting else "")
+        return self.lack or self.life.problem or (self.why_not if self.waiting else "")

@@ -154,12 +154,12 @@ class Roster:
         managed.held = held
         self._move(managed, Move.BEGIN, now)
 
-    def loaded(self, name: str, serving: Serving, now: float) -> None:
-        """The engine answers: those who wait can be served."""
+    def loaded(self, name: str, serving: Serving, took_s: float, now: float) -> None:
+        """The engine answers, so long after its lease was granted: those who wait can be served."""
         managed = self._models[name]
         self._line.over(managed, loaded=True)
         managed.serving, managed.sleeps, managed.idle_since = serving, False, now
-        managed.loads += 1
+        managed.loads, managed.load_s = managed.loads + 1, took_s
         managed.failed_for.clear()
         self._move(managed, Move.PROVE, now)
 
@@ -268,9 +268,9 @@ class Roster:
         """Why the lease of its load is still waited for."""
         self._models[name].no_room = reason
 
-    def took(self, name: str, seconds: float) -> None:
-        """How long the last load took."""
-        self._models[name].load_s = seconds
+    def short_of_host(self, name: str, why: str) -> None:
+        """Why its load waits for what the host has beside cards; empty where it does not."""
+        self._models[name].short = why
 
     def progress(self, ticket: str, now: float) -> ModelProgress:
         """What to tell one who waits; KeyError for one who does not."""

@@ -12,18 +12,17 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, Final
 
-from common.api.leases import Lease, LeaseChanged, LeaseGranted, LeaseProgress, Owner
-from common.api.supervisor import AdmitLease
+from common.api.leases import Lease, LeaseChanged, LeaseGranted
 from common.engines.opening import open_engine
 from common.errors import NoCapacity, NotFound, StorageUnavailable, TandemError
-from common.gpu.process_identity import is_alive, this_process
-from common.ids import new_id
+from common.gpu.process_identity import is_alive
 from common.service.shell import Shell
 from common.supervisor.instructions import Exited
 from common.supervisor.leasing.own_line import OwnLine
-from common.supervisor.models.engine_lease import held_of, lease_request, stays
+from common.supervisor.models.engine_lease import held_of, stays
 from common.supervisor.models.engine_process import EngineProcesses, last_words
 from common.supervisor.models.instructions import Begin, Refuse
+from common.supervisor.models.leasing_engines import EngineLeases
 from common.supervisor.models.loads import Loads, Room
 from common.supervisor.models.managed import Held, Managed, Serving
 from common.supervisor.models.roster import Roster
@@ -33,22 +32,7 @@ from common.vram.cards import ProcessId
 from common.vram.footprint import Footprints
 from common.vram.lease_decision import EvictionOrder
 
-LONGEST_WAIT_S: Final = 600.0
-"""How long a load waits for its lease at a time; who wants the model longer has it asked for again."""
-IDENTITY: Final = "supervisor@{}"
 ENDED: Final = "its engine ended"
-
-
-class Hears:
-    """Takes in how the wait for a load's lease goes."""
-
-    def __init__(self, hears: Callable[[str], None]) -> None:
-        self._hears = hears
-
-    def part(self, value: object) -> None:
-        """One piece of news."""
-        if isinstance(value, LeaseProgress):
-            self._hears(value.reason)
 
 
 class Engines:
@@ -67,13 +51,13 @@ class Engines:
     ) -> None:
         self.rooms: defaultdict[str, Room] = defaultdict(Room)
         self._shell = shell
-        self._host = host
         self._roster = roster
         self._footprints = footprints
         self._line = line
         self._processes = processes
         self._slots = KeptSlots(shell, processes.folder)
         self._loads = Loads(shell, host, line, processes, self._slots)
+        self.leases = EngineLeases(shell, host, roster, footprints, line, self._loads)
         self._turn = turn
         self._refuse = refuse
         self._now = shell.clock.monotonic
@@ -153,10 +137,9 @@ class Engines:
         uuid = max(already, key=lambda each: already[each], default=model.card_uuid)
         need = managed.need_bytes(self._footprints)
         missing = max(1, need - min(need, already.get(uuid, 0)))
-        asked = self._request(managed, self._loads.owner(model, owner), missing, uuid)
-        granted = await self._line.acquire(asked, 0.0, Hears(lambda _: None), self._now())
+        granted = await self.leases.for_found(managed, owner, missing, uuid)
         if managed.life.state not in ("absent", "failed") or self._closed:
-            self._give_back(granted.lease_id)
+            self.leases.give_back(granted.lease_id)
             return
         already[uuid] = max(0, already.get(uuid, 0) - need)
         room.engine = room.engine or open_engine(model.engine, model.url, health_path=model.health.path)
@@ -172,10 +155,9 @@ class Engines:
         left = self._processes.end_left()
         if left is not None:
             self._shell.spawn(left, "ending the containers that were left running")
-        ours = IDENTITY.format(self._host)
-        for lease in self._line.leases():
-            if lease.identity == ours and not lease.shares and not self._resumed(lease):
-                self._give_back(lease.lease_id)
+        for lease in self.leases.live():
+            if not self._resumed(lease):
+                self.leases.give_back(lease.lease_id)
 
     def _resumed(self, lease: Lease) -> bool:
         try:
@@ -212,7 +194,7 @@ class Engines:
     async def _load(self, managed: Managed, room: Room, begin: Begin) -> None:
         name = managed.model.name
         try:
-            granted, owner = await self._lease(managed, begin)
+            granted, owner = await self.leases.for_load(managed, begin)
         except asyncio.CancelledError:
             self._roster.no_room(name, "", self._now())
             self._turn()
@@ -235,24 +217,6 @@ class Engines:
                 self._shell.log.exception("loading %s failed", name)
             reason = error.message if isinstance(error, TandemError) else f"{type(error).__name__}: {error}"
             await self._failed(managed, room, granted, reason, wake=begin.wake)
-
-    async def _lease(self, managed: Managed, begin: Begin) -> tuple[LeaseGranted, ProcessId]:
-        """The lease, hanging on this supervisor until the engine's process is known."""
-        model, now = managed.model, self._now()
-        if model.adopted:
-            process = await self._loads.owner_of(model)
-        elif begin.wake and managed.serving is not None:
-            process = ProcessId(managed.serving.pid, managed.serving.start_time)
-        else:
-            process = this_process()
-        need = managed.need_bytes(self._footprints)
-        asked = self._request(managed, self._loads.owner(model, process), need, begin.card_uuid)
-        self._footprints.declared(managed.key, int(model.vram))
-        waiting = list(managed.waiting.values())
-        asked_at = min((each.asked_at for each in waiting), default=now)
-        wait_s = 0.0 if all(each.preload for each in waiting) else min(LONGEST_WAIT_S, max(0.0, begin.deadline - now))
-        hears = Hears(lambda reason: self._roster.hears(model.name, reason))
-        return await self._line.acquire(asked, wait_s, hears, asked_at), process
 
     async def _bring(
         self,
@@ -280,8 +244,7 @@ class Engines:
         measured = self._line.find(granted.lease_id).measured_bytes or managed.need_bytes(self._footprints)
         self._footprints.loaded(managed.key, tier, seconds, measured * model.cards)
         room.loaded_at = now
-        self._roster.took(model.name, seconds)
-        self._roster.loaded(model.name, serving, now)
+        self._roster.loaded(model.name, serving, seconds, now)
         self._shell.log.info(
             "model %s is ready at %s after %.2f s (%s), lease %s",
             model.name,
@@ -319,12 +282,7 @@ class Engines:
             with suppress(TandemError):
                 await self._processes.stop(room.process)
         await room.close()
-        self._give_back(lease_id)
-
-    def _give_back(self, lease_id: str) -> None:
-        with suppress(TandemError):  # it has ended with its process
-            self._line.let_go(lease_id)
-            self._line.release(lease_id)
+        self.leases.give_back(lease_id)
 
     def _heard_of(self, managed: Managed, change: LeaseChanged, now: float) -> None:
         name, room, what = managed.model.name, self.rooms[managed.model.name], change.change
@@ -375,10 +333,3 @@ class Engines:
         await room.close()
         if process is not None and not process.ended.done():
             await self._processes.stop(process)
-
-    def _request(self, managed: Managed, owner: Owner, need: int, card_uuid: str) -> AdmitLease:
-        lease_id, seconds = new_id("lease", self._shell.rng), managed.seconds(self._footprints)[0]
-        priority = managed.begun.priority if managed.begun is not None else managed.model.priority
-        return lease_request(
-            managed.model, lease_id, IDENTITY.format(self._host), owner, need, card_uuid, seconds, priority
-        )

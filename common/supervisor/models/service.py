@@ -16,7 +16,7 @@ from common.api.leases import Lease
 from common.api.models import ModelReady, UseModel
 from common.api.words import Cursor, Empty
 from common.config.models import Model
-from common.errors import NotFound, TandemError, Unavailable
+from common.errors import NotFound, Unavailable
 from common.service.call import Call
 from common.service.shell import Shell
 from common.supervisor.instructions import Exited
@@ -24,14 +24,15 @@ from common.supervisor.leasing.own_line import OwnLine
 from common.supervisor.models.asking import Asking
 from common.supervisor.models.cards_seen import residency
 from common.supervisor.models.engine_process import EngineProcesses
-from common.supervisor.models.host_room import who_goes
 from common.supervisor.models.instructions import Abandon, Begin, Changed, Refuse, Serve
+from common.supervisor.models.leasing_engines import IDENTITY
 from common.supervisor.models.lending import Lending
+from common.supervisor.models.making_way import MakingWay
 from common.supervisor.models.managed import Managed, Serving
 from common.supervisor.models.news import News
 from common.supervisor.models.preloading import Preloading
 from common.supervisor.models.roster import Roster
-from common.supervisor.models.running import IDENTITY, Engines
+from common.supervisor.models.running import Engines
 from common.supervisor.models.stopping import Stopping
 from common.supervisor.models.unloading import ModelUnloader
 from common.supervisor.models.upkeep import Upkeep
@@ -52,6 +53,7 @@ class _Rooms(NamedTuple):
     line: OwnLine
     engines: Engines
     lending: Lending
+    making_way: MakingWay
     stopping: Stopping
     asking: Asking
     upkeep: Upkeep
@@ -123,10 +125,11 @@ class ManagedModels:
         lending = Lending(shell, self._host, self._neighbours, roster, footprints, line, self._turn, self._soon)
         launched = EngineProcesses(processes, self._host, self._home, environ)
         engines = Engines(shell, self._host, roster, footprints, line, launched, self._soon, lending.refuse)
+        making_way = MakingWay(roster, engines, line)
         stopping = Stopping(shell.clock, roster, engines, line, lending.refuse)
         asking = Asking(line.find, self._serving_under)
         upkeep = Upkeep(shell, self._home / self._host, roster, engines, line, footprints, self._news.figures)
-        self._rooms = _Rooms(line, engines, lending, stopping, asking, upkeep)
+        self._rooms = _Rooms(line, engines, lending, making_way, stopping, asking, upkeep)
         line.listen(engines.heard)
         engines.resume()
         await upkeep.look_at_files()
@@ -241,22 +244,8 @@ class ManagedModels:
                     rooms.lending.refuse([instruction])
                 case Changed(name):
                     self._news.changed(self._roster.find(name), instruction)
-        self._make_way(rooms)
+        rooms.making_way.look(now)
         rooms.lending.tell(now)
-
-    def _make_way(self, rooms: _Rooms) -> None:
-        """Has idle engines go whose host RAM, disk or cores are wanted for a model that takes no VRAM."""
-        for managed in self._roster:
-            if not managed.lacks_host:
-                continue
-            line, engines = rooms.line, IDENTITY.format(self._host)
-            leases = [lease for lease in line.leases() if lease.identity == engines]
-            horizon_s = line.horizon.seconds
-            for lease in who_goes(managed.model.needs, line.host_memory(), leases, managed.urgency, horizon_s):
-                victim = self._roster.of_lease(lease.lease_id)
-                if victim is not None:
-                    with suppress(TandemError):  # the store takes nothing now; the next turn tries again
-                        rooms.engines.put_away(victim, f"makes room for {managed.model.name}", to_stop=True)
 
     def _loading(self, now: float) -> dict[str, float]:
         """The cards whose loader is taken, with the time at which that should be over."""

@@ -37,6 +37,8 @@ class Telling:
             waited_s=max(0.0, now - asked.asked_at),
             eta_s=None,
             reason="",
+            for_card=bool(managed.model.vram),
+            for_host=_for_host(managed),
         )
         name, life = managed.model.name, managed.life
         if managed.lack:
@@ -60,6 +62,8 @@ class Telling:
             doing = "is woken" if begun.wake else "is being loaded"
             text = f"{name} {doing} since {now - begun.at:.1f} s"
             return replace(told, phase="loading", position=0, eta_s=eta_s, reason=text)
+        if managed.short:
+            return replace(told, reason=managed.short)
         if begun.evicts:
             return replace(told, phase="evicting", position=0, eta_s=eta_s, reason=f"room is made for {name}")
         return replace(told, eta_s=eta_s, reason=managed.no_room or f"{name} is next to be loaded")
@@ -95,7 +99,12 @@ class Telling:
             "ready": f"all {managed.model.users} slots of it are in use",
             "loading": "it is being loaded",
             "expiring": "it is being put away",
-            "queued": managed.no_room or "it waits for its turn to be loaded",
+            "queued": managed.why_not or "it waits for its turn to be loaded",
             "parked": "it is parked in host RAM, and has to be woken first",
         }.get(life.state, "it is not loaded")
         return NoCapacity(f"{name} on {self._host}: {why}", retry_after_ms=retry_after_ms, state=life.state)
+
+
+def _for_host(managed: Managed) -> bool:
+    """Whether room in the host's RAM, disk or cores may be what is waited for: of a model without a card any of its loads may."""
+    return bool(managed.short) if managed.model.vram else managed.of_host and managed.life.state != "ready"

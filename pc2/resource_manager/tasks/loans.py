@@ -10,7 +10,9 @@ and models change once for many of them. When another model has been waited for 
 ResourceManager, and might have their room, those that were held for BATCH_S begin no more tasks, are given back when what runs
 has ended, and rest: until the other is on its way, is not wanted any more, or has not come for BATCH_S after all of them made
 room. The next such turn of a model for which that was in vain comes later and later, MOST_PAUSE_S at most. So nobody waits for
-ever, and a model that cannot come costs the others little. A model that is on no card has nobody's room, and goes on.
+ever, and a model that cannot come costs the others little. Room is that of cards, or that of a host's RAM, disk and cores: who
+holds none of what is waited for goes on, and so on no card who makes way for no card. A caller may wait for a use of the very
+model that is on loan.
 
 A loan that is not known to have been renewed in time counts as lost. A refused one is asked for again after a pause that
 doubles with each refusal, from AGAIN_S to MOST_AGAIN_S.
@@ -116,8 +118,9 @@ class Loan(Struct):
     """One model's; times are monotonic seconds.
 
     `host` is where it may be (empty: anywhere), `at` where it waits, `coming` whether it is being loaded there, `due_at` when
-    others make room for it; `quiet_since` is when all who had to had made room. `held_since` and `sure_until` are of
-    the loan itself.
+    others make room for it; `quiet_since` is when all who had to had made room. `for_card` and `for_host` say what room it may
+    wait for, `of_card` and `of_host` what it has, or had when it was on loan last. `held_since` and `sure_until` are of the
+    loan itself.
     """
 
     model: str
@@ -129,6 +132,10 @@ class Loan(Struct):
     at: str = ""
     why: str = ""
     coming: bool = False
+    for_card: bool = True
+    for_host: bool = False
+    of_card: bool = True
+    of_host: bool = False
     failures: int = 0
     retry_at: float = 0.0
     full: bool = True
@@ -145,14 +152,16 @@ class Loan(Struct):
             raise Internal(f"the loan of {self.model} cannot {move}: it is {self.state}, number {self.number}")
         self.state = state
 
-    @property
-    def has_room(self) -> bool:
-        """Whether it may have room on a card that others wait for: not where its model is on none."""
-        return self.lent is None or bool(self.lent.lease.card_uuid)
-
     def may_be_at(self, host: str) -> bool:
         """Whether room on this host may be what it waits for: the answer last told where, else what was asked for."""
         return host == (self.at or self.host or host)
+
+    def is_in_the_way_of(self, turn: Loan) -> bool:
+        """Whether what it has, or had, may be what the other waits for."""
+        if turn is self or not turn.may_be_at(self.host):
+            return False
+        room = (self.of_card and turn.for_card) or (self.of_host and turn.for_host)
+        return room or self.model == turn.model
 
 
 class Loans:
@@ -199,6 +208,7 @@ class Loans:
             return False
         before, loan.at, loan.why = loan.why, part.host, _progress(part)
         loan.coming = part.phase != "queued"
+        loan.for_card, loan.for_host = part.for_card, part.for_host
         return before != loan.why
 
     def granted(self, model: str, number: int, ready: ModelReady, now: float) -> bool:
@@ -209,6 +219,7 @@ class Loans:
         loan.move(Move.LEND)
         loan.lent, loan.host, loan.held_since, loan.why = ready, ready.host, now, ""
         loan.sure_until = now + ready.lease.expires_in_s
+        loan.of_card, loan.of_host = bool(ready.lease.card_uuid), ready.of_host
         loan.failures, loan.full, loan.pause_s, loan.quiet_since = 0, True, BATCH_S, inf
         return True
 
@@ -308,6 +319,7 @@ class Loans:
                 loan = Loan(caller.model, State.ASKING, number, caller.host, due_at, caller.since)
                 self._callers[number] = loan
             loan.at, loan.coming = caller.at, caller.coming
+            loan.for_card, loan.for_host = caller.for_card, caller.for_host
         for number in self._callers.keys() - callers.keys():
             del self._callers[number]
 
@@ -323,9 +335,7 @@ class Loans:
 
     def _goes_on(self, turn: Loan, now: float) -> bool:
         """Whether the turn goes on; it ends when all have made room for long enough and the model did not come."""
-        others = [
-            each for each in self._loans.values() if each is not turn and each.has_room and turn.may_be_at(each.host)
-        ]
+        others = [each for each in self._loans.values() if each.is_in_the_way_of(turn)]
         if any(each.state in _OURS for each in others) or all(each.state is not State.RESTING for each in others):
             turn.quiet_since = inf
         elif turn.quiet_since == inf:
@@ -385,7 +395,7 @@ def _elsewhere(loan: Loan, need: Need) -> bool:
 
 
 def _has_to_yield(loan: Loan, turns: Sequence[Loan]) -> bool:
-    return loan.has_room and any(turn is not loan and turn.may_be_at(loan.host) for turn in turns)
+    return any(loan.is_in_the_way_of(turn) for turn in turns)
 
 
 def _progress(part: ModelProgress) -> str:

@@ -17,6 +17,9 @@ def test_a_caller_waits_until_it_has_its_answer_or_its_refusal() -> None:
         assert (one.at, one.coming) == ("pc2", False)
         one.told(ModelProgress("loading", "pc2", 0, 0.0, None, ""))
         assert one.coming
+        assert (one.for_card, one.for_host) == (True, False), "as where nobody has told"
+        one.told(ModelProgress("queued", "pc2", 1, 0.0, None, "", for_card=False, for_host=True))
+        assert (one.for_card, one.for_host) == (False, True)
     assert callers.waiting == {}
     with pytest.raises(NoCapacity):
         _refused(callers)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import settings as bounds
@@ -80,6 +81,24 @@ def test_only_who_holds_what_is_short_goes() -> None:
 
 def test_a_sleepers_weights_in_host_ram_can_be_had() -> None:
     assert going(wants(8), host(), held("asleep", 8, state="parked")) == ["asleep"]
+
+
+def test_who_has_to_leave_a_card_for_it_anyway_goes_before_a_cheaper_one() -> None:
+    cheap, dear = held("cheap", 8, load_s=1.0), held("dear", 8, load_s=60.0)
+    chosen = who_goes(wants(8), host(), [cheap, dear], 50, HORIZON_S, leaving={"dear"})
+    assert chosen == [dear]
+    assert who_goes(wants(8), host(), [cheap, held("dear", 0)], 50, HORIZON_S, leaving={"dear"}) == [cheap]
+
+
+def test_what_a_sleeper_has_of_it_already_counts_and_it_does_not_go_for_itself() -> None:
+    asleep, other = held("asleep", 6, state="parked"), held("other", 8)
+    assert who_goes(wants(6), host(), [asleep, other], 50, HORIZON_S, own="asleep") == []
+    assert who_goes(wants(8), host(), [asleep, other], 50, HORIZON_S, own="asleep") == [other]
+    assert who_goes(wants(20), host(), [asleep, other], 50, HORIZON_S, own="asleep") == []
+
+
+def test_nobody_goes_on_a_host_that_could_not_be_measured() -> None:
+    assert going(wants(8), msgspec.structs.replace(host(), reason="could not be measured"), held("a", 8)) == []
 
 
 @bounds(max_examples=50)

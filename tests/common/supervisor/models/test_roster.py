@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from common.api.leases import Lease, Owner
-from common.config.models import Model
+from common.config.models import Model, Needs
 from common.config.units import Duration, Size
 from common.errors import BadRequest, NoCapacity, NotFound, TandemError, Unavailable
 from common.supervisor.models.cards_seen import residency
@@ -73,7 +73,7 @@ class Desk:
 
     def load(self, name: str, gib: float = 4) -> None:
         self.grant(name, gib)
-        self.roster.loaded(name, Serving(url="http://e", upstream=name, pid=1, start_time=2), self.now)
+        self.roster.loaded(name, Serving(url="http://e", upstream=name, pid=1, start_time=2), 3.0, self.now)
 
     def loaded(self, name: str) -> list[Instruction]:
         """The model loaded for one who asks, from the beginning."""
@@ -106,10 +106,11 @@ def test_a_model_is_loaded_for_the_first_who_asks_and_its_state_is_told() -> Non
     desk.grant("a")
     assert desk.step() == [Changed("a", "queued")]
     assert desk.state("a") == "loading"
-    desk.roster.loaded("a", Serving(url="u", upstream="a", pid=1, start_time=1), desk.now)
+    desk.roster.loaded("a", Serving(url="u", upstream="a", pid=1, start_time=1), 3.0, desk.now)
     told = desk.step()
     assert told[0] == Changed("a", "loading")
     assert served(told) == ["t1"]
+    assert desk.managed("a").load_s == 3.0
     assert desk.step() == []
 
 
@@ -186,7 +187,7 @@ def test_who_asks_for_a_model_that_is_loading_joins_it_and_all_are_served_by_pri
     desk.grant("a")
     desk.ask("a", priority=90)
     assert desk.does() == []
-    desk.roster.loaded("a", Serving(url="u", upstream="a", pid=1, start_time=1), desk.now)
+    desk.roster.loaded("a", Serving(url="u", upstream="a", pid=1, start_time=1), 3.0, desk.now)
     assert served(desk.does()) == ["t3", "t1", "t2"]
 
 
@@ -434,7 +435,7 @@ def test_a_sleeper_is_woken_on_its_card_with_the_rest_of_its_bytes() -> None:
     desk.grant("a")
     told = desk.roster.progress(ticket, desk.now + 1)
     assert told.reason == "a is woken since 1.0 s"
-    desk.roster.loaded("a", Serving(url="u", upstream="a", pid=1, start_time=1), desk.now)
+    desk.roster.loaded("a", Serving(url="u", upstream="a", pid=1, start_time=1), 3.0, desk.now)
     assert served(desk.does()) == [ticket]
     assert not desk.managed("a").sleeps
 
@@ -583,8 +584,6 @@ def test_a_model_that_leaves_while_nothing_of_it_is_there_stays_absent() -> None
     desk = Desk(model("a"))
     desk.roster.leaving("a", desk.now)
     assert desk.state("a") == "absent"
-    desk.roster.took("a", 3.0)
-    assert desk.managed("a").load_s == 3.0
 
 
 def test_the_cards_are_seen_as_the_ledger_shows_them() -> None:
@@ -666,3 +665,33 @@ def test_a_disabled_entry_is_told_of_as_such_unless_its_engine_still_runs() -> N
     assert [each.name for each in desk.roster.disabled] == ["a", "b"]
     with pytest.raises(NotFound, match="a is disabled on h"):
         desk.ask("a")
+
+
+def test_who_waits_is_told_that_the_host_is_short_and_not_that_room_is_made_on_a_card() -> None:
+    desk = Desk(model("a"), free_gib=0)
+    desk.leases = [lease("l0", "other", 12)]
+    ticket = desk.ask("a", wait_s=30)
+    desk.does()
+    assert desk.roster.progress(ticket, desk.now).phase == "evicting"
+    desk.roster.short_of_host("a", "8 GiB of host RAM needed")
+    told = desk.roster.progress(ticket, desk.now)
+    assert (told.phase, told.reason, told.for_card, told.for_host) == ("queued", "8 GiB of host RAM needed", True, True)
+    assert desk.managed("a").problem == "8 GiB of host RAM needed"
+    desk.now += 31
+    assert "8 GiB of host RAM needed" in refused(desk.step())[ticket].message
+
+
+def test_what_kind_of_room_a_model_waits_for_is_told() -> None:
+    needs = Needs(ram=Size(GIB))
+    desk = Desk(model("card", needs=needs), model("bare", 0), model("ram", 0, needs=needs, slots=1))
+    tickets = {name: desk.ask(name) for name in ("card", "bare", "ram")}
+    told = {name: desk.roster.progress(ticket, desk.now) for name, ticket in tickets.items()}
+    assert {name: (each.for_card, each.for_host) for name, each in told.items()} == {
+        "card": (True, False), "bare": (False, False), "ram": (False, True),
+    }  # fmt: skip
+    desk.does()
+    desk.load("ram")
+    desk.does()
+    desk.roster.used("ram", "share")
+    waits = desk.roster.progress(desk.ask("ram"), desk.now)
+    assert (waits.reason, waits.for_card, waits.for_host) == ("all 1 slots of ram are in use", False, False)

@@ -66,7 +66,7 @@ class RosterMachine(RuleBasedStateMachine):
         if self.desk.state(name) != "loading":
             return
         if outcome == "loaded":
-            roster.loaded(name, Serving(url="u", upstream=name, pid=1, start_time=1), now)
+            roster.loaded(name, Serving(url="u", upstream=name, pid=1, start_time=1), 1.0, now)
         elif outcome == "failed":
             self.refused(roster.failed(name, "no", now))
         elif outcome == "again":

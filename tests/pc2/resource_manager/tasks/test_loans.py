@@ -32,9 +32,13 @@ PC2 = frozenset({"pc2"})
 BOTH = frozenset({"pc2", "mainpc"})
 
 
-def ready(model: str = "a", host: str = "pc2", expires_in_s: float = 30.0, card_uuid: str = "GPU-0") -> ModelReady:
+def ready(
+    model: str = "a", host: str = "pc2", expires_in_s: float = 30.0, card_uuid: str = "GPU-0", of_host: bool = False
+) -> ModelReady:
     lease = LeaseGranted(f"lease-{model}", host, 0, card_uuid, 7, expires_in_s, 0)
-    return ModelReady(model, host, "http://127.0.0.1:1", model, "llama-server", lease, 0.0, loaded=True)
+    return ModelReady(
+        model, host, "http://127.0.0.1:1", model, "llama-server", lease, 0.0, loaded=True, of_host=of_host
+    )
 
 
 def wants(free: frozenset[str] = PC2, running: int = 0, since: float = 0.0, **more: Any) -> Need:
@@ -72,17 +76,26 @@ class Desk:
                     told.append(f"back {step.model}")
         return told
 
-    def grant(self, model: str, host: str = "pc2") -> None:
-        assert self.loans.granted(model, self.numbers[model], ready(model, host, inf), self.now)
+    def grant(self, model: str, host: str = "pc2", **has: Any) -> None:
+        assert self.loans.granted(model, self.numbers[model], ready(model, host, inf, **has), self.now)
 
     def refuse(self, model: str, error: TandemError = FULL) -> None:
         self.loans.refused(model, self.numbers[model], error, self.now)
 
-    def hold(self, model: str, host: str = "pc2") -> None:
+    def hold(self, model: str, host: str = "pc2", **has: Any) -> None:
         """The model is on loan and in use."""
         self.look(**{model: wants()})
-        self.grant(model, host)
+        self.grant(model, host, **has)
         self.look(**{model: busy()})
+
+    def waits(self, model: str, **room: bool) -> None:
+        """The model is asked for, and its host tells what room it waits for."""
+        self.look(**{model: wants()})
+        self.loans.told(model, self.numbers[model], ModelProgress("queued", "pc2", 1, 0.0, None, "", **room))
+
+    def held(self) -> set[str]:
+        """The models on which tasks may begin."""
+        return {model for model in self.needs if self.loans.lent(model) is not None}
 
 
 @pytest.mark.parametrize(
@@ -499,3 +512,53 @@ def test_a_model_that_is_on_no_card_makes_room_for_nobody_and_is_in_nobodys_way(
     desk.look(1.0)
     assert desk.look(BATCH_S) == ["ask a pc2"], "b did not come, and its turn is over"
     assert desk.loans.lent("piper") == lent
+
+
+CARD, BARE, BARE_IN_RAM = {"card_uuid": "GPU-0"}, {"card_uuid": ""}, {"card_uuid": "", "of_host": True}
+
+
+@pytest.mark.parametrize(
+    ("room", "goes_on"),
+    [
+        ({"for_card": True, "for_host": False}, {"bare", "ram"}),
+        ({"for_card": False, "for_host": True}, {"card", "bare"}),
+        ({"for_card": True, "for_host": True}, {"bare"}),
+        ({"for_card": False, "for_host": False}, {"card", "bare", "ram"}),
+    ],
+)
+def test_who_holds_none_of_the_room_that_is_waited_for_goes_on(room: dict[str, bool], goes_on: set[str]) -> None:
+    for waits_as_task in (True, False):
+        desk = Desk()
+        desk.hold("card", **CARD)
+        desk.hold("bare", **BARE)
+        desk.hold("ram", **BARE_IN_RAM)
+        if waits_as_task:
+            desk.waits("new", **room)
+        else:
+            desk.callers = {1: Caller("new", desk.now, at="pc2", **room)}
+        desk.look(BATCH_S)
+        assert desk.held() == goes_on
+
+
+def test_a_caller_who_waits_for_a_use_of_the_model_on_loan_has_its_turn_also_where_that_needs_no_card() -> None:
+    desk = Desk()
+    desk.hold("piper", **BARE)
+    desk.hold("other", **BARE)
+    desk.callers = {1: Caller("piper", desk.now, at="pc2", for_card=False)}
+    assert desk.look(BATCH_S) == []
+    assert desk.held() == {"other"}
+    assert desk.look(piper=wants(running=0)) == ["back piper"]
+    assert desk.look(1.0) == [], "it rests while the caller waits"
+    desk.callers = {}
+    assert desk.look(1.0) == ["ask piper pc2"]
+
+
+def test_a_model_that_rests_makes_way_for_what_it_had_when_it_was_on_loan() -> None:
+    desk = Desk()
+    desk.hold("ram", **BARE_IN_RAM)
+    desk.waits("new", for_card=False, for_host=True)
+    desk.look(BATCH_S)
+    assert desk.look(ram=wants(running=0)) == ["back ram"]
+    assert desk.look(1.0) == []
+    desk.loans.told("new", desk.numbers["new"], ModelProgress("queued", "pc2", 1, 0.0, None, "", for_card=True))
+    assert desk.look(1.0) == ["ask ram pc2"], "a card is not what it has"
