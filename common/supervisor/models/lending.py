@@ -83,8 +83,8 @@ class Lending:
     def serve(self, asked: Asked) -> None:
         """Gives a caller its share; one whose lease had to go at this moment waits on."""
         managed, seat = self._roster.find(asked.model), self._seats.get(asked.ticket)
-        if seat is None or managed.held is None:
-            return  # a preload, or a caller that is leaving
+        if seat is None or seat.outcome.done() or managed.held is None:
+            return  # a preload, or a caller that is leaving: nobody would give its share back
         try:
             granted = self._line.share(managed.held.lease_id, seat.asked)
         except StaleFence:
