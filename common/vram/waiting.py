@@ -40,13 +40,14 @@ NO_ROOMS: Final[Mapping[str, Sequence[Candidate]]] = {}
 
 
 class Waiter(msgspec.Struct, frozen=True):
-    """One request in the queue; times in seconds of the caller's monotonic clock."""
+    """One request in the queue; times in seconds of the caller's monotonic clock. `barred` says which hosts cannot take it."""
 
     ticket: str
     wish: Wish
     priority: int
     asked_at: float
     deadline: float
+    barred: Mapping[str, str] = {}
 
 
 class News(msgspec.Struct, frozen=True):
@@ -114,7 +115,7 @@ class LeaseQueue:
         for waiter in self._line():
             room = rooms.get(waiter.ticket)
             seen = found.cards() if room is None else [found.lowered(card) for card in room]
-            chosen = picks(waiter.wish, seen, kept_ahead if room is None else ())
+            chosen = picks(waiter.wish, seen, kept_ahead if room is None else (), waiter.barred)
             if chosen:
                 starts.append((waiter, chosen[0]))
                 found.take(waiter.wish, chosen)
@@ -131,7 +132,7 @@ class LeaseQueue:
         told = []
         kept_ahead: set[str] = set()
         for place, waiter in enumerate(self._line(), start=1):
-            choice = choose(waiter.wish, cards, kept_ahead, missing=missing)
+            choice = choose(waiter.wish, cards, kept_ahead, missing=missing, barred=waiter.barred)
             if self._told.get(waiter.ticket) != (place, choice.reason):
                 self._told[waiter.ticket] = place, choice.reason
                 told.append(News(waiter, choice, _progress(waiter, place, choice, now)))
@@ -142,7 +143,8 @@ class LeaseQueue:
         kept: dict[str, str] = {}
         headless = {card.uuid: card for card in cards if not card.problem}
         for waiter in self._line():
-            heads = [card for card in headless.values() if waiter.wish.could_hold(card)]
+            able = (card for card in headless.values() if card.host not in waiter.barred)
+            heads = [card for card in able if waiter.wish.could_hold(card)]
             if heads and now - waiter.asked_at >= self._policy.reserve_after_s:
                 kept |= dict.fromkeys(self._nearest(waiter, heads), waiter.ticket)
             for card in heads:

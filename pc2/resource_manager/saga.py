@@ -93,7 +93,8 @@ class Request:
     @property
     def waiter(self) -> Waiter:
         """The request as it stands in the queue."""
-        return Waiter(self.lease_id, self.wish, self.asked.priority, self.asked_at, self.patience_until)
+        asked, until = self.asked, self.patience_until
+        return Waiter(self.lease_id, self.wish, asked.priority, self.asked_at, until, self.barred)
 
     @property
     def admission(self) -> AdmitLease:

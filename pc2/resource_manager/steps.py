@@ -297,7 +297,7 @@ class Steps:
     def end_overdue(self) -> None:
         """Refuses those that have waited as long as they would."""
         for waiter in self.queue.overdue(self.now):
-            choice = self.choose(waiter.wish, waiter.priority, waiter.asked_at)
+            choice = self.choose(waiter.wish, waiter.priority, waiter.asked_at, waiter.barred)
             self.refuse(self._open(waiter.ticket), choice, self.queue.position(waiter.ticket))
 
     def _send(self, request: Request) -> None:

@@ -56,6 +56,16 @@ def test_one_that_cannot_start_holds_up_nobody() -> None:
     assert starts(line, [card("mainpc", 6), card("pc2", 11, 12)]) == [("small", "mainpc"), ("other", "pc2")]
 
 
+def test_who_waits_starts_on_no_host_that_cannot_take_it_and_keeps_no_card_there() -> None:
+    line = queue(msgspec.structs.replace(waiter("a"), barred={"pc2": "it lacks a file"}))
+    cards = [card("mainpc", 2), card("pc2", 12)]
+    assert starts(line, cards, 60.0) == []
+    assert line.kept_from(50, 60.0) == {"GPU-mainpc"}
+    (news,) = line.news(cards, {}, 60.0)
+    assert [verdict.reason for verdict in news.choice.verdicts] == ["2.0 GiB free, 10.0 GiB needed", "it lacks a file"]
+    assert starts(line, [card("mainpc", 12), card("pc2", 12)], 61.0) == [("a", "mainpc")]
+
+
 def test_each_start_lowers_what_those_behind_find() -> None:
     line = queue(waiter("a", 10), waiter("b", 10), waiter("c", 4))
     assert starts(line, [card("mainpc", 15)]) == [("a", "mainpc"), ("c", "mainpc")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from common.api.leases import (
+    AcquireLease,
     CardsSampled,
     PlanLease,
 )
@@ -17,6 +18,7 @@ from common.errors import (
 from common.vram.amount import GIB
 from pc2.resource_manager import intents
 from pc2.resource_manager.events import (
+    Asked,
     CardsSeen,
     HostBack,
     HostLost,
@@ -247,3 +249,20 @@ def test_a_request_whose_process_is_gone_is_refused_and_no_other_card_is_tried()
     bench.error(NotFound)
     assert bench.all(AskSupervisor) == []
     assert bench.kept() == []
+
+
+def test_who_waits_is_asked_for_no_more_where_the_files_are_lacking() -> None:
+    bench = Bench()
+    bench.cards("mainpc", 2)
+    request = AcquireLease(model="whisper", bytes=5 * GIB, wait_s=60, files=["/m.gguf"])
+    bench.feed(Asked("c1", request, "anna"))
+    bench.refuse(bench.one(AskSupervisor), NotFound("lacks", cards=[], barred={"pc2": "it lacks /m.gguf"}))
+    assert bench.all(AskSupervisor) == []
+    bench.wait(1.0)
+    bench.cards("pc2", 10)
+    assert bench.all(AskSupervisor) == []
+    bench.now = 59.5
+    bench.cards("mainpc", 2)
+    bench.cards("pc2", 10)
+    bench.wait(0.5)
+    assert "it lacks /m.gguf" in [each["reason"] for each in bench.error(NoCapacity).details["cards"]]
