@@ -152,7 +152,8 @@ class OwnLine:
         return self._writer.table.candidates(self._now())
 
     def host_memory(self) -> HostMemory:
-        """What the host has beside its cards."""
+        """What the host has beside its cards, its RAM as it is at this moment: what an ended lease gave back counts at once."""
+        self._writer.see_ram()
         return self._writer.table.host_memory()
 
     @property
