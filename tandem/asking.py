@@ -9,8 +9,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
-import msgspec
-
 from common.api import leases, models, resource_manager, supervisor
 from common.api.words import Cursor, Message, Verb
 from common.client.credentials import Credentials
@@ -18,6 +16,7 @@ from common.client.opening import directory_of_environment, open_client
 from common.client.settings import ClientSettings, at_own_pace
 from common.client.sync import Client
 from common.errors import Conflict, NotFound, TandemError, Unavailable
+from common.vram.placement import soonest
 from tandem import card_names
 from tandem.output import note
 
@@ -154,25 +153,11 @@ def explanation(client: Client, asked: leases.Explain) -> leases.Explanation:
 
 
 def plan(client: Client, asked: leases.PlanLease) -> leases.LeasePlan:
-    """What would happen to a request for a lease; where ResourceManager is away, the best that one host can do.
-
-    What a host has beside its cards its supervisor alone knows: where that counts, each host is asked for itself.
-    """
-    if asked.ram_bytes:
-        answers, _ = each_host(client, only(asked.host), leases.PLAN, asked)
-        if answers:
-            verdicts = [verdict for answer in answers.values() for verdict in answer.cards]
-            return msgspec.structs.replace(best(list(answers.values())), cards=verdicts)
+    """What would happen to a request for a lease; where ResourceManager is away, the best that one host can do."""
     try:
         return client.call(resource_manager.SERVICE, leases.PLAN, asked)
     except Unavailable as away:
-        return best(_without_manager(client, asked.host, leases.PLAN, asked, away)[0])
-
-
-def best(plans: Sequence[leases.LeasePlan]) -> leases.LeasePlan:
-    """The plan that grants soonest, else the one that waits, else the first."""
-    order = ("share", "grant", "evict", "wait", "never")
-    return min(plans, key=lambda each: order.index(each.outcome))
+        return soonest(_without_manager(client, asked.host, leases.PLAN, asked, away)[0])
 
 
 def host_of(client: Client, name: str, host: str = "") -> str:

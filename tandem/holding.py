@@ -19,7 +19,8 @@ from common.client.aio import AsyncClient
 from common.errors import Interrupted, NoCapacity, NotFound, StaleFence, TandemError, Unavailable
 from common.ids import new_id
 from common.telemetry.system_clock import system_rng
-from tandem.asking import SUPERVISOR, best, keeper_of
+from common.vram.placement import soonest
+from tandem.asking import SUPERVISOR, keeper_of
 from tandem.output import age, shortfall, size
 
 GRACE_S: Final = 10.0
@@ -82,7 +83,7 @@ class Asking:
                 plans[host] = await self._client.call(f"{SUPERVISOR}{host}", leases.PLAN, wish, idempotent=False)
             except TandemError:
                 continue
-        chosen = best(list(plans.values())) if plans else None
+        chosen = soonest(plans.values()) if plans else None
         if chosen is None or chosen.outcome == "never":  # it may fit where nobody has answered yet
             return next((host for host in self._hosts if host not in plans), self._hosts[0])
         return next(host for host, plan in plans.items() if plan is chosen)
@@ -120,7 +121,10 @@ class Asking:
         position = int(told.get("position") or (last.position if last else 0))
         waited = time.monotonic() - self._began
         place = f" at place {position}" if position else ""
-        text = f"gave up after {age(waited)}{place}: {shortfall(self._request.bytes, free, refusal.message)}"
+        ended = f"gave up after {age(waited)}{place}"
+        if waited < self._request.wait_s:
+            ended = "not waited for, since waiting would bring nothing"
+        text = f"{ended}: {shortfall(self._request.bytes, free, refusal.message)}"
         own = {
             "need_bytes": self._request.bytes,
             "free_bytes": free,

@@ -140,17 +140,18 @@ def _choose(
         cards = [msgspec.structs.replace(card, leases=card.leases - 1) for card in cards if card.uuid in mine]
     if process is not None and process in state.owned:
         cards = _where_its_owner_may(state, process, cards)
-    barred = NONE_BARRED
+    barred, oversized = NONE_BARRED, NONE_BARRED
     if missing_files:
         barred = {state.host: f"it lacks {', '.join(missing_files)}"}
     elif asked.ram_bytes or asked.disk_bytes or asked.cpu_cores:
-        cards, barred = _on_the_host(state, asked, cards, asleep)
+        cards, oversized = _on_the_host(state, asked, cards, asleep)
+        barred = oversized
     chosen = placement.picks(wish, cards, kept, barred)
     if chosen:
         return chosen, partial(placement.granted, wish, cards, kept, barred, chosen)
     why = state.book.missing()
     missing = {state.host: why} if why else NONE_BARRED
-    return (), partial(placement.choose, wish, cards, kept, missing=missing, barred=barred)
+    return (), partial(placement.choose, wish, cards, kept, missing=missing, barred=barred, oversized=oversized)
 
 
 def _where_its_owner_may(state: LeaseState, process: ProcessId, cards: Sequence[Candidate]) -> Sequence[Candidate]:

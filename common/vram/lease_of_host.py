@@ -16,14 +16,14 @@ from common.vram.placement import Candidate, Choice, Wish
 def choose(state: LeaseState, asked: AdmitLease, wish: Wish, missing_files: Sequence[str] = ()) -> Choice:
     """What would happen to the request now: `grant`, `wait` for host RAM, disk or cores, or `never`."""
     if missing_files:
-        return _refused(state, wish, f"it lacks {', '.join(missing_files)}", never=True)
+        return Choice("never", None, 0, _why(state, wish, f"it lacks {', '.join(missing_files)}"), wish, ())
     short = state.resources.shortage(asked.ram_bytes, asked.disk_bytes, asked.cpu_cores)
     if short is not None:
-        return _refused(state, wish, short.reason, never=short.never)
+        reason, oversized = _why(state, wish, short.reason), (state.host,) if short.never else ()
+        return Choice("never" if short.never else "wait", None, 0, reason, wish, (), oversized=oversized)
     place = Candidate(state.host, 0, "", 0, 0)
     return Choice("grant", place, 0, f"{wish.model} needs no card", wish, (), cards=(place,))
 
 
-def _refused(state: LeaseState, wish: Wish, why: str, *, never: bool) -> Choice:
-    reason = f"{wish.model} needs no card, but {state.host} has no room for it: {why}"
-    return Choice("never" if never else "wait", None, 0, reason, wish, ())
+def _why(state: LeaseState, wish: Wish, why: str) -> str:
+    return f"{wish.model} needs no card, but {state.host} has no room for it: {why}"

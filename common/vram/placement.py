@@ -31,6 +31,7 @@ EXPLAINED = 16
 PIN_FRACTION: Final = 0.8
 """The share of a card's capacity that pinned leases may hold together."""
 NONE: Final[Mapping[str, str]] = MappingProxyType({})
+_SOONEST: Final = ("share", "grant", "evict", "wait", "never")
 
 
 class Candidate(msgspec.Struct, frozen=True):
@@ -98,7 +99,8 @@ class Choice(msgspec.Struct, frozen=True):
     """The outcome with its reason; `free_bytes` is the most that any card able to hold the request could grant now.
 
     `cards` are all that were chosen, `card` the first of them. `seen` are the cards that were in the choice, `kept` those kept
-    for others. `victims` are what an eviction for the request would weigh, `share` the lease that it would join.
+    for others. `oversized` are hosts that are barred because the request wants more beside a card than they may ever lease.
+    `victims` are what an eviction for the request would weigh, `share` the lease that it would join.
     """
 
     outcome: Literal["grant", "share", "evict", "wait", "never"]
@@ -113,6 +115,15 @@ class Choice(msgspec.Struct, frozen=True):
     weighed: Mapping[str, CardVerdict] = MappingProxyType({})
     victims: Sequence[Victim] = ()
     share: str = ""
+    oversized: Collection[str] = ()
+
+    @property
+    def too_large(self) -> bool:
+        """Of a choice of `never`: whether that is for the request's size, and not for want of a card or of files."""
+        if not self.wish.cards:
+            return bool(self.oversized)
+        able = (card for card in self.seen if self.wish.names(card))
+        return any(card.host not in self.barred or card.host in self.oversized for card in able)
 
     @property
     def verdicts(self) -> list[CardVerdict]:
@@ -179,11 +190,13 @@ def choose(
     *,
     missing: Mapping[str, str] = NONE,
     barred: Mapping[str, str] = NONE,
+    oversized: Collection[str] = (),
 ) -> Choice:
     """What would happen to the request now, with the cards' verdicts.
 
     `missing` says of each host whose cards are not all known why that is; where one of them is in question, nothing is
-    refused for good. `barred` says of hosts why they can never take the request, such as for want of the model's files.
+    refused for good. `barred` says of hosts why they can never take the request, such as for want of the model's files;
+    `oversized` are those of them that are too small for what it wants beside a card.
     """
     chosen = picks(wish, cards, kept, barred)
     if chosen:
@@ -199,7 +212,8 @@ def choose(
         return Choice(
             "wait", None, 0, f"{wish.model} needs {wish.need}; {'; '.join(absent)}", wish, cards, kept, barred
         )
-    return Choice("never", None, 0, _never(wish, asked, barred), wish, cards, kept, barred)
+    reason = _never(wish, asked, barred)
+    return Choice("never", None, 0, reason, wish, cards, kept, barred, oversized=oversized)
 
 
 def granted(
@@ -237,12 +251,17 @@ def lease_plan(wish: Wish, choice: Choice, load_s: float = 0.0) -> LeasePlan:
     )
 
 
+def soonest(plans: Iterable[LeasePlan]) -> LeasePlan:
+    """The plan that grants soonest, else the one that waits, else the first."""
+    return min(plans, key=lambda each: _SOONEST.index(each.outcome))
+
+
 def refusal(wish: Wish, choice: Choice, retry_after_ms: int = 1_000, **details: Any) -> TandemError:
     """The error for a request that was not granted.
 
-    `no_capacity` where it may fit later, `too_large` where no card could ever hold it, `not_found` where no card is in
-    question at all, or none on a host that could take it. The details hold need, free and every card's verdict, `victims`
-    where evictions were weighed, and `barred` where a host can never take it.
+    `no_capacity` where it may fit later, `too_large` where no card, or no host beside its cards, could ever hold it,
+    `not_found` where no card is in question at all, or none on a host that has the files. The details hold need, free and
+    every card's verdict, `victims` where evictions were weighed, and `barred` where a host can never take it.
     """
     details |= {
         "need_bytes": wish.need_bytes,
@@ -255,8 +274,7 @@ def refusal(wish: Wish, choice: Choice, retry_after_ms: int = 1_000, **details: 
         details["victims"] = msgspec.to_builtins(choice.victims)
     if choice.outcome != "never":
         return NoCapacity(choice.reason, retry_after_ms=retry_after_ms, **details)
-    in_question = any(wish.names(card) and card.host not in choice.barred for card in choice.seen)
-    return TooLarge(choice.reason, **details) if in_question else NotFound(choice.reason, **details)
+    return TooLarge(choice.reason, **details) if choice.too_large else NotFound(choice.reason, **details)
 
 
 def _why_not(wish: Wish, card: Candidate, kept: Collection[str], barred: Mapping[str, str]) -> str:

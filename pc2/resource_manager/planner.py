@@ -30,7 +30,7 @@ An `owner` with a pid but no host has been given its host by the shell.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -54,6 +54,7 @@ from pc2.resource_manager import events, intents
 from pc2.resource_manager.fleet import Fleet
 from pc2.resource_manager.instructions import AskSupervisor, Decision, Reply, ReplyError
 from pc2.resource_manager.intents import Intent, IntentRecorded
+from pc2.resource_manager.making_room import NONE_BARRED
 from pc2.resource_manager.model_choice import Room
 from pc2.resource_manager.saga import Request, State, Step
 from pc2.resource_manager.steps import PlannerPolicy, Steps
@@ -99,11 +100,11 @@ class Planner:
                 self._steps.do(instruction)
         return self._steps.decided()
 
-    def plan(self, asked: PlanLease, now: float) -> LeasePlan:
-        """What would happen to the request now; nothing is changed."""
+    def plan(self, asked: PlanLease, now: float, barred: Mapping[str, str] = NONE_BARRED) -> LeasePlan:
+        """What would happen to the request now; nothing is changed. `barred` says of hosts why they would not take it."""
         self._steps.begin(now, "")
         wish = msgspec.structs.replace(Wish.of(asked), need_bytes=self._steps.needs.of(asked))
-        return lease_plan(wish, self._steps.plan(asked, wish))
+        return lease_plan(wish, self._steps.plan(asked, wish, barred))
 
     def outlook(self, asked: PlanLease, now: float) -> Room:
         """What a load of one model would come to, told in microseconds; the card is not to be had for itself."""

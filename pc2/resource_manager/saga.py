@@ -52,7 +52,8 @@ class Request:
     `patience_until` ends its wait in the queue, `answer_by` its wait for a supervisor's answer; `retry_at` is when what
     was left open is tried again. `in_doubt` while an earlier ask may have been granted, `delivered` where a caller may hold
     that lease by now. `granted` is set only while a lease that nobody wants is given back. `room_s` is how long its supervisor
-    may take to have others go for it (0: it fits or it does not), `barred` why hosts can never take it.
+    may take to have others go for it (0: it fits or it does not), `barred` why hosts can never take it,
+    `oversized` those of them that it asks too much of.
     """
 
     lease_id: str
@@ -72,6 +73,7 @@ class Request:
     granted: LeaseGranted | None = None
     room_s: float = 0.0
     barred: dict[str, str] = field(default_factory=dict)
+    oversized: set[str] = field(default_factory=set)
     need_bytes: int = 0
     path: list[str] = field(default_factory=list)
 

@@ -12,6 +12,7 @@ waited cannot be seen to be gone; its lease ends with its owner's process, or by
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -34,7 +35,7 @@ from common.store.open import open_store
 from common.store.protocol import Durability, RecordStore
 from common.vram.lease_decision import Note
 from common.vram.receipts import Receipts
-from pc2.resource_manager import intents
+from pc2.resource_manager import host_plans, intents
 from pc2.resource_manager.borrowing import Borrowing
 from pc2.resource_manager.calling import Calling
 from pc2.resource_manager.events import LeaseSeen
@@ -234,8 +235,12 @@ class ResourceManager:
                 missing |= answer.missing
         return api.Gpus(cards=found, missing=missing, hosts=hosts)
 
-    def _plan(self, asked: api.PlanLease, _call: Call) -> api.LeasePlan:
-        return self._planner.plan(asked, self._turns.now())
+    async def _plan(self, asked: api.PlanLease, _call: Call) -> api.LeasePlan:
+        if not host_plans.wanted(asked):
+            return self._planner.plan(asked, self._turns.now())
+        hosts = [host for host in self._calling.hosts if asked.host in ("", host)]
+        told = await self._calling.ask_each(hosts, api.PLAN, lambda host: msgspec.structs.replace(asked, host=host))
+        return host_plans.weighed(partial(self._planner.plan, asked, self._turns.now()), told)
 
     async def _explain(self, asked: api.Explain, _call: Call) -> api.Explanation:
         answers = await self._calling.ask_all("", api.EXPLAIN, lambda _: asked)

@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from common.api.leases import PlanLease, ReleaseLease
+from common.api.leases import AcquireLease, PlanLease, ReleaseLease
 from common.api.words import Timestamp
 from common.errors import Conflict, NoCapacity, NotFound, TandemError, TooLarge, Unavailable
 from common.vram.ledger import LedgerPolicy
@@ -86,20 +86,27 @@ class Steps:
         """Adds instructions to the draft."""
         self._does.extend(instructions)
 
-    def choose(self, wish: Wish, priority: int, asked_at: float, barred: Mapping[str, str] = NONE_BARRED) -> Choice:
+    def choose(
+        self,
+        wish: Wish,
+        priority: int,
+        asked_at: float,
+        barred: Mapping[str, str] = NONE_BARRED,
+        oversized: Collection[str] = (),
+    ) -> Choice:
         """What would happen now to a request of this priority that came at `asked_at`, with nobody going for it."""
         kept, cards = self.queue.kept_from(priority, asked_at), self.fleet.candidates(self.now)
-        return choose(wish, cards, kept, missing=self.fleet.missing(self.now), barred=barred)
+        return choose(wish, cards, kept, missing=self.fleet.missing(self.now), barred=barred, oversized=oversized)
 
-    def plan(self, asked: PlanLease, wish: Wish) -> Choice:
-        """What would happen now to the request, evictions included."""
-        joined = making_room.shared(self.fleet, asked, self.now) if asked.share else None
+    def plan(self, asked: PlanLease, wish: Wish, barred: Mapping[str, str]) -> Choice:
+        """What would happen now to the request, evictions included; `barred` says of hosts why they do not take it."""
+        joined = self._joined(asked, barred)
         if joined is not None:
             return joined
-        choice = self.choose(wish, asked.priority, self.now)
+        choice = self.choose(wish, asked.priority, self.now, barred)
         if choice.outcome == "never" or (choice.outcome == "grant" and len(choice.seen) > EXPLAINED):
             return choice
-        room = self._room(wish, asked.priority, self.now, NONE_BARRED)
+        room = self._room(wish, asked.priority, self.now, barred)
         if choice.outcome == "wait":
             return making_room.weighed(choice, room)
         return after_others(choice, [each.verdict for each in room])
@@ -118,7 +125,8 @@ class Steps:
     def place(self, request: Request) -> None:
         """Asks a supervisor at once, has room made, queues the request, or refuses it."""
         if not self._start(request):
-            choice = self.choose(request.wish, request.asked.priority, request.asked_at, request.barred)
+            asked, wish = request.asked, request.wish
+            choice = self.choose(wish, asked.priority, request.asked_at, request.barred, request.oversized)
             if choice.outcome == "never" or request.patience_until <= self.now:
                 self.refuse(request, self._explained(request, choice), len(self.queue) + 1)
                 return
@@ -128,8 +136,8 @@ class Steps:
     def _start(self, request: Request) -> bool:
         """Asks a supervisor where the request fits, or may share a lease, or others may go for it; whether it did."""
         asked = request.asked
-        joined = making_room.shared(self.fleet, asked, self.now) if asked.share else None
-        if joined is not None and joined.card is not None and joined.card.host not in request.barred:
+        joined = self._joined(asked, request.barred)
+        if joined is not None and joined.card is not None:
             self.ask_for(request, joined.card, takes_bytes=False)
             return True
         kept = self.queue.kept_from(asked.priority, request.asked_at)
@@ -139,6 +147,11 @@ class Steps:
             self.ask_for(request, card)
             return True
         return self._make_room(request, wish, kept)
+
+    def _joined(self, asked: AcquireLease | PlanLease, barred: Mapping[str, str]) -> Choice | None:
+        """The choice to share a lease that lives; None where none does, or its host is barred."""
+        joined = making_room.shared(self.fleet, asked, self.now) if asked.share else None
+        return None if joined is None or joined.card is None or joined.card.host in barred else joined
 
     def _make_room(self, request: Request, wish: Wish, kept: Collection[str]) -> bool:
         """Asks the supervisor to have others go, where that is enough and the request waits for it; whether it did."""
@@ -311,10 +324,11 @@ class Steps:
         A host that wants other bytes for the request than it declares has measured its model: it is planned anew with those.
         """
         need = error.details.get("need_bytes") or request.wish.need_bytes
-        if isinstance(error, TooLarge):
-            self.fleet.limit(request.host, request.card_uuid, need)
-        elif isinstance(error, NotFound) and "barred" in error.details:
+        if isinstance(error, TooLarge | NotFound) and "barred" in error.details:
             request.barred |= error.details["barred"]
+            request.oversized |= error.details["barred"].keys() if isinstance(error, TooLarge) else set()
+        elif isinstance(error, TooLarge):
+            self.fleet.limit(request.host, request.card_uuid, need)
         elif isinstance(error, NoCapacity) or (isinstance(error, NotFound) and "pid" not in error.details):
             self.fleet.cap(request.host, request.card_uuid, need)
             request.need_bytes = need

@@ -98,6 +98,7 @@ class Fabric:
     places: dict[str, str] = field(default_factory=dict)
     leases: dict[str, leases.Lease] = field(default_factory=dict)
     asked: list[leases.AcquireLease] = field(default_factory=list)
+    planned: list[leases.PlanLease] = field(default_factory=list)
     measured: dict[str, int] = field(default_factory=dict)
     processes: dict[str, list[supervisor.Process]] = field(default_factory=dict)
     agents: list[core_orchestrator.Agent] = field(default_factory=list)
@@ -282,6 +283,7 @@ class Fabric:
         )
 
     def plan(self, asked: leases.PlanLease, own: str = "") -> leases.LeasePlan:
+        self.planned += [] if own else [asked]
         asked_hosts = [own] if own else [asked.host] if asked.host else list(TOTALS)
         hosts = [host for host in asked_hosts if asked.card_uuid in ("", card_uuid(host, 0))]
         fit = [host for host in hosts if self.free(host) >= asked.bytes]

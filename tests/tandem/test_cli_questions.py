@@ -245,12 +245,14 @@ async def test_plan_of_what_would_wait_says_try_later(fabric: Fabric, tandem: Ta
     assert tuple(msgspec.json.decode(out)) == LeasePlan.__struct_fields__
 
 
-async def test_plan_with_host_ram_asks_the_hosts_who_alone_know_theirs(fabric: Fabric, tandem: Tandem) -> None:
+async def test_plan_asks_resource_manager_for_host_ram_too_and_the_hosts_where_it_is_away(
+    fabric: Fabric, tandem: Tandem
+) -> None:
     await lease(fabric, tandem, "pc2")
     code, out, err = await tandem("plan", "--vram", "10GiB", "--ram", "4GiB", "--json")
-    planned = msgspec.json.decode(out)
-    assert (code, err, planned["host"]) == (Exit.OK, "", "mainpc")
-    assert [(each["host"], each["feasible"]) for each in planned["cards"]] == [("mainpc", True), ("pc2", False)]
+    assert (code, err, msgspec.json.decode(out)["host"]) == (Exit.OK, "", "mainpc")
+    assert fabric.planned[-1].ram_bytes == 4 * GIB
+    await fabric.stop("ResourceManager")
     await fabric.stop("Supervisor/mainpc")
     code, _, _ = await tandem("plan", "--vram", "10GiB", "--ram", "4GiB")
     assert code == Exit.TRY_LATER, "one host that answers is enough"

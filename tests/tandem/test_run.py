@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from common.api import leases
-from common.errors import BadRequest, Unavailable
+from common.errors import BadRequest, NoCapacity, Unavailable
 from common.gpu.process_identity import MACHINE, start_time, this_machine
 from common.gpu.simulated import card_uuid
 from common.service.call import Call
@@ -306,6 +306,17 @@ async def test_without_resource_manager_the_own_supervisor_is_asked(fabric: Fabr
     code, _, err = await done(fabric, "--vram", "1GiB", "--", "echo", "ran")
     assert code == Exit.UNAVAILABLE
     assert "`make start` starts it" in err
+
+
+async def test_a_refusal_before_its_time_is_told_as_what_no_wait_would_change(fabric: Fabric) -> None:
+    await fabric.stop("ResourceManager")
+    fabric.refusal = NoCapacity("echo needs 1.0 GiB; mainpc: mainpc has no cards", need_bytes=GIB, free_bytes=0)
+    code, _, err = await done(fabric, "--vram", "1GiB", "--wait", "90s", "--", "echo", "ran")
+    assert code == Exit.TRY_LATER
+    assert (
+        "not waited for, since waiting would bring nothing: needs 1.0 GiB, 0 B free (echo needs 1.0 GiB; mainpc: "
+        in err
+    )
 
 
 async def test_a_supervisor_that_goes_away_meanwhile_ends_nothing(fabric: Fabric, tmp_path: Path) -> None:

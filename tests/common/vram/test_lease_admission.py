@@ -176,7 +176,12 @@ def test_ram_disk_and_cores_are_leased_with_it() -> None:
     assert bench.table.host_memory().ram_leased_bytes == 50 * GIB
     error = refused(bench.admit("lease-2", 1, ram_bytes=10 * GIB), NoCapacity)
     assert "10.0 GiB of host RAM needed" in error.message
-    assert "host RAM" in refused(bench.admit("lease-3", 1, ram_bytes=60 * GIB), NotFound).message
+    too_large = refused(bench.admit("lease-3", 1, ram_bytes=60 * GIB), TooLarge)
+    assert "60.0 GiB of host RAM needed; 51.2 GiB of 64.0 GiB may be leased" in too_large.message
+    assert (
+        "there is no card"
+        in refused(bench.admit("lease-3", 1, ram_bytes=60 * GIB, card_uuid="GPU-x"), NotFound).message
+    )
     bench.release(granted)
     bench.grant("lease-2", 1, ram_bytes=10 * GIB)
 

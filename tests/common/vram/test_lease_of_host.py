@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from common.api.leases import LeaseGranted
-from common.errors import NoCapacity, NotFound, StaleFence
+from common.errors import NoCapacity, NotFound, StaleFence, TooLarge
 from common.vram.amount import GIB
 from common.vram.lease_decision import Decision
 from tests.common.vram.table_lab import AT, TICK, Bench, changes, orders, receipts, refused
@@ -56,7 +56,7 @@ def test_it_counts_the_hosts_ram_and_waits_or_is_refused_for_good_with_the_reaso
     assert "whisper needs no card, but mainpc has no room for it: 20.0 GiB of host RAM needed" in error.message
     assert "leased: piper 40.0 GiB" in error.message
     assert [each.decision for each in receipts(short)] == ["refused"]
-    refused(bench.admit("third", 0, 3, cards=0, ram_bytes=60 * GIB), NotFound)
+    refused(bench.admit("third", 0, 3, cards=0, ram_bytes=60 * GIB), TooLarge)
     bench.end(1)
     assert bench.grant("fourth", 0, 4, cards=0, ram_bytes=20 * GIB).lease_id == "fourth"
 

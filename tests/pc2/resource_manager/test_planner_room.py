@@ -279,6 +279,19 @@ def test_a_host_that_lacks_the_files_is_not_asked_again() -> None:
     assert made.error(NotFound).message.endswith("pc2: it lacks /m.gguf; mainpc: it lacks /m.gguf")
 
 
+def test_what_no_host_may_ever_lease_beside_its_cards_is_too_large_and_limits_no_card() -> None:
+    made = Bench()
+    ask(made, "c1", 5, wait=0.0, ram_bytes=60 * GIB)
+    made.refuse(
+        made.one(AskSupervisor), TooLarge("RAM", need_bytes=5 * GIB, barred={"pc2": "51 of 64 GiB may be leased"})
+    )
+    made.refuse(made.one(AskSupervisor), TooLarge("RAM", need_bytes=5 * GIB, barred={"mainpc": "102 of 128 GiB"}))
+    error = made.error(TooLarge)
+    assert error.message.endswith("pc2: 51 of 64 GiB may be leased; mainpc: 102 of 128 GiB")
+    ask(made, "c2", 5, wait=0.0)
+    assert made.one(AskSupervisor).host == "pc2"
+
+
 def test_a_host_that_lacks_the_files_makes_no_room() -> None:
     made = bench(lease("new", "pc2", 10), lease("old", "mainpc", 20), pc2=11)
     ask(made, "c1", 10, share=True)

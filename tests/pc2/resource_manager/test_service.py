@@ -229,6 +229,24 @@ async def test_a_plan_changes_nothing(tmp_path: Path) -> None:
         assert rm.live == []
 
 
+async def test_a_plan_weighs_what_each_host_has_beside_its_cards(tmp_path: Path) -> None:
+    async with fabric(tmp_path) as rm:
+        found = (await rm.call("get_gpus"))["hosts"]
+        assert {host["host"] for host in found} == {MAINPC, PC2}
+        most = min(host["ram_ceiling_bytes"] for host in found)
+        plan = await rm.call("plan", model="m", bytes=GIB, ram_bytes=2**20, cpu_cores=0.1, disk_bytes=2**20)
+        assert plan["outcome"] == "grant", plan
+        more = await rm.call("plan", model="m", bytes=GIB, ram_bytes=2 * most)
+        assert more["outcome"] == "never"
+        assert more["reason"].count("of host RAM needed") == 2
+        assert all("of host RAM needed" in card["reason"] for card in more["cards"])
+        with pytest.raises(TooLarge, match="may be leased"):
+            await rm.acquire(1, ram_bytes=2 * most)
+        await rm.hosts[PC2].cable.cut()
+        alone = await rm.call("plan", model="m", bytes=GIB, ram_bytes=2**20)
+        assert (alone["outcome"], alone["host"]) == ("grant", MAINPC)
+
+
 async def test_a_lease_is_explained_by_the_planner_and_by_its_host(tmp_path: Path) -> None:
     async with fabric(tmp_path) as rm:
         lease = await rm.acquire(4, "whisper")
