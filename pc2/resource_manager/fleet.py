@@ -122,11 +122,15 @@ class Fleet:
             self._flies(flight, -flight.bytes)
 
     def cap(self, host: str, card_uuid: str, bytes: int) -> None:
-        """Believes less than `bytes` of the card until the host publishes its figures again: it refused that many."""
-        caps = self._hosts[host].caps
-        caps[card_uuid] = min(caps.get(card_uuid, bytes), bytes)
+        """Believes less than `bytes` of the card until the host publishes its figures again: it refused that many.
+
+        Where no card is named, of each that it has.
+        """
+        view = self._hosts[host]
+        for uuid in [card_uuid] if card_uuid else view.cards:
+            view.caps[uuid] = min(view.caps.get(uuid, bytes), bytes)
+            self._stale[host, uuid] = None
         self._capped[host] = None
-        self._stale[host, card_uuid] = None
 
     def limit(self, host: str, card_uuid: str, bytes: int) -> None:
         """Believes for good that the card can never hold `bytes`: its host said so."""

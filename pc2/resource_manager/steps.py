@@ -327,6 +327,9 @@ class Steps:
         if isinstance(error, TooLarge | NotFound) and "barred" in error.details:
             request.barred |= error.details["barred"]
             request.oversized |= error.details["barred"].keys() if isinstance(error, TooLarge) else set()
+        elif isinstance(error, TooLarge) and request.asked.cards > 1:
+            request.barred[request.host] = error.message
+            request.oversized.add(request.host)
         elif isinstance(error, TooLarge):
             self.fleet.limit(request.host, request.card_uuid, need)
         elif isinstance(error, NoCapacity) or (isinstance(error, NotFound) and "pid" not in error.details):

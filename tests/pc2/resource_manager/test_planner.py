@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import msgspec
+import pytest
+
 from common.api.leases import (
     AcquireLease,
     CardsSampled,
@@ -12,6 +15,7 @@ from common.errors import (
     NoCapacity,
     NotFound,
     Overloaded,
+    TandemError,
     TooLarge,
     Unavailable,
 )
@@ -249,6 +253,22 @@ def test_a_request_whose_process_is_gone_is_refused_and_no_other_card_is_tried()
     bench.error(NotFound)
     assert bench.all(AskSupervisor) == []
     assert bench.kept() == []
+
+
+@pytest.mark.parametrize("wait", [0.0, 60.0])
+@pytest.mark.parametrize("error", [NoCapacity("too little RAM", retry_after_ms=1_000), TooLarge("one is too small")])
+def test_a_refusal_of_several_cards_is_believed(error: TandemError, wait: float) -> None:
+    bench = Bench()
+    card = bench.planner.fleet.cards("mainpc")[0]
+    pair = [card, msgspec.structs.replace(card, card=1, card_uuid="GPU-mainpc-1")]
+    bench.feed(CardsSeen("mainpc", CardsSampled(host="mainpc", cards=pair)))
+    request = AcquireLease(model="whisper", bytes=5 * GIB, wait_s=wait, cards=2)
+    bench.feed(Asked("c1", request, "anna"))
+    bench.refuse(bench.one(AskSupervisor), error)
+    assert bench.all(AskSupervisor) == []
+    assert len(bench.all(ReplyError)) == (wait == 0.0 or not error.retryable)
+    bench.feed(CardsSeen("mainpc", CardsSampled(host="mainpc", cards=pair)))
+    assert len(bench.all(AskSupervisor)) == (wait > 0.0 and error.retryable)
 
 
 def test_who_waits_is_asked_for_no_more_where_the_files_are_lacking() -> None:
