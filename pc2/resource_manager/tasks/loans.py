@@ -1,18 +1,12 @@
 """Models on loan for tasks: which is asked for, kept, given back, and who makes room for whom.
 
-    asking -> held -> yielding -> resting -> asking       a loan ends from any state where nobody wants it
-      ^  \\       \\       |
-      |   +> refused <---+  lost
-      +--------+
-
 A model is asked for when a task could begin but for it, and kept while its tasks wait or run: tasks of one model run together,
 and models change once for many of them. When another model has been waited for for BATCH_S, or for CALLER_S by a caller of
 ResourceManager, and might have their room, those that were held for BATCH_S begin no more tasks, are given back when what runs
 has ended, and rest: until the other is on its way, is not wanted any more, or has not come for BATCH_S after all of them made
 room. The next such turn of a model for which that was in vain comes later and later, MOST_PAUSE_S at most. So nobody waits for
-ever, and a model that cannot come costs the others little. Room is that of cards, or that of a host's RAM, disk and cores: who
-holds none of what is waited for goes on, and so on no card who makes way for no card. A caller may wait for a use of the very
-model that is on loan.
+ever, and a model that cannot come costs the others little. Room is that of cards, or that of a host's RAM, disk and cores: a
+model that has none of what is waited for goes on. What a caller waits for may also be a use of the very model on loan.
 
 A loan that is not known to have been renewed in time counts as lost. A refused one is asked for again after a pause that
 doubles with each refusal, from AGAIN_S to MOST_AGAIN_S.
@@ -25,18 +19,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from math import inf
 from typing import Final
 
-from msgspec import Struct
-
 from common.api.models import ModelProgress, ModelReady
-from common.errors import DeadlineExceeded, Internal, NoCapacity, Overloaded, TandemError
+from common.errors import DeadlineExceeded, NoCapacity, Overloaded, TandemError
 from pc2.resource_manager.callers import Caller
+from pc2.resource_manager.tasks.loan import BATCH_S, Loan, Move, State
 from pc2.resource_manager.tasks.wants import NOTHING, Need
 
-BATCH_S: Final = 60.0
 CALLER_S: Final = 1.0
 MOST_PAUSE_S: Final = 960.0
 AGAIN_S: Final = 1.0
@@ -45,43 +36,6 @@ FULL: Final = (NoCapacity, Overloaded, DeadlineExceeded)
 """Refusals for want of room; after any other nobody need make room."""
 NOBODY: Final[Mapping[int, Caller]] = {}
 _DOUBLINGS: Final = 10
-
-
-class State(StrEnum):
-    """Where a loan is."""
-
-    ASKING = "asking"
-    HELD = "held"
-    YIELDING = "yielding"
-    RESTING = "resting"
-    REFUSED = "refused"
-
-
-class Move(StrEnum):
-    """What happens to a loan."""
-
-    ASK = "ask"
-    LEND = "lend"
-    REFUSE = "refuse"
-    LOSE = "lose"
-    YIELD = "yield"
-    KEEP = "keep"
-    REST = "rest"
-
-
-NEXT: Final[dict[tuple[State, Move], State]] = {
-    (State.ASKING, Move.LEND): State.HELD,
-    (State.ASKING, Move.REFUSE): State.REFUSED,
-    (State.ASKING, Move.ASK): State.ASKING,
-    (State.REFUSED, Move.ASK): State.ASKING,
-    (State.HELD, Move.YIELD): State.YIELDING,
-    (State.HELD, Move.LOSE): State.REFUSED,
-    (State.YIELDING, Move.KEEP): State.HELD,
-    (State.YIELDING, Move.LOSE): State.REFUSED,
-    (State.YIELDING, Move.REST): State.RESTING,
-    (State.RESTING, Move.ASK): State.ASKING,
-}
-"""The legal moves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,56 +66,6 @@ class GiveBack:
 
 
 Step = Ask | Desist | GiveBack
-
-
-class Loan(Struct):
-    """One model's; times are monotonic seconds.
-
-    `host` is where it may be (empty: anywhere), `at` where it waits, `coming` whether it is being loaded there, `due_at` when
-    others make room for it; `quiet_since` is when all who had to had made room. `for_card` and `for_host` say what room it may
-    wait for, `of_card` and `of_host` what it has, or had when it was on loan last. `held_since` and `sure_until` are of the
-    loan itself.
-    """
-
-    model: str
-    state: State
-    number: int
-    host: str
-    due_at: float
-    asked_at: float
-    at: str = ""
-    why: str = ""
-    coming: bool = False
-    for_card: bool = True
-    for_host: bool = False
-    of_card: bool = True
-    of_host: bool = False
-    failures: int = 0
-    retry_at: float = 0.0
-    full: bool = True
-    pause_s: float = BATCH_S
-    quiet_since: float = inf
-    held_since: float = 0.0
-    sure_until: float = 0.0
-    lent: ModelReady | None = None
-
-    def move(self, move: Move) -> None:
-        """One legal step; Internal for any other."""
-        state = NEXT.get((self.state, move))
-        if state is None:
-            raise Internal(f"the loan of {self.model} cannot {move}: it is {self.state}, number {self.number}")
-        self.state = state
-
-    def may_be_at(self, host: str) -> bool:
-        """Whether room on this host may be what it waits for: the answer last told where, else what was asked for."""
-        return host == (self.at or self.host or host)
-
-    def is_in_the_way_of(self, turn: Loan) -> bool:
-        """Whether what it has, or had, may be what the other waits for."""
-        if turn is self or not turn.may_be_at(self.host):
-            return False
-        room = (self.of_card and turn.for_card) or (self.of_host and turn.for_host)
-        return room or self.model == turn.model
 
 
 class Loans:

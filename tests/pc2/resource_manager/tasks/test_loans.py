@@ -12,19 +12,8 @@ from common.api.leases import LeaseGranted
 from common.api.models import ModelProgress, ModelReady
 from common.errors import Internal, NoCapacity, NotFound, TandemError, Unavailable
 from pc2.resource_manager.callers import Caller
-from pc2.resource_manager.tasks.loans import (
-    BATCH_S,
-    CALLER_S,
-    MOST_AGAIN_S,
-    MOST_PAUSE_S,
-    Ask,
-    Desist,
-    GiveBack,
-    Loan,
-    Loans,
-    Move,
-    State,
-)
+from pc2.resource_manager.tasks.loan import BATCH_S, State
+from pc2.resource_manager.tasks.loans import CALLER_S, MOST_AGAIN_S, MOST_PAUSE_S, Ask, Desist, GiveBack, Loans
 from pc2.resource_manager.tasks.wants import Need
 
 FULL = NoCapacity("no room")
@@ -467,12 +456,6 @@ def test_at_the_end_everything_is_given_back() -> None:
     told = {type(step).__name__: step.model for step in desk.loans.end()}
     assert told == {"GiveBack": "a", "Desist": "b"}
     assert len(desk.loans) == 0
-
-
-def test_an_illegal_move_tells_the_loans_story() -> None:
-    loan = Loan("a", State.HELD, 3, "pc2", 0.0, 0.0)
-    with pytest.raises(Internal, match="the loan of a cannot ask: it is held, number 3"):
-        loan.move(Move.ASK)
 
 
 def test_in_one_place_for_three_models_tasks_run_in_batches_and_nobody_waits_long() -> None:
