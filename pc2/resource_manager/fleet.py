@@ -188,12 +188,17 @@ class Fleet:
         """One card with who is on it."""
         return self._ready.site(_name((card.host, card.uuid)), now)
 
-    def sharable(self, model: str, config: str, host: str, card_uuid: str, now: float) -> Lease | None:
-        """A lease of the model that a request for this host and card may share; None where none is known to live."""
+    def sharable(
+        self, model: str, config: str, host: str, card_uuid: str, now: float, declined: Collection[str] = ()
+    ) -> Lease | None:
+        """A lease of the model that a request for this host and card may share; None where none is known to live.
+
+        None of the `declined`, which their hosts would not have shared.
+        """
         key = ModelKey(model, config)
         for name, view in self._hosts.items():
             if host in ("", name) and view.alike.get(key) and not view.closed(now):
-                lease = view.sharable(key, card_uuid)
+                lease = view.sharable(key, card_uuid, declined)
                 if lease is not None:
                     return lease
         return None

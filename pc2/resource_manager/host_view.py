@@ -7,7 +7,7 @@ decides nothing and asks nobody.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from math import inf
 
@@ -80,11 +80,15 @@ class HostView:
         """Its whole table is told anew."""
         self.leases, self.said_at, self.tenants, self.alike = {}, {}, {}, {}
 
-    def sharable(self, key: ModelKey, card_uuid: str) -> Lease | None:
-        """A held lease of the model, on that card if one is named."""
+    def sharable(self, key: ModelKey, card_uuid: str, declined: Collection[str]) -> Lease | None:
+        """A held lease of the model, on that card if one is named; none of the `declined`."""
         for lease_id in self.alike.get(key, ()):
             lease = self.leases[lease_id]
-            if lease.state == "held" and (not card_uuid or card_uuid in residents.cards_of(lease)):
+            if (
+                lease_id not in declined
+                and lease.state == "held"
+                and (not card_uuid or card_uuid in residents.cards_of(lease))
+            ):
                 return lease
         return None
 

@@ -85,9 +85,9 @@ def refused(choice: Choice, room: Sequence[Ranked]) -> Choice:
     return msgspec.structs.replace(told, outcome="wait", card=None, cards=(), reason=reason)
 
 
-def shared(fleet: Fleet, asked: AcquireLease | PlanLease, now: float) -> Choice | None:
-    """The choice to share a lease that lives; None where none does."""
-    lease = fleet.sharable(asked.model, asked.config, asked.host, asked.card_uuid, now)
+def shared(fleet: Fleet, asked: AcquireLease | PlanLease, now: float, declined: Collection[str] = ()) -> Choice | None:
+    """The choice to share a lease that lives, none of the `declined`; None where none does."""
+    lease = fleet.sharable(asked.model, asked.config, asked.host, asked.card_uuid, now, declined)
     if lease is None:
         return None
     card = Candidate(lease.host, lease.card, lease.card_uuid, 0, 0)

@@ -53,7 +53,8 @@ class Request:
     was left open is tried again. `in_doubt` while an earlier ask may have been granted, `delivered` where a caller may hold
     that lease by now. `granted` is set only while a lease that nobody wants is given back. `room_s` is how long its supervisor
     may take to have others go for it (0: it fits or it does not), `barred` why hosts can never take it,
-    `oversized` those of them that it asks too much of.
+    `oversized` those of them that it asks too much of. `joins` is the lease that it was to share, `declined` are those that
+    their hosts would not have it share.
     """
 
     lease_id: str
@@ -74,6 +75,8 @@ class Request:
     room_s: float = 0.0
     barred: dict[str, str] = field(default_factory=dict)
     oversized: set[str] = field(default_factory=set)
+    joins: str = ""
+    declined: set[str] = field(default_factory=set)
     need_bytes: int = 0
     path: list[str] = field(default_factory=list)
 

@@ -136,9 +136,9 @@ class Steps:
     def _start(self, request: Request) -> bool:
         """Asks a supervisor where the request fits, or may share a lease, or others may go for it; whether it did."""
         asked = request.asked
-        joined = self._joined(asked, request.barred)
+        joined = self._joined(asked, request.barred, request.declined)
         if joined is not None and joined.card is not None:
-            self.ask_for(request, joined.card, takes_bytes=False)
+            self.ask_for(request, joined.card, joins=joined.share)
             return True
         kept = self.queue.kept_from(asked.priority, request.asked_at)
         wish = request.wish
@@ -148,9 +148,11 @@ class Steps:
             return True
         return self._make_room(request, wish, kept)
 
-    def _joined(self, asked: AcquireLease | PlanLease, barred: Mapping[str, str]) -> Choice | None:
+    def _joined(
+        self, asked: AcquireLease | PlanLease, barred: Mapping[str, str], declined: Collection[str] = ()
+    ) -> Choice | None:
         """The choice to share a lease that lives; None where none does, or its host is barred."""
-        joined = making_room.shared(self.fleet, asked, self.now) if asked.share else None
+        joined = making_room.shared(self.fleet, asked, self.now, declined) if asked.share else None
         return None if joined is None or joined.card is None or joined.card.host in barred else joined
 
     def _make_room(self, request: Request, wish: Wish, kept: Collection[str]) -> bool:
@@ -180,12 +182,12 @@ class Steps:
         room = self._room(request.wish, request.asked.priority, request.asked_at, request.barred)
         return making_room.refused(choice, room)
 
-    def ask_for(self, request: Request, card: Candidate, *, takes_bytes: bool = True, room_s: float = 0.0) -> None:
+    def ask_for(self, request: Request, card: Candidate, *, joins: str = "", room_s: float = 0.0) -> None:
         """Records the intent and asks the card's supervisor; which several cards of its host are to be had, that one says."""
         request.move(Step.PLACED)
-        request.host, request.room_s = card.host, room_s
+        request.host, request.room_s, request.joins = card.host, room_s, joins
         request.card_uuid = card.uuid if request.asked.cards == 1 else request.asked.card_uuid
-        self.fleet.claim(request.lease_id, card, request.wish.need_bytes if takes_bytes else 0, makes_room=room_s > 0)
+        self.fleet.claim(request.lease_id, card, 0 if joins else request.wish.need_bytes, makes_room=room_s > 0)
         intent = Intent(
             lease_id=request.lease_id,
             host=card.host,
@@ -324,6 +326,8 @@ class Steps:
         A host that wants other bytes for the request than it declares has measured its model: it is planned anew with those.
         """
         need = error.details.get("need_bytes") or request.wish.need_bytes
+        if request.joins and isinstance(error, (NoCapacity, NotFound, TooLarge)):
+            request.declined.add(request.joins)
         if isinstance(error, TooLarge | NotFound) and "barred" in error.details:
             request.barred |= error.details["barred"]
             request.oversized |= error.details["barred"].keys() if isinstance(error, TooLarge) else set()

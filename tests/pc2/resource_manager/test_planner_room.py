@@ -19,7 +19,7 @@ from common.api.leases import (
     PlanLease,
 )
 from common.api.words import Cursor
-from common.errors import NoCapacity, NotFound, TooLarge
+from common.errors import NoCapacity, NotFound, TandemError, TooLarge
 from common.vram.amount import GIB
 from pc2.resource_manager.events import Admitted, Asked, CardsSeen, HostBack, LeaseSeen, Withdrawn
 from pc2.resource_manager.instructions import AskSupervisor, Progress, Reply, ReplyError, WithdrawAsk
@@ -266,6 +266,19 @@ def test_whoever_waits_shares_what_comes_to_life() -> None:
     living = lease("new", "pc2", 10, in_use=True)
     change(made, living, "granted")
     change(made, living, "marked")
+    assert made.one(AskSupervisor).host == "pc2"
+
+
+@pytest.mark.parametrize("error", [NoCapacity("full", retry_after_ms=1_000), TooLarge("the card is too small")])
+def test_a_lease_that_its_host_lets_nobody_share_any_more_is_tried_once(error: TandemError) -> None:
+    made = bench(lease("new", "mainpc", 20, users=1))
+    ask(made, "c1", 10, share=True)
+    made.refuse(made.one(AskSupervisor), error)
+    assert made.all(AskSupervisor) == []
+    made.cards("mainpc", 2)
+    assert made.all(AskSupervisor) == []
+    change(made, lease("other", "pc2", 1, model="new"), "granted")
+    change(made, lease("other", "pc2", 1, model="new"), "marked")
     assert made.one(AskSupervisor).host == "pc2"
 
 
