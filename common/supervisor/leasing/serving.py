@@ -20,7 +20,7 @@ from common.service.shell import Shell
 from common.supervisor.leasing.evictions import Evictions
 from common.supervisor.leasing.own_line import Teller
 from common.supervisor.leasing.owners import process_of
-from common.supervisor.leasing.waiting import Line, Seat
+from common.supervisor.leasing.waiting import Line, Seat, short_reason
 from common.supervisor.leasing.writer import LeaseWriter
 from common.vram import lease_view, placement
 from common.vram.cards import ProcessId
@@ -100,11 +100,13 @@ class Serving:
             raise
         finally:
             late.cancel()
-            if owner is not None:
-                self._writer.owners.drop(owner, asked.lease_id)
-            self._forget_way(seat)
+            if not self._line.waits(asked.lease_id):  # else it was asked again, and goes on under the same id
+                self._let_go(seat, owner)
 
-    def _forget_way(self, seat: Seat) -> None:
+    def _let_go(self, seat: Seat, owner: ProcessId | None) -> None:
+        """Nothing hangs on its owner any more, and no room is kept for it."""
+        if owner is not None:
+            self._writer.owners.drop(owner, seat.asked.lease_id)
         try:
             self._writer.make_sound()
         except StorageUnavailable:
@@ -114,7 +116,12 @@ class Serving:
     def _choice(self, seat: Seat) -> Choice:
         now, table = self._now(), self._writer.table
         kept = self._line.kept_from(seat.asked.priority, seat.waiter.asked_at)
-        return placement.choose(seat.waiter.wish, table.candidates(now), kept, missing=table.missing())
+        choice = placement.choose(seat.waiter.wish, table.candidates(now), kept, missing=table.missing())
+        short = table.short_of_host(seat.asked)
+        if not short:
+            return choice
+        reason = short_reason(seat.asked, short)
+        return msgspec.structs.replace(choice, outcome="wait", card=None, cards=(), reason=reason)
 
     def _note(self, seat: Seat, decided: str, choice: Choice, reason: str = "") -> None:
         note = lease_view.choice_note(seat.asked, choice, self._shell.clock.timestamp())
@@ -167,7 +174,7 @@ class Serving:
             return  # the health answer says so; the next tick tries again
         now = self._now()
         sure = self._writer.settling.sure(self._writer.table.candidates(now))
-        for seat in self._line.startable(sure, now, self._evictions.rooms()):
+        for seat in self._line.startable(sure, now, self._evictions.rooms(), self._short()):
             self._start(seat)
         self._make_way(now)
         self._tell_line()
@@ -196,7 +203,17 @@ class Serving:
 
     def _tell_line(self) -> None:
         now, table = self._now(), self._writer.table
-        self._line.tell(table.candidates(now), table.missing(), now)
+        self._line.tell(table.candidates(now), table.missing(), now, self._short())
+
+    def _short(self) -> dict[str, str]:
+        """Of what the host, beside its cards, has too little by now for those who wait, by lease id."""
+        wanting = [
+            seat.asked for seat in self._line if seat.asked.ram_bytes or seat.asked.disk_bytes or seat.asked.cpu_cores
+        ]
+        if any(asked.ram_bytes for asked in wanting):
+            self._writer.see_ram()
+        short = {asked.lease_id: self._writer.table.short_of_host(asked) for asked in wanting}
+        return {lease_id: why for lease_id, why in short.items() if why}
 
 
 def granted_of(reply: object) -> LeaseGranted:

@@ -35,7 +35,7 @@ class Seat:
     `granted` is set when decided, before it is committed; `way_at` is when others were last asked to make way for it.
     """
 
-    __slots__ = ("_call", "_progress", "_told_at", "asked", "granted", "outcome", "waiter", "way_at")
+    __slots__ = ("_call", "_progress", "_short", "_told_at", "asked", "granted", "outcome", "waiter", "way_at")
 
     def __init__(self, asked: AdmitLease, call: Teller, waiter: Waiter) -> None:
         self.asked = asked
@@ -45,6 +45,7 @@ class Seat:
         self.way_at = float("-inf")
         self._call = call
         self._progress: LeaseProgress | None = None
+        self._short = ""
         self._told_at = 0.0
 
     def end(self, outcome: LeaseGranted | TandemError) -> None:
@@ -56,15 +57,23 @@ class Seat:
         else:
             self.outcome.set_result(outcome)
 
-    def tell(self, progress: LeaseProgress, now: float) -> None:
-        """Streams the caller its place; raises Cancelled when it is gone."""
-        self._progress, self._told_at = progress, now
-        self._call.part(progress)
+    def tell(self, news: LeaseProgress | None, short: str, now: float) -> None:
+        """Streams the caller its place where that is news, or was told long ago; raises Cancelled when it is gone.
 
-    def repeat(self, now: float) -> None:
-        """Streams the last place again where it was told long ago; raises Cancelled when the caller is gone."""
-        if self._progress is not None and now - self._told_at >= REPEAT_S:
-            self.tell(msgspec.structs.replace(self._progress, waited_s=now - self.waiter.asked_at), now)
+        `short` is why the host, beside its cards, has too little for it by now.
+        """
+        late = now - self._told_at >= REPEAT_S
+        self._progress = progress = news or self._progress
+        if progress is None or not (news or late or short != self._short):
+            return
+        self._short, self._told_at = short, now
+        reason = short_reason(self.asked, short) if short else progress.reason
+        self._call.part(msgspec.structs.replace(progress, reason=reason, waited_s=max(0.0, now - self.waiter.asked_at)))
+
+
+def short_reason(asked: AdmitLease, short: str) -> str:
+    """Why the request waits where the host, beside its cards, has too little for it."""
+    return f"{asked.model} needs {wish_of(asked).need}; {short}"
 
 
 class Line:
@@ -78,23 +87,23 @@ class Line:
         return len(self._seats)
 
     def __contains__(self, seat: Seat) -> bool:
-        return seat.waiter.ticket in self._seats
+        return self._seats.get(seat.waiter.ticket) is seat
 
     def __iter__(self) -> Iterator[Seat]:
         return iter(list(self._seats.values()))
 
     def sit(self, asked: AdmitLease, call: Teller, now: float, deadline: float) -> Seat:
-        """A seat in the line. The same request under the same key takes the place of the one that waits already.
+        """A seat in the line. The same request under the same key or lease id takes the place of the one that waits already.
 
-        Raises IdempotencyMismatch where another request waits under that key.
+        Raises IdempotencyMismatch where another request waits under that.
         """
-        older = self._under_key(asked)
+        older, under = self._older(asked)
         asked_at = now if older is None else older.waiter.asked_at
         if older is not None:
             if body_of(older.asked) != body_of(asked):
-                raise IdempotencyMismatch("another request waits under this idempotency key")
+                raise IdempotencyMismatch(f"another request waits under this {under}")
             self.leave(older)
-            older.end(Cancelled("asked again under the same idempotency key; that request waits in this one's place"))
+            older.end(Cancelled(f"asked again under the same {under}; that request waits in this one's place"))
         waiter = Waiter(asked.lease_id, wish_of(asked), asked.priority, asked_at, deadline)
         seat = self._seats[asked.lease_id] = Seat(asked, call, waiter)
         self._queue.add(waiter)
@@ -102,8 +111,15 @@ class Line:
 
     def leave(self, seat: Seat) -> bool:
         """Takes the seat out of the line; whether it was in it."""
+        if seat not in self:
+            return False
         self._queue.remove(seat.waiter.ticket)
-        return self._seats.pop(seat.waiter.ticket, None) is not None
+        del self._seats[seat.waiter.ticket]
+        return True
+
+    def waits(self, lease_id: str) -> bool:
+        """Whether anybody waits under this lease id."""
+        return lease_id in self._seats
 
     def position(self, asked: AdmitLease, now: float) -> int:
         """The place a newcomer would have; 1 is next."""
@@ -125,24 +141,40 @@ class Line:
         """Who is next, at most `count`."""
         return [self._seats[ticket] for ticket in self._queue.first(count)]
 
-    def startable(self, cards: Sequence[Candidate], now: float, rooms: Mapping[str, Sequence[Candidate]]) -> list[Seat]:
-        """Who may start now, in line order; `rooms` are by lease id, where room was made, the cards as that one sees them."""
-        return [self._seats[waiter.ticket] for waiter, _ in self._queue.startable(cards, now, rooms)]
+    def startable(
+        self,
+        cards: Sequence[Candidate],
+        now: float,
+        rooms: Mapping[str, Sequence[Candidate]],
+        short: Mapping[str, str],
+    ) -> list[Seat]:
+        """Who may start now, in line order; `rooms` are by lease id, where room was made, the cards as that one sees them.
 
-    def tell(self, cards: Sequence[Candidate], missing: Mapping[str, str], now: float) -> None:
-        """Streams everyone what changed for them; whoever turns out to be gone is told so, and leaves by that."""
+        Those for whom the host is `short`, by lease id, start on none, and take nothing from those behind them.
+        """
+        seen = {**rooms, **dict.fromkeys(short, ())}
+        return [self._seats[waiter.ticket] for waiter, _ in self._queue.startable(cards, now, seen)]
+
+    def tell(
+        self, cards: Sequence[Candidate], missing: Mapping[str, str], now: float, short: Mapping[str, str]
+    ) -> None:
+        """Streams everyone what changed for them; whoever turns out to be gone is told so, and leaves by that.
+
+        `short` says by lease id of what the host has too little for them.
+        """
         news = {each.waiter.ticket: each.progress for each in self._queue.news(cards, missing, now)}
         for seat in self:
+            ticket = seat.waiter.ticket
             try:
-                if seat.waiter.ticket in news:
-                    seat.tell(news[seat.waiter.ticket], now)
-                else:
-                    seat.repeat(now)
+                seat.tell(news.get(ticket), short.get(ticket, ""), now)
             except Cancelled as gone:
                 seat.end(gone)
 
-    def _under_key(self, asked: AdmitLease) -> Seat | None:
-        if not asked.idempotency_key:
-            return None
+    def _older(self, asked: AdmitLease) -> tuple[Seat | None, str]:
+        """The seat that the request has already, and by what it is known to be the same."""
         key = (asked.identity, asked.idempotency_key)
-        return next((s for s in self if (s.asked.identity, s.asked.idempotency_key) == key), None)
+        if asked.idempotency_key:
+            for seat in self:
+                if (seat.asked.identity, seat.asked.idempotency_key) == key:
+                    return seat, "idempotency key"
+        return self._seats.get(asked.lease_id), "lease id"

@@ -12,6 +12,7 @@ import pytest
 
 from common.api import leases, supervisor
 from common.errors import Cancelled, IdempotencyMismatch, NoCapacity, StorageUnavailable, Unavailable
+from common.gpu.process_identity import this_process
 from common.gpu.simulated import GIB, use_bytes
 from common.store.memory import MemoryStore
 from common.supervisor.leasing.waiting import Seat
@@ -279,3 +280,61 @@ async def test_a_planner_whose_admission_waits_takes_what_it_is_told_meanwhile(m
     await in_line(mainpc, 1)
     await mainpc.release(holder(mainpc))
     assert (await admission).lease_id == "lease-1"
+
+
+async def test_a_planner_that_asks_again_while_its_first_admission_waits_has_one_place_which_is_the_later_ones(
+    mainpc: Host,
+) -> None:
+    me = this_process()
+    owner = leases.Owner(agent_name="a", host="mainpc", pid=me.pid, start_time=me.start_time)
+    fields = msgspec.structs.asdict(asking(20, wait_s=30.0, owner=owner))
+    asked = supervisor.AdmitLease(**fields, lease_id="lease-1", identity="local@pc2")
+
+    def admission() -> asyncio.Task[leases.LeaseGranted]:
+        return asyncio.create_task(mainpc.client.call(SUPERVISOR, supervisor.ADMIT_LEASE, asked, idempotent=False))
+
+    first = admission()
+    await in_line(mainpc, 1)
+    second = admission()
+    with pytest.raises(Cancelled, match="asked again under the same lease id"):
+        await first
+    assert len(mainpc.leases._line) == 1
+    assert "lease-1" in mainpc.leases._writer.owners._holders[me], "its owner's end is to end that wait too"
+    await mainpc.release(holder(mainpc))
+    assert (await second).lease_id == "lease-1"
+
+
+async def test_who_is_short_of_what_the_host_has_beside_cards_is_told_so_and_holds_up_nobody(mainpc: Host) -> None:
+    cores = 0.45 * (os.cpu_count() or 1)
+    busy = await mainpc.granted(1, cpu_cores=cores, model="busy")
+    parts: list[Any] = []
+
+    async def stream() -> None:
+        short = asking(20, wait_s=60.0, cpu_cores=cores, model="short")
+        async for item in mainpc.client.stream(SUPERVISOR, leases.ACQUIRE_LEASE, short):
+            parts.append(item)
+
+    first = asyncio.create_task(stream())
+    await in_line(mainpc, 1)
+    second = waiting(mainpc, model="second", wait_s=60.0)
+    await in_line(mainpc, 2)
+    await mainpc.release(holder(mainpc))
+    granted = await second
+    assert not first.done()
+    needed = f"short needs 20.0 GiB; {cores:g} cores of CPU needed"
+    assert all(part.reason.startswith(needed) and "leased: busy" in part.reason for part in parts)
+    await mainpc.release(busy)
+    await until(lambda: parts[-1].reason == "short needs 20.0 GiB; 3.8 GiB free on mainpc:0")
+    await mainpc.release(msgspec.to_builtins(granted))
+    await first
+    assert isinstance(parts[-1], leases.LeaseGranted)
+
+
+async def test_whose_time_is_up_hears_what_the_host_has_too_little_of(mainpc: Host) -> None:
+    cores = 0.45 * (os.cpu_count() or 1)
+    await mainpc.granted(1, cpu_cores=cores, model="busy")
+    with pytest.raises(NoCapacity, match=rf"short needs 1\.0 GiB; {cores:g} cores of CPU needed"):
+        await waiting(mainpc, model="short", bytes=GIB, cpu_cores=cores, wait_s=0.3)
+    receipts = (await mainpc.ask("explain", subject="short"))["receipts"]
+    assert [each["decision"] for each in receipts[:2]] == ["refused", "queued"]
+    assert all("cores of CPU needed" in each["reason"] for each in receipts[:2])
