@@ -108,6 +108,13 @@ def plan(
     return placement.lease_plan(wish, choice, load_s)
 
 
+def short_of_host(state: LeaseState, asked: AdmitLease) -> str:
+    """Why the host's RAM, disk or cores do not do for the request by now, in place of what a lease that it wakes has of them."""
+    asleep = lease_known.asleep(state, asked, lease_known.under(state, asked))
+    own = asleep.lease_id if asleep else ""
+    return state.resources.fits(asked.ram_bytes, asked.disk_bytes, asked.cpu_cores, own)
+
+
 def _wish(asked: AdmitLease, asleep: LeaseRecord | None) -> Wish:
     wish = Wish.of(asked)
     if asleep is None:

@@ -160,6 +160,10 @@ class LeaseTable:
         """What the host has beside its cards, and what is leased of it."""
         return self._state.resources.view(self._state.host)
 
+    def short_of_host(self, asked: AdmitLease) -> str:
+        """Why the host's RAM, disk or cores do not do for the request by now, or the empty string."""
+        return lease_admission.short_of_host(self._state, asked)
+
     def leases(self, now: float) -> list[Lease]:
         """The live leases, in the order of their grants."""
         return [lease_view.lease(self._state, record, now) for record in self._state.live.values()]

@@ -107,11 +107,11 @@ class OwnLine:
         at = self._shell.clock.timestamp()
         self._record(self._writer.table.evict(lease_ids, reason, self._now(), at))
 
-    def short_of_host(self, asked: AdmitLease, own: str = "") -> str:
-        """Why the host's RAM, disk or cores do not do for the request in place of what the lease `own` has; empty: they do."""
+    def short_of_host(self, asked: AdmitLease) -> str:
+        """Why the host's RAM, disk or cores do not do for the request at this moment; empty: they do."""
         if asked.ram_bytes:
             self._writer.see_ram()
-        return self._writer.table.resources.fits(asked.ram_bytes, asked.disk_bytes, asked.cpu_cores, own)
+        return self._writer.table.short_of_host(asked)
 
     def would_leave(self, asked: AdmitLease, *, draining: bool) -> frozenset[str] | None:
         """The leases that would leave cards for the request, were the host's RAM, disk and cores no matter.

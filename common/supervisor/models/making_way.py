@@ -38,14 +38,14 @@ class MakingWay:
         asked = self._engines.leases.waited_for(managed.model.name)
         if asked is None or not managed.model.vram or not managed.asked_for:
             return ""
-        own = managed.held.lease_id if managed.held is not None else ""
-        short = self._line.short_of_host(asked, own)
+        short = self._line.short_of_host(asked)
         if not short:
             return ""
         since = min(each.asked_at for each in managed.waiting.values())
         leaving = self._line.would_leave(asked, draining=now - since >= DRAIN_AFTER_S)
         if leaving is None:
             return f"{short}; nobody goes for that while no card can be had for {managed.model.name}"
+        own = managed.held.lease_id if managed.held is not None else ""
         self._have_go(managed, asked.priority, own, leaving)
         if lacking(managed.model.needs, self._line.host_memory(), self._engines.leases.live(), own).short:
             return f"{short}; no idle engine that may go for it holds enough of that"

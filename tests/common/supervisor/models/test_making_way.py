@@ -127,7 +127,7 @@ class Ledger:
     def host_memory(self) -> HostMemory:
         return host()
 
-    def short_of_host(self, asked: AdmitLease, own: str) -> str:
+    def short_of_host(self, asked: AdmitLease) -> str:
         return "8 GiB of host RAM needed"
 
     def would_leave(self, asked: AdmitLease, *, draining: bool) -> frozenset[str] | None:
