@@ -152,15 +152,17 @@ class Agents(Message, frozen=True):
 class SubmitRequest(Message, frozen=True):
     """Asks any agent that offers the capability (`type` is the old word for it: text, audio, vision, ...).
 
-    `wait` true answers when it is done, or after `wait_s` with the state so far; false answers at once.
+    The agent is sent the fields that came, `data` and `params` also where they are empty; for text, audio and vision what they
+    are about (`data`, `audio_data`, `image_data`) in any case. `wait` true answers when it is done, or after `wait_s` with the
+    state so far; false answers at once.
     """
 
     type: str = ""
     capability: str = ""
-    data: Text = ""
+    data: Text | None = None
     audio_data: Blob = memoryview(b"")
     image_data: Blob = memoryview(b"")
-    params: dict[str, Any] = {}
+    params: dict[str, Any] | None = None
     priority: Priority = DEFAULT_PRIORITY
     deadline_s: Annotated[float, Meta(gt=0, le=86_400)] | None = None
     idempotency_key: Key = ""

@@ -2,7 +2,8 @@
 
 The call's end, whatever it is, is handed over once. A call that is not wanted any more is withdrawn where the agent can be
 told (native); a plain agent cannot, so its call is heard out, for until then the agent is busy. An error's text is kept in
-records and shown to others than the caller, so it is handed over without what looks like a secret, and cut, as logs are.
+records and shown to others than the caller, so it is handed over with the agent's name, without what looks like a secret, and
+cut, as logs are.
 
 It decides neither who is called nor what an end means.
 """
@@ -110,7 +111,7 @@ class AgentCalls:
         try:
             outcome = await self._answer(call)
         except TandemError as error:
-            error.message = shown(error.message, TEXT_CHARS)
+            error.message = shown(_with_its_name(error.message, work.agent_name), TEXT_CHARS)
             outcome = error
         except asyncio.CancelledError:
             if not call.withdrawn:
@@ -138,3 +139,8 @@ class AgentCalls:
         parts = Parts(work.part, MAX_MESSAGE_BYTES)
         reply = await self._client.call_at(found, work.verb, work.request, timeout_s=timeout_s, part=parts.take)
         return result_of(reply, parts.kept, plain=call.plain)
+
+
+def _with_its_name(message: str, agent_name: str) -> str:
+    """An error's text for whoever asked for work and not for this agent."""
+    return message if agent_name in message else f"{agent_name}: {message}"

@@ -40,6 +40,7 @@ from common.supervisor.instructions import (
     Probed,
     Tick,
 )
+from common.supervisor.last_words import last_line
 from common.supervisor.lifecycle import RUNNING, Lifecycle, State
 from common.supervisor.operations import Operations
 
@@ -215,8 +216,9 @@ class Desk:
                 return ", ".join(self._graph.waits_for(entry.name))
             case State.PAUSED:
                 row = f"restart {process.attempt} of {entry.restart.attempts}"
-                why = f": {process.stderr_tail[-1][:LAST_LINE]}" if process.stderr_tail else ""
-                return f"{row} in {max((process.next_at or at) - at, 0):.1f} s after {process.last_exit}{why}"
+                said = last_line(process.stderr_tail)[:LAST_LINE]
+                why = f"{process.last_exit}: {said}" if said else process.last_exit
+                return f"{row} in {max((process.next_at or at) - at, 0):.1f} s after {why}"
             case State.STARTING:
                 return f"readiness: {process.last_probe or 'no answer yet'}"
             case State.DRAINING | State.KILLING:

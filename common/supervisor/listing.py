@@ -9,6 +9,7 @@ from common.clock import timestamp
 from common.config.document import Problem, render
 from common.config.units import format_seconds
 from common.supervisor.desk import Standing
+from common.supervisor.last_words import telling
 from common.supervisor.vitals import Use
 
 
@@ -43,7 +44,7 @@ def told(host: str, missing: Iterable[Standing], ready_within_s: float) -> str:
         why = one.waiting_for if one.phase == "starting" else one.last_exit
         state = "waiting for" if one.phase == "starting" else one.phase
         lines.append(f"{host}/{one.entry.name} did not become ready: {state} {why or 'its turn'}".rstrip())
-        lines += [f"    | {line}" for line in one.stderr_tail]
+        lines += [f"    | {line}" for line in telling(one.stderr_tail)]
     return "\n".join([f"{host}: the start failed after {format_seconds(ready_within_s)}", *lines])
 
 

@@ -1,7 +1,8 @@
 """Capabilities: which one a request asks for, who provides it with which verb, and what the agent is sent.
 
 The old words text, audio and vision are capabilities of the same names. An agent is sent the request's id, its data under the
-names the caller used (`data`, `audio_data`, `image_data`) and its `params`, if it has any.
+names the caller used (`data`, `audio_data`, `image_data`) and its `params`, as far as they came: an empty text that the caller
+gave is one.
 
 It chooses no agent and sends nothing.
 """
@@ -19,8 +20,12 @@ from main_pc.core_orchestrator.request_facts import RequestQueued
 
 MAX_NAME: Final = 128
 
-MAIN_FIELD: Final = {"text": "data", "audio": "audio_data", "vision": "image_data"}
-"""The field that these capabilities get even when it is empty."""
+IN_ANY_CASE: Final[dict[str, dict[str, Any]]] = {
+    "text": {"data": ""},
+    "audio": {"audio_data": b""},
+    "vision": {"image_data": b""},
+}
+"""What agents of these capabilities are sent even where the caller left it out."""
 
 
 def capability_of(asked: SubmitRequest) -> str:
@@ -36,14 +41,14 @@ def capability_of(asked: SubmitRequest) -> str:
 
 def payload_of(request: RequestQueued) -> dict[str, Any]:
     """What the agent's verb is called with."""
-    fields: dict[str, Any] = {
+    told = {
         "data": request.data,
-        "audio_data": request.audio_data,
-        "image_data": request.image_data,
+        "audio_data": request.audio_data or None,
+        "image_data": request.image_data or None,
         "params": request.params,
     }
-    main = MAIN_FIELD.get(request.capability)
-    return {"request_id": request.request_id} | {key: value for key, value in fields.items() if value or key == main}
+    fields = {name: value for name, value in told.items() if value is not None}
+    return {"request_id": request.request_id} | IN_ANY_CASE.get(request.capability, {}) | fields
 
 
 def providers_of(capability: str, entries: Iterable[Entry], breaker_of: BreakerOf) -> tuple[Provider, ...]:

@@ -69,14 +69,14 @@ class RequestQueued(Struct, frozen=True, kw_only=True, tag_field="fact", tag="re
     host: str = ""
     idempotency_key: str = ""
     digest: bytes = b""
-    data: str = ""
+    data: str | None = None
     audio_data: bytes = b""
     image_data: bytes = b""
-    params: dict[str, Any] = {}
+    params: dict[str, Any] | None = None
 
     def size(self) -> int:
         """Bytes of data held for it, roughly: text counts a byte a character, `params` nothing."""
-        return len(self.data) + len(self.audio_data) + len(self.image_data)
+        return len(self.data or "") + len(self.audio_data) + len(self.image_data)
 
 
 class RequestStarted(Struct, frozen=True, kw_only=True, tag_field="fact", tag="request_started.1"):

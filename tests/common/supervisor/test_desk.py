@@ -80,6 +80,16 @@ def test_a_process_of_another_host_opens_a_gate_when_heard_ready() -> None:
     assert one.handle(PeerHeard("o", "x", "ready", 2.0)) == [Launch("a", 1)]
 
 
+def test_the_table_tells_what_a_process_said_of_its_end_and_no_record_about_something_else() -> None:
+    record = '{"at":"2026-01-31T12:00:00.123Z","level":"info","logger":"a","message":"loaded"}'
+    for tail, told in (((record,), "killed by signal 9"), (("no model", record), "killed by signal 9: no model")):
+        one = desk(agent("a"))
+        one.begin(0.0)
+        come_up(one, "a", 0.1)
+        one.handle(Exited("a", 1, 1.0, -9, stderr_tail=tail))
+        assert one.standing("a", 1.0).waiting_for == f"restart 1 of 1 in 1.0 s after {told}"
+
+
 def test_the_death_of_a_dependency_restarts_nobody() -> None:
     one = desk(agent("a"), agent("b", "a"))
     one.begin(0.0)

@@ -45,6 +45,11 @@ def test_the_agent_is_sent_what_there_is_and_the_main_field_always() -> None:
     assert payload_of(queued("smell", params={"k": 1})) == {"request_id": "r", "params": {"k": 1}}
 
 
+def test_what_the_caller_gave_is_sent_though_it_is_empty() -> None:
+    assert payload_of(queued("echo", data="", params={})) == {"request_id": "r", "data": "", "params": {}}
+    assert payload_of(queued("echo")) == {"request_id": "r"}
+
+
 def test_a_provider_names_the_verb_the_promise_and_the_breaker() -> None:
     (provider,) = providers_of(
         "text", [entry(verbs={"text": "answer"}, idempotent=["text"])], lambda _: (Breaker.OPEN, 7.0)

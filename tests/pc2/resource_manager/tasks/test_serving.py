@@ -62,7 +62,7 @@ async def test_a_task_that_fails_is_tried_again_and_dies_in_the_end() -> None:
         task_id = await tasks.submit("say", max_attempts=2)
         status = await tasks.until_state(task_id, "dead")
         assert (status["attempts"], status["code"]) == (2, "internal")
-        assert "2 attempts came to nothing; the last: no luck" in status["error"]
+        assert "2 attempts came to nothing; the last: bad: no luck" in status["error"]
         listed = await tasks.call("list_tasks", state="dead")
         assert [task["task_id"] for task in listed["tasks"]] == [task_id]
         assert listed["counts"] == {"dead": 1}
@@ -75,7 +75,7 @@ async def test_a_task_that_no_try_can_help_fails_at_once() -> None:
     async with core() as one, queue(one) as tasks, task_agent("picky", say=refuse) as agent:
         await one.register("picky", agent.port, "say", dress="native")
         status = await tasks.until_state(await tasks.submit("say"), "failed")
-        assert (status["attempts"], status["code"], status["error"]) == (1, "bad_request", "not like this")
+        assert (status["attempts"], status["code"], status["error"]) == (1, "bad_request", "picky: not like this")
 
 
 async def test_a_dead_task_runs_anew_when_it_is_replayed() -> None:
