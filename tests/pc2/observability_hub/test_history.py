@@ -90,6 +90,21 @@ def test_a_series_that_goes_on_is_found_whenever_it_was_noted_as_heard_of_last(p
     history.close()
 
 
+def test_series_that_ended_a_while_ago_take_no_room_from_those_that_go_on(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pc2.observability_hub.history.MAX_SERIES", 2)
+    history = History(path)
+    keys = [SeriesKey("x", "a", (("run", str(number)),)) for number in range(5)]
+    history.write([closed(NOW - 200, 1.0, key=key) for key in keys[:3]], [], NOW - 200)
+    history.write([closed(NOW, 1.0, key=key) for key in keys[3:]], [], NOW)
+    found, more = history.read("x", "", {}, span(NOW - 60, NOW + 10, 1, NOW))
+    assert ([key for key, _, _ in found], more) == (keys[3:], 0)
+    found, more = history.read("x", "", {}, span(NOW - 300, NOW + 10, 1, NOW))
+    assert ([key for key, _, _ in found], more) == (keys[:2], 3)
+    history.close()
+
+
 def test_a_question_is_narrowed_by_agent_and_labels_and_bounded(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pc2.observability_hub.history.MAX_SERIES", 2)
     history = History(path)
