@@ -115,6 +115,7 @@ class Fabric:
     simulated: bool = True
     hidden: bool = False
     log_is_away: bool = False
+    cards_are_away: bool = False
     tasks: dict[str, tasks.TaskStatus] = field(default_factory=dict)
     submitted: list[tasks.SubmitTask] = field(default_factory=list)
     limited: list[tasks.LimitTasks] = field(default_factory=list)
@@ -262,6 +263,8 @@ class Fabric:
         return leases.Leases(leases=found, as_of=AS_OF)
 
     def gpus(self, asked: leases.GetGpus, own: str = "") -> leases.Gpus:
+        if self.cards_are_away:
+            raise Unavailable("gone")
         hosts = [host for host in TOTALS if host in ((own,) if own else (asked.host or host,))]
         return leases.Gpus(cards=[self.card(host) for host in hosts])
 

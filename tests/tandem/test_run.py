@@ -17,7 +17,7 @@ import pytest
 from common.api import leases
 from common.errors import BadRequest, NoCapacity, Unavailable
 from common.gpu.process_identity import MACHINE, start_time, this_machine
-from common.gpu.simulated import card_uuid
+from common.gpu.simulated import card_uuid, cards_folder
 from common.service.call import Call
 from tandem.exits import Exit
 from tests.tandem.conftest import Tandem
@@ -185,6 +185,13 @@ async def test_a_card_whose_folder_is_not_here_is_told(fabric: Fabric, tmp_path:
     fabric.simulated = False
     _, out, _ = await done(fabric, "--vram", "1GiB", "--", "sh", "-c", "echo [$TANDEM_SIMULATED_CARDS]")
     assert out == "[]\n"
+
+
+async def test_a_simulated_card_is_known_where_its_supervisor_has_no_time_to_say_so(fabric: Fabric) -> None:
+    fabric.cards_are_away = True
+    code, out, err = await done(fabric, "--vram", "1GiB", "--", "sh", "-c", "echo [$TANDEM_SIMULATED_CARDS]")
+    assert (code, out) == (0, f"[{cards_folder(Path(fabric.home), 'mainpc')}]\n")
+    assert "(simulated), lease lease-1" in err
 
 
 # waiting
