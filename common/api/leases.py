@@ -179,7 +179,7 @@ class Lease(Message, frozen=True):
 
     `declared_bytes` is what was asked for, `bytes` what is leased: a parked lease keeps its residual, one that was seen to hold
     more is corrected. `users` are the shares that live; `idle_s` is since its last use, `gap_s` the smoothed time between uses.
-    `reason` says why it is expiring or was corrected.
+    `reason` says why it is expiring or was corrected. `given_back`: its holder let go of it, and it ends with the last share.
     """
 
     lease_id: Id
@@ -214,6 +214,7 @@ class Lease(Message, frozen=True):
     gap_s: Seconds = 3_600.0
     load_s: Seconds = 0.0
     reason: str = ""
+    given_back: bool = False
 
 
 class ListLeases(Message, frozen=True):

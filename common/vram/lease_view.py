@@ -115,6 +115,7 @@ def lease(state: LeaseState, record: LeaseRecord, now: float) -> Lease:
         gap_s=state.demand.gap(key_of(record)),
         load_s=_load_s(state, record),
         reason=record.reason,
+        given_back=record.given_back,
     )
 
 

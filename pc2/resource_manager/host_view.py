@@ -84,11 +84,8 @@ class HostView:
         """A held lease of the model, on that card if one is named; none of the `declined`."""
         for lease_id in self.alike.get(key, ()):
             lease = self.leases[lease_id]
-            if (
-                lease_id not in declined
-                and lease.state == "held"
-                and (not card_uuid or card_uuid in residents.cards_of(lease))
-            ):
+            is_open = lease.state == "held" and not lease.given_back and lease_id not in declined
+            if is_open and (not card_uuid or card_uuid in residents.cards_of(lease)):
                 return lease
         return None
 

@@ -62,9 +62,11 @@ def test_what_was_let_go_of_has_no_ttl_while_others_use_it() -> None:
     bench.release(bench.grant("lease-1", 10, ttl_s=10.0))
     parent = bench.grant("lease-2", 10, ttl_s=10.0)
     bench.grant("share", 10, 2, share=True)
+    assert not bench.lease("lease-2").given_back
     bench.release(parent)
     assert changes(bench.wait(50.0)) == []
     assert bench.held_ids() == ["lease-2", "share"]
+    assert bench.lease("lease-2").given_back
 
 
 def test_a_mark_does_not_put_off_the_end_of_a_lease() -> None:

@@ -269,6 +269,16 @@ def test_whoever_waits_shares_what_comes_to_life() -> None:
     assert made.one(AskSupervisor).host == "pc2"
 
 
+def test_a_lease_whose_holder_let_go_of_it_is_shared_with_nobody_else() -> None:
+    made = bench(lease("new", "mainpc", 20, users=1, given_back=True))
+    asked = PlanLease(model="new", bytes=10 * GIB, share=True)
+    assert made.planner.plan(asked, made.now).outcome == "wait"
+    ask(made, "c1", 10, share=True)
+    assert made.all(AskSupervisor) == []
+    ask(made, "c2", 2, share=True)
+    assert made.one(AskSupervisor).request.bytes == 2 * GIB
+
+
 @pytest.mark.parametrize("error", [NoCapacity("full", retry_after_ms=1_000), TooLarge("the card is too small")])
 def test_a_lease_that_its_host_lets_nobody_share_any_more_is_tried_once(error: TandemError) -> None:
     made = bench(lease("new", "mainpc", 20, users=1))
