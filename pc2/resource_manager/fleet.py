@@ -97,7 +97,7 @@ class Fleet:
         self._unsure[host] = None
 
     def back(self, host: str) -> None:
-        """The host can be asked again; its cards stay closed until it has published them."""
+        """The host can be asked again; its cards are as it published them last, if it did."""
         self._hosts[host].absent = ""
         self._unsure[host] = None
 
