@@ -17,6 +17,7 @@ import msgspec
 from common.config.units import format_bytes, format_seconds
 from common.errors import TandemError
 from tandem.exits import mend_for
+from tandem.verb_commands import for_people
 
 Colour = Literal["good", "bad", "dim"]
 Row = Sequence[object]
@@ -133,5 +134,5 @@ def error_document(error: TandemError) -> dict[str, Any]:
 
 def error_line(error: TandemError) -> str:
     """An error as people see it: what, where, and how to mend it."""
-    mend = mend_for(error)
-    return f"{error.message} ({mend})" if mend else error.message
+    mend, text = mend_for(error), for_people(error.message)
+    return f"{text} ({mend})" if mend else text
