@@ -7,6 +7,7 @@ kept until it can be. It decides nothing of its own.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Collection
 from typing import Final
 
@@ -65,6 +66,7 @@ class Evictions:
         self._evictor = Evictor(shell, look_soon, self._ended, unloader, policy, self._parking.refuses)
         self._unwritten: list[tuple[EvictionOrder, Outcome, list[Rung]]] = []
         self._idled_at = float("-inf")
+        self._retry: asyncio.TimerHandle | None = None
         writer.listeners.append(self._heard)
 
     def __len__(self) -> int:
@@ -103,7 +105,10 @@ class Evictions:
         `kept` are cards kept for others; with `draining` also leases in use go, when their use ends.
         """
         now = self._now()
-        if now - seat.way_at < (SOONEST_S if self._idled_at >= seat.way_at else AGAIN_S):
+        idled = self._idled_at >= seat.way_at
+        if (early_s := seat.way_at + (SOONEST_S if idled else AGAIN_S) - now) > 0:
+            if idled:
+                self._serve_within(early_s)
             return
         seat.way_at = now
         self._writer.see_ram()
@@ -131,6 +136,8 @@ class Evictions:
 
     async def close(self) -> None:
         """Leaves what is under way to the next life."""
+        if self._retry is not None:
+            self._retry.cancel()
         await self._evictor.close()
 
     def _heard(self, change: LeaseChanged) -> None:
@@ -139,6 +146,15 @@ class Evictions:
         if change.change == "marked" and lease.state == "held" and not lease.in_use:
             self._idled_at = self._now()
             self._serve_soon()
+
+    def _serve_within(self, seconds: float) -> None:
+        """Has the line tried then, once, however many wait for that."""
+        if self._retry is None:
+            self._retry = self._shell.loop.call_later(seconds, self._try_again)
+
+    def _try_again(self) -> None:
+        self._retry = None
+        self._serve_soon()
 
     def _make_room(self, asked: MakeRoom, _call: Call) -> RoomPromised:
         self._writer.make_sound()

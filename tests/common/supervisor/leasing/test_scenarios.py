@@ -299,3 +299,18 @@ async def test_a_lease_that_becomes_idle_goes_for_who_waits_at_once(at: Timed, s
         )["status"] == "success"
         await at.dies(sleeper)
         assert at.clock.now == began_at
+
+
+@on_manual_time
+async def test_a_lease_that_becomes_idle_just_after_way_was_sought_goes_a_moment_later(
+    at: Timed, sleeper: ProcessId
+) -> None:
+    old = await at.held(sleeper, 20, model="old", in_use=True)
+    await at.passes(0.26 - at.clock.now % 0.25)  # past a tick
+    began_at = at.clock.now
+    async with at.waiting(20):
+        await at.until(lambda: bool(len(at.host.leases._line)))
+        assert (await at.token("mark_lease", old, in_use=False))["status"] == "success"
+        while (await at.lease(old["lease_id"]))["state"] == "held":
+            assert at.clock.now - began_at < 0.1
+            await at.passes(0.01)
