@@ -81,11 +81,6 @@ class Demand:
         uses = self._uses.get(key)
         return UNKNOWN_GAP_S if uses is None else uses.gap_s
 
-    def last_use(self, key: ModelKey) -> float | None:
-        """When it was last used; None for a key that is not remembered."""
-        uses = self._uses.get(key)
-        return None if uses is None else uses.last_at
-
     def idle(self, key: ModelKey, now: float) -> float:
         """Seconds since the last use; UNKNOWN_GAP_S for a key that is not remembered."""
         uses = self._uses.get(key)

@@ -12,13 +12,13 @@ WHISPER = ModelKey("whisper")
 
 def test_what_was_never_used_has_an_unknown_gap_and_no_last_use() -> None:
     demand = Demand()
-    assert (demand.gap(LLAMA), demand.last_use(LLAMA), demand.idle(LLAMA, 5.0)) == (UNKNOWN_GAP_S, None, UNKNOWN_GAP_S)
+    assert (demand.gap(LLAMA), demand.idle(LLAMA, 5.0)) == (UNKNOWN_GAP_S, UNKNOWN_GAP_S)
 
 
 def test_one_use_says_when_but_not_how_often() -> None:
     demand = Demand()
     demand.used(LLAMA, 10.0)
-    assert (demand.gap(LLAMA), demand.last_use(LLAMA), demand.idle(LLAMA, 14.0)) == (UNKNOWN_GAP_S, 10.0, 4.0)
+    assert (demand.gap(LLAMA), demand.idle(LLAMA, 14.0)) == (UNKNOWN_GAP_S, 4.0)
 
 
 def test_the_first_gaps_are_averaged_and_later_ones_smoothed() -> None:
@@ -33,14 +33,14 @@ def test_the_first_gaps_are_averaged_and_later_ones_smoothed() -> None:
 def test_two_configurations_of_a_model_are_wanted_apart() -> None:
     demand = Demand()
     demand.used(LLAMA, 0.0)
-    assert demand.last_use(ModelKey("llama", "ctx=512")) is None
+    assert demand.idle(ModelKey("llama", "ctx=512"), 7.0) == UNKNOWN_GAP_S
 
 
 def test_a_use_that_is_told_late_turns_no_clock_back() -> None:
     demand = Demand()
     demand.used(LLAMA, 10.0)
     demand.used(LLAMA, 4.0)
-    assert (demand.gap(LLAMA), demand.last_use(LLAMA)) == (0.0, 10.0)
+    assert (demand.gap(LLAMA), demand.idle(LLAMA, 12.0)) == (0.0, 2.0)
     assert demand.idle(LLAMA, 3.0) == 0.0
 
 
@@ -50,8 +50,8 @@ def test_of_too_many_models_the_one_unused_for_longest_is_forgotten() -> None:
     for at, key in enumerate((LLAMA, WHISPER, LLAMA, third)):
         demand.used(key, float(at))
     assert len(demand) == 2
-    assert demand.last_use(WHISPER) is None
-    assert demand.last_use(LLAMA) == 2.0
+    assert demand.idle(WHISPER, 4.0) == UNKNOWN_GAP_S
+    assert demand.idle(LLAMA, 4.0) == 2.0
 
 
 def test_the_want_falls_as_the_gap_or_the_silence_grows() -> None:
