@@ -53,21 +53,27 @@ async def ask(at: int, verb: str, /, **fields: Any) -> Dict:
 
 
 class ServiceProcess:
-    """`python -m PACKAGE NAME` at the same ports in every life, with `service` as its public name."""
+    """`python -m PACKAGE NAME` at the same ports in every life, with `service` as its public name; `more` is told it besides."""
 
     def __init__(self, package: str, name: str, service: str, host: str, home: Path) -> None:
         self.home = home
         self.ports = free_ports(3)
+        self.more: dict[str, str] = {}
         self.child: subprocess.Popen[bytes] | None = None
         self.program = [sys.executable, "-m", package, name]
         self._service = service
         self._host = host
 
+    @property
+    def place(self) -> str:
+        """As a directory has it."""
+        return f"{self._service}={self.ports[0]}:{self.ports[1]}@127.0.0.1"
+
     def environment(self) -> dict[str, str]:
         """What it is told."""
         port, events_port, health_port = map(str, self.ports)
         told = {"TANDEM_PORT": port, "TANDEM_EVENTS_PORT": events_port, "TANDEM_HEALTH_PORT": health_port}
-        return os.environ | told | {"TANDEM_HOME": str(self.home), "TANDEM_HOST": self._host}
+        return os.environ | told | {"TANDEM_HOME": str(self.home), "TANDEM_HOST": self._host} | self.more
 
     def start(self) -> None:
         """A new life."""
@@ -98,8 +104,7 @@ class ServiceProcess:
     @asynccontextmanager
     async def client(self) -> AsyncIterator[AsyncClient]:
         """A native client of it."""
-        place = f"{self._service}={self.ports[0]}:{self.ports[1]}@127.0.0.1"
-        client = open_async_client(None, nobody_but(place))
+        client = open_async_client(None, nobody_but(self.place))
         try:
             yield client
         finally:

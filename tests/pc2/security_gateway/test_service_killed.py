@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
-import sys
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,69 +12,17 @@ import pytest
 
 from common.api.security_gateway import SERVICE
 from common.client.aio import AsyncClient
-from common.client.directory import Directory
-from common.client.opening import open_async_client
 from common.errors import Conflict, TandemError, Unavailable
-from tests.lab.fabric import free_ports
-from tests.lab.nowhere import NOWHERE
+from tests.lab.service_process import ServiceProcess, ended_at_last
 
 KILLS = 6
 SEED = 5
 CALLERS = 3
 
 
-class Process:
-    """The gateway's own process, on the same ports and home in every life."""
-
-    def __init__(self, home: Path) -> None:
-        port, events, health = free_ports(3)
-        self.directory = Directory.parse(f"{SERVICE}={port}:{events}@127.0.0.1")
-        self.home = home
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("TANDEM_")}
-        self._environ = kept | {
-            "TANDEM_HOME": str(home),
-            "TANDEM_HOST": "pc2",
-            "TANDEM_SERVICES": NOWHERE,
-            "TANDEM_PORT": str(port),
-            "TANDEM_EVENTS_PORT": str(events),
-            "TANDEM_HEALTH_PORT": str(health),
-        }
-        self._told = (home / "told").open("wb")
-        self._process: asyncio.subprocess.Process
-
-    async def ended(self) -> tuple[int, str]:
-        """Its exit status, once it ends by itself, and all that it said."""
-        async with asyncio.timeout(60):
-            status = await self._process.wait()
-        self._told.close()
-        return status, (self.home / "told").read_text()
-
-    async def start(self) -> None:
-        """A new life."""
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "pc2",
-            "security_gateway",
-            env=self._environ,
-            cwd=Path(__file__).parents[3],
-            stderr=self._told,
-        )
-
-    def close(self) -> None:
-        """What it says is not kept any more."""
-        self._told.close()
-
-    async def kill(self) -> None:
-        """kill -9."""
-        self._process.kill()
-        await self._process.wait()
-
-    async def stop(self) -> int:
-        """TERM, and its exit status."""
-        self._process.terminate()
-        async with asyncio.timeout(60):
-            return await self._process.wait()
+def gateway(home: Path) -> ServiceProcess:
+    """The gateway's own process."""
+    return ServiceProcess("pc2", "security_gateway", SERVICE, "pc2", home)
 
 
 class Load:
@@ -127,9 +74,15 @@ async def answered(client: AsyncClient, verb: str) -> dict[str, Any]:
 
 async def test_nothing_acknowledged_is_lost_to_kill_nine(tmp_path: Path) -> None:
     rng = random.Random(SEED)
-    process = Process(tmp_path)
-    await process.start()
-    client = open_async_client(None, process.directory)
+    with ended_at_last(gateway(tmp_path)) as process:
+        process.start()
+        async with process.client() as client:
+            await killed_under_load(process, client, rng)
+        assert process.kill(signal.SIGTERM) == 0
+
+
+async def killed_under_load(process: ServiceProcess, client: AsyncClient, rng: random.Random) -> None:
+    """Kills it again and again; what was acknowledged is there in the end, and nothing else."""
     load = Load(client)
     callers = [asyncio.create_task(load.run(caller)) for caller in range(CALLERS)]
     try:
@@ -139,42 +92,34 @@ async def test_nothing_acknowledged_is_lost_to_kill_nine(tmp_path: Path) -> None
                 while len(load.revoked) < acknowledged + 5:
                     await asyncio.sleep(0.01)
             await asyncio.sleep(rng.random() * 0.1)
-            await process.kill()
-            await process.start()
+            process.kill()
+            process.start()
     finally:
         for task in callers:
             task.cancel()
         await asyncio.gather(*callers, return_exceptions=True)
-    try:
-        listed = await answered(client, "list_identities")
-        known = {each["name"] for each in listed["identities"]}
-        assert load.identities - load.gone <= known
-        assert "operator" in known
-        for token in load.revoked:
-            assert (await client.call(SERVICE, "verify_token", {"token": token}))["reason"] == "revoked"
-        good = set(load.issued) - set(load.revoked)
-        assert good
-        verified = [await client.call(SERVICE, "verify_token", {"token": token}) for token in good]
-        assert all(each["valid"] for each in verified if each["name"] not in load.gone and each["reason"] != "revoked")
-        with pytest.raises(Conflict):
-            await client.call(
-                SERVICE, "create_identity", {"name": "operator", "kind": "operator", "scopes": []}, idempotent=False
-            )
-    finally:
-        await client.close()
-        status = await process.stop()
-    assert status == 0
-    process.close()
+    listed = await answered(client, "list_identities")
+    known = {each["name"] for each in listed["identities"]}
+    assert load.identities - load.gone <= known
+    assert "operator" in known
+    for token in load.revoked:
+        assert (await client.call(SERVICE, "verify_token", {"token": token}))["reason"] == "revoked"
+    good = set(load.issued) - set(load.revoked)
+    assert good
+    verified = [await client.call(SERVICE, "verify_token", {"token": token}) for token in good]
+    assert all(each["valid"] for each in verified if each["name"] not in load.gone and each["reason"] != "revoked")
+    with pytest.raises(Conflict):
+        await client.call(
+            SERVICE, "create_identity", {"name": "operator", "kind": "operator", "scopes": []}, idempotent=False
+        )
 
 
-async def test_a_home_that_others_may_read_the_keys_of_is_refused_with_its_mend(tmp_path: Path) -> None:
-    process = Process(tmp_path)
+def test_a_home_that_others_may_read_the_keys_of_is_refused_with_its_mend(tmp_path: Path) -> None:
     keys = tmp_path / "pc2" / "keys" / "security_gateway.json"
     keys.parent.mkdir(parents=True)
     keys.write_text("{}")
     keys.chmod(0o644)
-    await process.start()
-    status, told = await process.ended()
-    assert status == 1
-    assert f"SecurityGateway cannot start: {keys} may be read by others" in told
-    assert "chmod 600" in told
+    ended = gateway(tmp_path).second_start()
+    assert ended.returncode == 1
+    assert f"SecurityGateway cannot start: {keys} may be read by others" in ended.stderr
+    assert "chmod 600" in ended.stderr
