@@ -258,7 +258,7 @@ class Ladder:
         if not step.answered:
             step.claimed = f"no answer within {self._now - step.began_at:.1f} s"
         done = step.freed and (self._gone or step.rung not in ENDING or not self._to_climb)
-        return self._end_as(step, "evicted") if done else self._given_up(step)
+        return self._end_as(step, self._kind(step)) if done else self._given_up(step)
 
     def _wait(self, step: _Step, seconds: float) -> None:
         step.due = self.next_at = self._now + seconds
@@ -277,8 +277,12 @@ class Ladder:
             return self._end_as(step, "evicted")
         if step.rung in ENDING or not step.answered or self._held_nothing(step):
             return ()
-        kept = step.rung in KEEPING and step.refused_at is None
-        return self._end_as(step, "parked" if kept else "evicted")
+        return self._end_as(step, self._kind(step))
+
+    def _kind(self, step: _Step) -> Kind:
+        """What a freed step came to: the weights are kept where the owner, which lives, has said so."""
+        kept = step.rung in KEEPING and step.answered and step.refused_at is None and not self._gone
+        return "parked" if kept else "evicted"
 
     def _held_nothing(self, step: _Step) -> bool:
         """Whether there was nothing to be seen going, so that its absence shows nothing of what the owner did."""

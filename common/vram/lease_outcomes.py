@@ -63,11 +63,15 @@ def parked(
     now: float,
     at: Timestamp,
 ) -> Decision:
-    """Its owner sleeps: the lease keeps `residual` bytes on its cards, its weights take `ram` bytes of the host's."""
+    """Its owner sleeps: the lease keeps `residual` bytes on its cards, its weights take `ram` bytes of the host's.
+
+    With `ram` 0 nothing was seen to leave the cards, for it went to sleep before a look; then they are the rest of its bytes.
+    """
     records = going(state, [lease_id])
     if not records:
         return Decision()
     (record,) = records
+    ram = ram or max(0, record.bytes - residual) * len(record.places)
     fence, opened = next_fence(state)
     why = f"asleep: {amount(residual)} stay on the card, {amount(ram)} in host RAM"
     asleep = msgspec.structs.replace(

@@ -85,6 +85,24 @@ def test_an_owner_shown_to_hold_nothing_is_watched_before_its_word_counts() -> N
     assert (climb.outcome.kind, climb.outcome.rung) == ("evicted", "unload")
 
 
+def test_an_owner_shown_to_hold_no_more_than_a_sleeper_may_is_parked_when_it_says_so_and_still_does() -> None:
+    climb = Climb("sleep", "term", "kill", held_bytes=128 * MIB, residual_bytes=400 * MIB)
+    climb.held = 128 * MIB
+    climb.look().answer(text="asleep").look()
+    assert not climb.over, "it may be waking yet"
+    assert climb.after(POLICY.verify_s).over
+    assert (climb.outcome.kind, climb.outcome.rung, climb.outcome.left_bytes) == ("parked", "sleep", 128 * MIB)
+
+
+def test_an_owner_that_dies_after_it_went_to_sleep_is_not_parked() -> None:
+    climb = Climb("sleep", "term", "kill", held_bytes=128 * MIB, residual_bytes=400 * MIB)
+    climb.held = 128 * MIB
+    climb.look().answer(text="asleep").dies()
+    climb.held = 0
+    climb.look()
+    assert (climb.outcome.kind, climb.outcome.left_bytes) == ("evicted", 0)
+
+
 def test_an_owner_that_says_done_while_its_load_is_on_the_way_is_not_believed() -> None:
     climb = Climb("unload", "term", "kill", held_bytes=0)
     climb.held = 0

@@ -96,6 +96,14 @@ def test_a_sleeping_owner_keeps_what_is_left_on_the_card_and_its_weights_in_ram(
     assert bench.table.host_memory().ram_leased_bytes == 0
 
 
+def test_of_one_that_went_to_sleep_before_a_look_what_it_leased_is_in_host_ram() -> None:
+    bench = Bench(a=24).with_host()
+    bench.loaded("old", 10, 1)
+    bench.room("new", 20)
+    bench.parked("old", 0.5, 0)
+    assert (bench.lease("old").bytes, bench.lease("old").ram_bytes) == (GIB // 2, 19 * GIB // 2)
+
+
 def test_a_model_that_sleeps_is_loaded_no_more() -> None:
     bench = Bench(a=24).with_host()
     bench.mark(bench.loaded("old", 20, 1, unload=SLEEPER), loaded=True)
