@@ -106,9 +106,9 @@ class LeaseQueue:
         """What may start now, on which card (the first of several), in the order of the line.
 
         Each start lowers what those behind it find. `rooms` are, by ticket, the cards that room was made on, as only that
-        ticket's request sees them.
+        ticket's request sees them; one with no card there starts nowhere by now, and keeps none.
         """
-        self._keep(cards, now)
+        self._keep(cards, now, rooms)
         found = _Found(cards)
         kept_ahead: set[str] = set()
         starts = []
@@ -139,10 +139,12 @@ class LeaseQueue:
             kept_ahead.update(uuid for uuid, ticket in self._kept.items() if ticket == waiter.ticket)
         return told
 
-    def _keep(self, cards: Sequence[Candidate], now: float) -> None:
+    def _keep(self, cards: Sequence[Candidate], now: float, rooms: Mapping[str, Sequence[Candidate]]) -> None:
         kept: dict[str, str] = {}
         headless = {card.uuid: card for card in cards if not card.problem}
         for waiter in self._line():
+            if not rooms.get(waiter.ticket, cards):
+                continue
             able = (card for card in headless.values() if card.host not in waiter.barred)
             heads = [card for card in able if waiter.wish.could_hold(card)]
             if heads and now - waiter.asked_at >= self._policy.reserve_after_s:

@@ -93,6 +93,14 @@ def test_a_head_that_has_waited_a_minute_keeps_the_card_nearest_to_holding_it() 
     assert starts(line, [card("mainpc", 1), card("pc2", 15)], 60.0) == []
 
 
+def test_who_can_start_nowhere_by_now_keeps_no_card_and_takes_nothing_from_those_behind() -> None:
+    line = queue(waiter("short", 10), waiter("next", 10, at=1.0))
+    started = line.startable([card("mainpc", 12)], 60.0, {"short": ()})
+    assert [(each.ticket, where.host) for each, where in started] == [("next", "mainpc")]
+    assert line.kept_from(0, 60.0) == frozenset()
+    assert starts(line, [card("mainpc", 12)], 60.0) == [("short", "mainpc")]
+
+
 def test_who_outranks_the_head_may_take_the_card_it_keeps() -> None:
     line = queue(waiter("big", 20))
     line.startable([card("mainpc", 12)], 60.0)
