@@ -101,12 +101,12 @@ class Container:
         return cgroups.container_cgroup(self._id())
 
 
-async def end_left(container_id: str, command: Sequence[str]) -> bool:
-    """Ends the container that somebody who was killed left running; whether there was any process of it."""
+async def end_left(container_id: str, command: Sequence[str]) -> bool | None:
+    """Ends the container that somebody who was killed left running; whether it has ended, None where it had before."""
     if not await _lives(container_id):
-        return False
+        return None
     await _performed([*command, container_id])
-    return True
+    return await _gone(container_id)
 
 
 async def _lives(container_id: str) -> bool:

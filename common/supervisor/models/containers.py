@@ -44,6 +44,11 @@ class LeftContainer(NamedTuple):
     container_id: str
     command: list[str]
 
+    @property
+    def by_hand(self) -> str:
+        """What somebody may try who has to end it."""
+        return " ".join([*self.command, self.container_id])
+
 
 class EngineContainers:
     """One host's; each has a folder of its own in `folder`."""
@@ -90,8 +95,13 @@ class EngineContainers:
     async def end(self, left: Iterable[LeftContainer]) -> None:
         """Ends those that run on."""
         for each in left:
-            if await end_left(each.container_id, each.command):
+            ended = await end_left(each.container_id, each.command)
+            if ended:
                 self._log.warning("the container of %s had been left running, and was ended", each.name)
+            elif ended is not None:
+                self._log.warning(
+                    "the container of %s was left running, and could not be ended: %s", each.name, each.by_hand
+                )
 
 
 class ContainerGuard:

@@ -14,9 +14,10 @@ from common.config.models import Model, ModelHealth
 from common.config.schema import Entry
 from common.config.settings import MARK
 from common.errors import Unavailable
+from common.gpu import cgroups, container
 from common.gpu.process_identity import identify, start_time
 from common.gpu.simulated import GIB, use_bytes
-from common.supervisor.models.containers import END_FILE, ContainerGuard, EngineContainers
+from common.supervisor.models.containers import END_FILE, ContainerGuard, EngineContainers, LeftContainer
 from tests.common.service.lab import until
 from tests.common.supervisor.models.lab import lab, model
 from tests.lab.docker import Docker
@@ -178,3 +179,20 @@ async def test_a_container_that_an_earlier_life_left_is_ended_by_the_next(tmp_pa
     async with lab(tmp_path, [model("boxed", 4)]):
         await until(lambda: start_time(pid) is None)
     assert docker.ended == [f"kill {docker.id}"]
+
+
+@pytest.mark.parametrize(
+    ("runs_on", "told"),
+    [(False, "had been left running, and was ended"), (True, "was left running, and could not be ended")],
+)
+async def test_whether_a_container_that_was_left_has_ended_is_seen_and_not_taken_from_its_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, runs_on: bool, told: str
+) -> None:
+    words = counting(tmp_path)
+    over = tmp_path / "told"
+    monkeypatch.setattr(cgroups, "members", lambda _: [1] if runs_on or not over.exists() else [])
+    monkeypatch.setattr(container, "STOP_S", 0.05)
+    containers = EngineContainers(tmp_path / "containers")
+    await containers.end([LeftContainer("boxed", "abc", words[1:])])
+    assert over.read_text() == "kill abc\n"
+    assert f"the container of boxed {told}" in caplog.text
