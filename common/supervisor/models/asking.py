@@ -43,21 +43,21 @@ class Asking:
     async def ask(self, asked: AskModel, call: Call) -> ModelBytes:
         """Streams the engine's answer; what is returned ends it.
 
-        Raises NotFound and StaleFence about the share, Unavailable where the engine takes no connection,
-        Interrupted where it went away midway, DeadlineExceeded after its silence.
+        Raises NotFound and StaleFence about the share, Conflict about the reader's name before the engine is asked, Unavailable
+        where that takes no connection, Interrupted where it went away midway, DeadlineExceeded after its silence.
         """
         url = self._allowed(asked) + asked.path
         import aiohttp
 
         try:
-            async with self._opened().request(
-                asked.method,
-                url,
-                data=asked.body or None,
-                headers={name: value for name, value in asked.headers.items() if name.lower() not in _NOT_SENT},
-                allow_redirects=False,
-            ) as answer:
-                with self._paces.of(asked) as pace:
+            with self._paces.of(asked) as pace:
+                async with self._opened().request(
+                    asked.method,
+                    url,
+                    data=asked.body or None,
+                    headers={name: value for name, value in asked.headers.items() if name.lower() not in _NOT_SENT},
+                    allow_redirects=False,
+                ) as answer:
                     return await self._pass_on(answer, asked, pace, call)
         except aiohttp.ClientConnectorError as error:
             raise Unavailable(f"the engine takes no connection: {error.strerror or error}") from error

@@ -11,7 +11,7 @@ import pytest
 
 from common.api.leases import Lease, Owner
 from common.api.models import WINDOW_BYTES, AskModel, ModelBytes, PaceModel
-from common.errors import DeadlineExceeded, Interrupted, NotFound
+from common.errors import Conflict, DeadlineExceeded, Interrupted, NotFound
 from common.supervisor.models import asking
 from common.supervisor.models.asking import PIECE_BYTES, Asking
 from common.supervisor.models.managed import Serving
@@ -29,11 +29,13 @@ class Flood:
     """An engine that sends HUGE bytes as fast as they are taken."""
 
     url: str = ""
+    asked: int = 0
     sent: int = 0
     closed: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
+        self.asked += 1
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % HUGE)
         try:
             while self.sent < HUGE:
@@ -141,3 +143,14 @@ async def test_nobody_stands_still_for_ever(monkeypatch: pytest.MonkeyPatch) -> 
     async with desk() as it:
         with pytest.raises(DeadlineExceeded, match="took nothing"):
             await asyncio.wait_for(it.ask(), PATIENCE_S)
+
+
+async def test_a_name_that_reads_an_answer_already_has_the_engine_asked_nothing_more() -> None:
+    async with desk() as it:
+        answer = it.ask()
+        await it.reader.has(1)
+        with pytest.raises(Conflict, match="reads another answer"):
+            await it.ask()
+        assert it.flood.asked == 1
+        answer.cancel()
+        await asyncio.gather(answer, return_exceptions=True)
