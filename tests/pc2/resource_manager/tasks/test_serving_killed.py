@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from common.api import tasks as api
@@ -14,27 +17,29 @@ from common.client.settings import ClientSettings
 from common.errors import TandemError
 from common.resilience.budget import RetrySettings
 from common.service.call import Call
+from tests.lab.service_process import ServiceProcess, ended_at_last
 from tests.pc2.resource_manager.fabric import RM, Host
 from tests.pc2.resource_manager.tasks.fabric import Core, Dict, Gate, core, places_of, task_agent, until
 from tests.pc2.resource_manager.tasks.models import model_host
-from tests.pc2.resource_manager.test_service_killed import Process, serving
 
 KILLS = 5
 SEED = 23
 CALLERS = 4
 
 
-class TaskProcess(Process):
-    """ResourceManager's own process beside this CoreOrchestrator and these hosts."""
-
-    def __init__(self, folder: Path, one: Core, *hosts: Host) -> None:
-        super().__init__(folder, {})
-        self.places = places_of(one, hosts, (RM, (self.ports[0], self.ports[1])))
-        self._environ["TANDEM_SERVICES"] = self.places.render()
-
-
-def client_of(process: Process) -> AsyncClient:
-    return open_async_client(ClientSettings(retry=RetrySettings(attempts=1)), process.places)
+@asynccontextmanager
+async def running(folder: Path, one: Core, *hosts: Host) -> AsyncIterator[tuple[ServiceProcess, AsyncClient]]:
+    """ResourceManager's own process beside this CoreOrchestrator and these hosts, to its end by TERM; with a client."""
+    process = ServiceProcess("pc2", "resource_manager", RM, "pc2", folder / "home")
+    places = places_of(one, hosts, (RM, (process.ports[0], process.ports[1])))
+    process.more["TANDEM_SERVICES"] = places.render()
+    client = open_async_client(ClientSettings(retry=RetrySettings(attempts=1)), places)
+    with ended_at_last(process):
+        process.start()
+        await process.until_ready(client)
+        yield process, client
+        await client.close()
+        assert await asyncio.to_thread(process.kill, signal.SIGTERM) == 0
 
 
 class Submitter:
@@ -70,62 +75,57 @@ async def test_killed_under_load_it_loses_no_acknowledged_task_and_takes_none_tw
 
     async with core() as one, task_agent("worker", say=work) as agent:
         await one.register("worker", agent.port, "say", dress="native", metadata={"concurrency": 8})
-        process = TaskProcess(tmp_path, one)
-        client = client_of(process)
-        submitters = [Submitter(client, name) for name in range(CALLERS)]
-        await process.start()
-        working = [asyncio.create_task(each.work(over)) for each in submitters]
-        for _ in range(KILLS):
-            await serving(client)
-            await asyncio.sleep(rng.uniform(0.1, 0.4))
-            await process.kill()
-            await process.start()
-        await serving(client)
-        over.set()
-        await asyncio.gather(*working)
+        async with running(tmp_path, one) as (process, client):
+            submitters = [Submitter(client, name) for name in range(CALLERS)]
+            working = [asyncio.create_task(each.work(over)) for each in submitters]
+            for _ in range(KILLS):
+                await process.until_ready(client)
+                await asyncio.sleep(rng.uniform(0.1, 0.4))
+                process.kill()
+                process.start()
+            await process.until_ready(client)
+            over.set()
+            await asyncio.gather(*working)
 
-        acknowledged = {key: task_id for each in submitters for key, task_id in each.acknowledged.items()}
-        assert len(acknowledged) > CALLERS * KILLS
-        for key, task_id in acknowledged.items():
-            status = await until(
-                lambda task_id=task_id: client.call(
-                    RM, "get_task", {"task_id": task_id, "wait_s": 5.0}, timeout_s=60.0
-                ),
-                lambda status: status["state"] == "done",
-                30.0,
-            )
-            assert status["result"] == key
-        assert {order: ids for order, ids in orders.items() if len(ids) > 1} == {}, "an order became two tasks"
-        await client.close()
-        assert await process.stop() == 0
+            acknowledged = {key: task_id for each in submitters for key, task_id in each.acknowledged.items()}
+            assert len(acknowledged) > CALLERS * KILLS
+            for key, task_id in acknowledged.items():
+                status = await until(
+                    lambda task_id=task_id: client.call(
+                        RM, "get_task", {"task_id": task_id, "wait_s": 5.0}, timeout_s=60.0
+                    ),
+                    lambda status: status["state"] == "done",
+                    30.0,
+                )
+                assert status["result"] == key
+            assert {order: ids for order, ids in orders.items() if len(ids) > 1} == {}, "an order became two tasks"
 
 
 async def test_a_task_that_ran_when_it_was_killed_runs_again_and_its_attempt_is_counted(tmp_path: Path) -> None:
     gate = Gate()
     async with core() as one, task_agent("worker", say=gate.work) as agent:
         await one.register("worker", agent.port, "say", dress="native", metadata={"concurrency": 8})
-        process = TaskProcess(tmp_path, one)
-        client = client_of(process)
-        await process.start()
-        await serving(client)
-        asked = {"capability": "say", "payload": {"text": "hi"}}
-        again = (await client.call(RM, "submit_task", asked))["task_id"]
-        last = (await client.call(RM, "submit_task", asked | {"max_attempts": 1}))["task_id"]
-        async with asyncio.timeout(60):
-            while len(gate.begun) < 2:
-                await asyncio.sleep(0.005)
-        await process.kill()
-        gate.open.set()
-        await process.start()
-        await serving(client)
+        async with running(tmp_path, one) as (process, client):
+            asked = {"capability": "say", "payload": {"text": "hi"}}
+            again = (await client.call(RM, "submit_task", asked))["task_id"]
+            last = (await client.call(RM, "submit_task", asked | {"max_attempts": 1}))["task_id"]
+            async with asyncio.timeout(60):
+                while len(gate.begun) < 2:
+                    await asyncio.sleep(0.005)
+            process.kill()
+            gate.open.set()
+            process.start()
+            await process.until_ready(client)
 
-        status = await until(lambda: client.call(RM, "get_task", {"task_id": again}), lambda it: it["state"] == "done")
-        assert (status["attempts"], status["result"]) == (2, "hi")
-        assert [each["attempt"] for each in gate.begun if each["task_id"] == again] == [1, 2]
-        status = await until(lambda: client.call(RM, "get_task", {"task_id": last}), lambda it: it["state"] == "dead")
-        assert (status["code"], status["attempts"]) == ("interrupted", 1)
-        await client.close()
-        assert await process.stop() == 0
+            status = await until(
+                lambda: client.call(RM, "get_task", {"task_id": again}), lambda it: it["state"] == "done"
+            )
+            assert (status["attempts"], status["result"]) == (2, "hi")
+            assert [each["attempt"] for each in gate.begun if each["task_id"] == again] == [1, 2]
+            status = await until(
+                lambda: client.call(RM, "get_task", {"task_id": last}), lambda it: it["state"] == "dead"
+            )
+            assert (status["code"], status["attempts"]) == ("interrupted", 1)
 
 
 async def test_a_task_with_a_model_that_ran_when_it_was_killed_has_a_loan_anew_and_the_old_one_ends_by_itself(
@@ -138,26 +138,21 @@ async def test_a_task_with_a_model_that_ran_when_it_was_killed_has_a_loan_anew_a
         task_agent("worker", say=gate.work) as agent,
     ):
         await one.register("worker", agent.port, "say", dress="native", location="pc2", metadata={"concurrency": 8})
-        process = TaskProcess(tmp_path, one, pc2)
-        client = client_of(process)
-        await process.start()
-        await serving(client)
-        asked = {"capability": "say", "payload": {"text": "hi"}, "model": "qwen"}
-        task_id = (await client.call(RM, "submit_task", asked))["task_id"]
-        await gate.until_begun()
-        (old,) = pc2.shares("qwen")
-        assert (old.ttl_s, old.owner.pid) == (30.0, 0)
-        await process.kill()
-        gate.open.set()
-        await process.start()
-        await serving(client)
+        async with running(tmp_path, one, pc2) as (process, client):
+            asked = {"capability": "say", "payload": {"text": "hi"}, "model": "qwen"}
+            task_id = (await client.call(RM, "submit_task", asked))["task_id"]
+            await gate.until_begun()
+            (old,) = pc2.shares("qwen")
+            assert (old.ttl_s, old.owner.pid) == (30.0, 0)
+            process.kill()
+            gate.open.set()
+            process.start()
+            await process.until_ready(client)
 
-        status = await until(
-            lambda: client.call(RM, "get_task", {"task_id": task_id}), lambda it: it["state"] == "done"
-        )
-        assert (status["attempts"], status["result"], status["model"]) == (2, "hi", "qwen")
-        assert len(pc2.used) == 2
-        assert [each["model"]["host"] for each in gate.begun] == ["pc2", "pc2"]
-        await client.close()
-        assert await process.stop() == 0
-        assert {lease.lease_id for lease in pc2.live} <= {old.lease_id}
+            status = await until(
+                lambda: client.call(RM, "get_task", {"task_id": task_id}), lambda it: it["state"] == "done"
+            )
+            assert (status["attempts"], status["result"], status["model"]) == (2, "hi", "qwen")
+            assert len(pc2.used) == 2
+            assert [each["model"]["host"] for each in gate.begun] == ["pc2", "pc2"]
+            assert {lease.lease_id for lease in pc2.live} <= {old.lease_id}
