@@ -37,6 +37,8 @@ OVERDUE_S: Final = 1.0
 GIVEN_UP: Final = 3.0
 PATIENCE_S: Final = 30.0
 """Who has loaded nothing for GIVEN_UP times the seconds of its load and PATIENCE_S more is not waited for."""
+APART_S: Final = 0.25
+"""Of looks that follow each other more closely, as they do while memory is waited for, one counts: they all show one moment."""
 KEPT_S: Final = 2.0
 """What was learned is stored at most this often."""
 MOST_WARM: Final = 1_024
@@ -44,7 +46,10 @@ MOST_WARM: Final = 1_024
 
 
 class _Load(msgspec.Struct):
-    """One lease from its grant on; `timed` while its load is seen from its beginning, `grew_at` when it last took more."""
+    """One lease from its grant on; `timed` while its load is seen from its beginning, `grew_at` when it last took more.
+
+    `counted_at` is when a look at it counted last.
+    """
 
     began_at: float
     tier: Tier
@@ -56,6 +61,7 @@ class _Load(msgspec.Struct):
     grew_at: float = 0.0
     seen: bool = False
     loaded_at: float | None = None
+    counted_at: float = float("-inf")
 
 
 class Learning:
@@ -185,7 +191,9 @@ class Learning:
         """Takes in what the lease is seen to hold; whether it is loaded with this look."""
         held = lease.measured_bytes
         if load.loaded_at is not None:
-            self.known.looked(ModelKey(lease.model, lease.config), held, now - load.loaded_at)
+            if now - load.counted_at >= APART_S:
+                load.counted_at = now
+                self.known.looked(ModelKey(lease.model, lease.config), held, now - load.loaded_at)
             return False
         first, load.seen = not load.seen, True
         if held > load.held_bytes + GROWTH_BYTES:

@@ -104,6 +104,17 @@ def test_a_load_is_timed_from_the_grant_until_most_of_the_lease_is_seen_to_be_he
     assert desk.marked == ["lease-1"]
 
 
+def test_looks_that_follow_closely_while_others_go_say_no_more_of_a_model_than_one_does() -> None:
+    desk = Desk()
+    desk.heard("granted", loaded=True)
+    desk.look(10.0, 31.0, loaded=True)
+    desk.look(10.0, 31.0, loaded=True)
+    desk.look(4.0, 0.002, 100, loaded=True)
+    assert desk.known.get(KEY).measured_bytes == 0, "it was idle for a fifth of a second"
+    desk.look(9.0, 0.5, 30, loaded=True)
+    assert desk.known.get(KEY).measured_bytes > 8 * GIB
+
+
 def test_a_load_that_its_holder_tells_of_is_timed_to_that_moment() -> None:
     desk = Desk()
     desk.heard("granted")
