@@ -36,3 +36,26 @@ class Holdings:
             self._held[identity, room] = held
         else:
             self._held.pop((identity, room), None)
+
+
+class Shares:
+    """What each caller has of the room for one kind of work: of each line, of all that is active, and of its bytes.
+
+    `by` is 1 for work that comes and -1 for work that goes.
+    """
+
+    __slots__ = ("active", "bytes", "waiting")
+
+    def __init__(self) -> None:
+        self.waiting = Holdings()
+        self.active = Holdings()
+        self.bytes = Holdings()
+
+    def stand(self, by: int, identity: str, line: str) -> None:
+        """Work comes to a line, or leaves it."""
+        self.waiting.change(by, identity, line)
+
+    def weigh(self, by: int, identity: str, size: int) -> None:
+        """Work of so many bytes is taken on, or ends."""
+        self.active.change(by, identity)
+        self.bytes.change(by * size, identity)

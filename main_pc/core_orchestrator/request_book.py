@@ -21,6 +21,7 @@ from common.api.core_orchestrator import RequestStatus, State
 from common.dispatch.ageing import rank
 from common.dispatch.load import Call, Load
 from common.errors import Internal, NotFound
+from common.resilience.share import Shares
 from main_pc.core_orchestrator.request_facts import (
     NEXT,
     TO_END,
@@ -37,7 +38,6 @@ from main_pc.core_orchestrator.request_facts import (
     Stored,
 )
 from main_pc.core_orchestrator.request_limits import Limits
-from main_pc.core_orchestrator.request_shares import Shares
 
 RESULT_GONE: Final = "done, but its result is no longer kept"
 
@@ -199,7 +199,7 @@ class RequestBook:
         )
         self.active[fact.request_id] = request
         self.active_bytes += fact.size()
-        self.shares.weigh(fact, 1)
+        self.shares.weigh(1, fact.identity, fact.size())
         self.next_seq = max(self.next_seq, fact.seq + 1)
         if fact.idempotency_key:
             self._keys[fact.identity, fact.idempotency_key] = fact.request_id
@@ -222,7 +222,7 @@ class RequestBook:
         request = self._move(fact.request_id, TO_END[fact.state])
         del self.active[fact.request_id]
         self.active_bytes -= request.asked.size()
-        self.shares.weigh(request.asked, -1)
+        self.shares.weigh(-1, request.asked.identity, request.asked.size())
         self._keep(fact, now)
         return _end_status(fact, with_result=False)
 
@@ -242,13 +242,13 @@ class RequestBook:
 
     def _enqueue(self, request: Request) -> None:
         insort(self.queues.setdefault(request.asked.capability, []), request.place)
-        self.shares.stand(request.asked, 1)
+        self.shares.stand(1, request.asked.identity, request.asked.capability)
 
     def _dequeue(self, request: Request) -> None:
         capability = request.asked.capability
         queue = self.queues[capability]
         del queue[bisect_left(queue, request.place)]
-        self.shares.stand(request.asked, -1)
+        self.shares.stand(-1, request.asked.identity, capability)
         if not queue:
             del self.queues[capability]
             self.stalls.pop(capability, None)

@@ -22,10 +22,10 @@ from common.dispatch.agenda import Agenda
 from common.dispatch.load import Call, Load
 from common.errors import Internal, NotFound
 from common.resilience.idempotency import Replies, ReplyForgotten, ReplyKept
+from common.resilience.share import Shares
 from pc2.resource_manager.tasks.kept import Kept
 from pc2.resource_manager.tasks.limits import Limits
 from pc2.resource_manager.tasks.lines import Lines, line_of, parts_of
-from pc2.resource_manager.tasks.shares import Shares
 from pc2.resource_manager.tasks.standing import Standing
 from pc2.resource_manager.tasks.task import (
     ACTIVE,
@@ -215,7 +215,7 @@ class TaskBook:
         task = entry.task
         task.code, task.error, task.ended_at = fact.code, fact.error, moment.wall
         self.active_bytes -= task.size
-        self.shares.weigh(task, -1)
+        self.shares.weigh(-1, task.identity, task.size)
         self.deadlines.drop(task.task_id)
         self._leave_arrivals(task)
         entry.result, entry.progress = fact.result, None
@@ -310,16 +310,18 @@ class TaskBook:
 
     def _enter(self, task: Task) -> None:
         self.standing.enter(task.task_id, task.state, task.capability)
-        self.shares.stand(task, 1)
+        if task.state == "queued":
+            self.shares.stand(1, task.identity, task.capability)
 
     def _exit(self, task: Task) -> None:
         self.standing.leave(task.task_id, task.state, task.capability)
-        self.shares.stand(task, -1)
+        if task.state == "queued":
+            self.shares.stand(-1, task.identity, task.capability)
 
     def _activate(self, entry: Entry, moment: Moment) -> None:
         task = entry.task
         self.active_bytes += task.size
-        self.shares.weigh(task, 1)
+        self.shares.weigh(1, task.identity, task.size)
         entry.rank = rank(task.priority, moment.now - max(0.0, moment.wall - task.queued_at), self.limits.ageing_s)
         if task.deadline_at:
             entry.deadline = moment.now + min(task.deadline_s, task.deadline_at - moment.wall)

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.resilience.share import Holdings, has_share
+from common.resilience.share import Holdings, Shares, has_share
 
 
 def filled(total: int, callers: int) -> list[int]:
@@ -47,3 +47,13 @@ def test_holdings_are_counted_by_caller_and_room_and_nothing_is_left_of_who_gave
     holdings.change(-2, "a", "say")
     holdings.change(-1, "a")
     assert holdings._held == {}
+
+
+def test_work_counts_in_its_line_and_while_it_is_active_with_its_bytes() -> None:
+    shares = Shares()
+    shares.stand(1, "a", "say")
+    shares.weigh(1, "a", 7)
+    shares.weigh(1, "a", 5)
+    shares.stand(-1, "a", "say")
+    shares.weigh(-1, "a", 7)
+    assert (shares.waiting.of("a", "say"), shares.active.of("a"), shares.bytes.of("a")) == (0, 1, 5)

@@ -171,13 +171,14 @@ class Bench:
     def plan(self, n: float, **more: Any) -> Any:
         return self.table.plan(PlanLease(model="whisper", bytes=int(n * GIB), **more), self.now)
 
-    def with_host(self, ram: float = 64, disk: float = 100) -> Bench:
-        """The host's RAM and disk as measured, all of it free."""
+    def with_host(self, ram: float = 64, disk: float = 100, cores: float = 0.0) -> Bench:
+        """The host's RAM, disk and cores as measured, all of it free; without `cores` these are as they were."""
         self.table.resources.measure(
             ram_total_bytes=int(ram * GIB),
             ram_available_bytes=int(ram * GIB),
             disk_total_bytes=int(disk * GIB),
             disk_available_bytes=int(disk * GIB),
+            cpu_cores=cores,
         )
         return self
 

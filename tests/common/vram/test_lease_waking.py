@@ -37,13 +37,7 @@ def test_a_parked_lease_that_is_asked_for_as_it_was_is_awake_again(lease_id: str
 
 def test_what_wakes_is_leased_as_it_is_asked_for_now() -> None:
     bench = asleep(disk_bytes=GIB, cpu_cores=0.0, priority=40)
-    bench.table.resources.measure(
-        ram_total_bytes=64 * GIB,
-        ram_available_bytes=64 * GIB,
-        disk_total_bytes=100 * GIB,
-        disk_available_bytes=100 * GIB,
-        cpu_cores=8.0,
-    )
+    bench.with_host(cores=8.0)
     more: dict[str, Any] = {"ram_bytes": 2 * GIB, "disk_bytes": 3 * GIB, "cpu_cores": 2.0, "priority": 60}
     decision = bench.admit("lease-7", 11, 1, pinned=True, exclusive=True, ttl_s=99.0, **more)
     shown = bench.lease("lease-1")
@@ -100,14 +94,7 @@ def test_a_share_is_on_all_the_cards_of_the_lease_it_shares() -> None:
 
 
 def test_a_share_takes_nothing_of_the_host_and_keeps_no_card() -> None:
-    bench = Bench(a=24).with_host()
-    bench.table.resources.measure(
-        ram_total_bytes=64 * GIB,
-        ram_available_bytes=64 * GIB,
-        disk_total_bytes=100 * GIB,
-        disk_available_bytes=100 * GIB,
-        cpu_cores=8.0,
-    )
+    bench = Bench(a=24).with_host(cores=8.0)
     more: dict[str, Any] = {"ram_bytes": 2 * GIB, "disk_bytes": 3 * GIB, "cpu_cores": 2.0}
     bench.grant("lease-1", 4, **more)
     assert bench.grant("lease-2", 4, share=True, pinned=True, exclusive=True, **more).shares == "lease-1"

@@ -33,26 +33,26 @@ def card(*pids: int, start_time: int = 1) -> CardSample:
     )
 
 
-@pytest.fixture
-def stranger() -> Iterator[ProcessId]:
-    """A process that descends from nobody here but this test, and leads a session of its own."""
-    process = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+def asleep(apart: bool = False) -> Iterator[ProcessId]:
+    """A process that does nothing, until the test is over; `apart`: it leads a session of its own."""
+    process = subprocess.Popen(["sleep", "1000"], start_new_session=apart)
     found = identify(process.pid)
     assert found is not None
     yield found
     process.kill()
     process.wait()
+
+
+@pytest.fixture
+def stranger() -> Iterator[ProcessId]:
+    """A process that descends from nobody here but this test, and leads a session of its own."""
+    yield from asleep(apart=True)
 
 
 @pytest.fixture
 def owner() -> Iterator[ProcessId]:
     """Whoever asked for the container: a process that is no ancestor of anybody in it."""
-    process = subprocess.Popen(["sleep", "1000"])
-    found = identify(process.pid)
-    assert found is not None
-    yield found
-    process.kill()
-    process.wait()
+    yield from asleep()
 
 
 def live_in(monkeypatch: pytest.MonkeyPatch, homes: dict[int, str]) -> None:
@@ -73,12 +73,7 @@ def test_a_containers_process_is_its_owners_though_it_descends_from_a_daemon(
 @pytest.fixture
 def child() -> Iterator[ProcessId]:
     """A child of this test, and in its session."""
-    process = subprocess.Popen(["sleep", "1000"])
-    found = identify(process.pid)
-    assert found is not None
-    yield found
-    process.kill()
-    process.wait()
+    yield from asleep()
 
 
 @pytest.fixture
