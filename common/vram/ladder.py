@@ -165,7 +165,7 @@ class Ladder:
         self._to_climb = list(target.rungs)
         self._gone = False
         self._shown = target.expected_bytes if target.held_bytes is None else target.held_bytes
-        self._first = self._shown
+        self._first = self._most = self._shown
         self._verified = target.held_bytes is not None
 
     def begin(self) -> tuple[Action, ...]:
@@ -231,7 +231,10 @@ class Ladder:
     def _looked(self, event: Looked) -> tuple[Action, ...]:
         step = self._steps[-1]
         shown = self._shown_by(event)
-        if shown is None or event.began_at <= step.began_at:
+        if shown is None:
+            return ()
+        self._most = max(self._most, shown)
+        if event.began_at <= step.began_at:
             return ()
         self._shown = step.after = shown
         self._verified = step.verified = event.owner_bytes is not None
@@ -286,7 +289,7 @@ class Ladder:
 
     def _held_nothing(self, step: _Step) -> bool:
         """Whether there was nothing to be seen going, so that its absence shows nothing of what the owner did."""
-        return self._first <= self._allowed(step.rung)
+        return self._most <= self._allowed(step.rung)
 
     def _says_nothing(self, step: _Step) -> bool:
         """Whether an owner that unloaded had its moment to say so."""

@@ -103,6 +103,14 @@ def test_an_owner_that_dies_after_it_went_to_sleep_is_not_parked() -> None:
     assert (climb.outcome.kind, climb.outcome.left_bytes) == ("evicted", 0)
 
 
+def test_an_owner_that_a_late_look_shows_to_have_held_is_believed_by_the_look_after() -> None:
+    climb = Climb("unload", "term", "kill", held_bytes=0)
+    climb.look(began_ago=1.0)
+    climb.held = 0
+    climb.answer().look()
+    assert (climb.outcome.kind, climb.outcome.rung) == ("evicted", "unload")
+
+
 def test_an_owner_that_says_done_while_its_load_is_on_the_way_is_not_believed() -> None:
     climb = Climb("unload", "term", "kill", held_bytes=0)
     climb.held = 0
