@@ -30,9 +30,8 @@ LINE: Final = Target("an eviction: the line of managed models decides, p50 on 2 
 NOTES: Final = (
     "before each decision of the planner a lease is told to have been used, so that prices are drawn up anew; 30 % of the leases"
     " are in use",
-    "a decision is the card, and for an eviction who goes from it; a turn is all that ResourceManager does for the request before"
-    " its intent is committed",
-    "a table's decision is its facts and the reply; told, with the rows, the event and the receipt drawn up",
+    "a decision is the card, and for an eviction who goes from it; ResourceManager's turn is all that is done for the request"
+    " until its intent is committed, a table's its facts and the reply, and told the rows, the event and the receipt as well",
 )
 
 
@@ -59,8 +58,9 @@ def run(rounds: int) -> Result:
     for cards, leases in FEW:
         table = granting.table(cards, leases)
         measures |= {
-            f"table: fits, {cards} cards": partial(_shares, partial(granting.decided_us, table, DECISIONS)),
-            f"table: fits and told, {cards} cards": partial(_shares, partial(granting.told_us, table, DECISIONS)),
+            f"table: fits, {cards} cards": partial(_shares, partial(granting.chosen_us, cards, leases, DECISIONS)),
+            f"table's turn: fits, {cards} cards": partial(_shares, partial(granting.decided_us, table, DECISIONS)),
+            f"table's turn, told: fits, {cards} cards": partial(_shares, partial(granting.told_us, table, DECISIONS)),
         }
     found = alternate(rounds, measures)
     figures = {

@@ -54,7 +54,7 @@ def admit(
     if parent is not None:
         return _share(state, asked, parent, process, now, at)
     wish = _wish(asked, asleep)
-    cards, choice = _choose(state, asked, wish, now, kept, missing_files, asked.lease_id, asleep, process)
+    cards, choice = choose(state, asked, wish, now, kept, missing_files, asked.lease_id, asleep, process)
     if not cards:
         return _refuse(state, asked, wish, choice(), at)
     if asleep is not None:
@@ -79,7 +79,7 @@ def evict_for(
     asleep = lease_known.asleep(state, asked, lease_known.under(state, asked))
     wish = _wish(asked, asleep)
     owner = state.pinned(asked.owner) if asked.owner else None
-    choice = _choose(state, asked, wish, now, kept, missing_files, asked.lease_id, asleep, owner)[1]()
+    choice = choose(state, asked, wish, now, kept, missing_files, asked.lease_id, asleep, owner)[1]()
     if choice.barred or choice.outcome == "never":
         return Decision(reply=placement.refusal(wish, choice))
     sleeper = asleep.lease_id if asleep else ""
@@ -100,7 +100,7 @@ def plan(
     parent = lease_known.shared(state, asked, now)
     if parent is not None:
         return placement.lease_plan(wish, _joined(state, wish, parent, now))
-    choice = _choose(state, asked, wish, now, kept, missing_files)[1]()
+    choice = choose(state, asked, wish, now, kept, missing_files)[1]()
     if choice.outcome != "never":
         _, told = lease_room.weigh(state, Need("", wish, asked.priority, 0.0), choice.seen, now, kept)
         granted = choice.outcome == "grant"
@@ -123,7 +123,7 @@ def _wish(asked: AdmitLease, asleep: LeaseRecord | None) -> Wish:
     return msgspec.structs.replace(wish, need_bytes=more, host="", card_uuid=asleep.card_uuid, cards=cards)
 
 
-def _choose(
+def choose(
     state: LeaseState,
     asked: AdmitLease | PlanLease,
     wish: Wish,
@@ -134,7 +134,10 @@ def _choose(
     asleep: LeaseRecord | None = None,
     process: ProcessId | None = None,
 ) -> tuple[tuple[Candidate, ...], Callable[[], Choice]]:
-    """The cards that the request gets, none where it gets none, and the choice for whoever reads it."""
+    """The cards that the request gets, none where it gets none, and the choice for whoever reads it.
+
+    `lease_id` is the one that room may be reserved for, `asleep` the lease that it wakes, `process` its owner's.
+    """
     if isinstance(asked, AdmitLease) and not asked.cards:
         told = lease_of_host.choose(state, asked, wish, missing_files)
         return told.cards, lambda: told
