@@ -86,7 +86,9 @@ class CardLeases:
             policy,
             self.learning,
         )
-        self._serving = Serving(shell, host, self._writer, self._line, self._evictions, self._record)
+        self._serving = Serving(
+            shell, host, self._writer, self._line, self._evictions, self._record, self._cards.in_doubt
+        )
         self.strangers = Strangers(shell, self._writer, self._cards.look_soon)
         self.own = OwnLine(shell, host, self._writer, self._grant, self._record)
         self._closed = False
@@ -185,17 +187,18 @@ class CardLeases:
         self, asked: AdmitLease, call: Teller, wait_s: float, asked_at: float | None = None
     ) -> LeaseGranted:
         """The lease; one that does not fit now waits in the line, since `asked_at`, or is refused where there is no time to."""
+        arrived_at = self._now()
         if asked.cards:
             await self._cards.settled(asked, SETTLE_S)
         if self._closed:
             raise self._closing()
         self._writer.make_sound()
         now = self._now()
-        decision = self._serving.decision(asked, now)
+        decision = self._serving.decision(asked, arrived_at)
         if not isinstance(decision.reply, NoCapacity):
             return granted_of(self._record(decision))
         if wait_s > 0 and asked.cards:  # who needs no card is in nobody's way there, and asks again
-            return await self._serving.wait(asked, call, now if asked_at is None else asked_at, now + wait_s)
+            return await self._serving.wait(asked, call, arrived_at if asked_at is None else asked_at, now + wait_s)
         decision.reply.details["position"] = self._line.position(asked, now)
         return granted_of(self._record(decision))
 

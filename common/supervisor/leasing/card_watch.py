@@ -105,6 +105,10 @@ class CardWatch:
             self.look_closely()
             await self.next_look(left_s)
 
+    def in_doubt(self, asked_at: float) -> frozenset[str]:
+        """The cards where an owner may hold more than it leased, which no look since then tells: they take nobody."""
+        return self._doubtful if self._seen_at < asked_at else frozenset()
+
     def look_soon(self) -> None:
         """Have a look that begins after now."""
         self._look_within(SOONEST_LOOK_S)
@@ -134,10 +138,11 @@ class CardWatch:
 
     def _needs_new_look(self, asked: AdmitLease, asked_at: float) -> bool:
         """Whether it would go beside an owner that may hold more than it leased, and no look since it was asked tells."""
-        if not self._doubtful or self._seen_at >= asked_at:
+        doubtful = self.in_doubt(asked_at)
+        if not doubtful:
             return False
         cards = self._writer.table.candidates(self._now(), asked.lease_id)
-        return not self._doubtful.isdisjoint(card.uuid for card in placement.picks(wish_of(asked), cards))
+        return not doubtful.isdisjoint(card.uuid for card in placement.picks(wish_of(asked), cards))
 
     def _look_within(self, seconds: float) -> None:
         wanted_s = self._wanted_within_s

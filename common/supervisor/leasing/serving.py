@@ -34,7 +34,7 @@ DRAIN_AFTER_S: Final = 60.0
 
 
 class Serving:
-    """One host's `line`; `record` writes decisions down."""
+    """One host's `line`; `record` writes decisions down, `in_doubt` says which cards take nobody who asked at a time."""
 
     def __init__(
         self,
@@ -44,6 +44,7 @@ class Serving:
         line: Line,
         evictions: Evictions,
         record: Callable[[Decision], object],
+        in_doubt: Callable[[float], frozenset[str]],
     ) -> None:
         self._shell = shell
         self._host = host
@@ -51,6 +52,7 @@ class Serving:
         self._line = line
         self._evictions = evictions
         self._record = record
+        self._in_doubt = in_doubt
         self._now = shell.clock.monotonic
         self._serving_soon = False
         self._closed = False
@@ -72,7 +74,7 @@ class Serving:
         now = self._now()
         if asked.ram_bytes:
             self._writer.see_ram()
-        kept = self._line.kept_from(asked.priority, asked_at)
+        kept = self._line.kept_from(asked.priority, asked_at) | self._in_doubt(asked_at)
         if self._writer.settling:
             kept |= self._writer.settling.unsure(self._writer.table.candidates(now, asked.lease_id), asked.bytes)
         return self._writer.table.admit(asked, now, self._shell.clock.timestamp(), kept)
@@ -190,7 +192,7 @@ class Serving:
         if seat.outcome.done():
             return  # its caller is leaving, and leaves the line in the next turn
         decision = self.decision(seat.asked, seat.waiter.asked_at)
-        if isinstance(decision.reply, NoCapacity):
+        if isinstance(decision.reply, NoCapacity) or self._rests_on_doubt(seat, decision):
             return
         self._line.leave(seat)
         try:
@@ -200,6 +202,11 @@ class Serving:
             return
         seat.granted = granted
         self._shell.journal.hold(lambda failure: seat.end(failure or granted))
+
+    def _rests_on_doubt(self, seat: Seat, decision: Decision) -> bool:
+        """Whether it would get a card that has to be looked at first, be it kept for it or not."""
+        granted, doubt = decision.reply, self._in_doubt(seat.waiter.asked_at)
+        return isinstance(granted, LeaseGranted) and not doubt.isdisjoint(granted.card_uuids)
 
     def _tell_line(self) -> None:
         now, table = self._now(), self._writer.table

@@ -27,7 +27,17 @@ from common.gpu.simulated import GIB, CardFile, create_card, use_bytes
 from common.supervisor.leasing import card_watch, sampling
 from common.vram.cards import CardSample, ProcessId
 from tests.common.service.lab import Peer, peer, raises, until
-from tests.common.supervisor.leasing.lab import SUPERVISOR, TOTALS, Host, card_folder, host, owner, program, two_cards
+from tests.common.supervisor.leasing.lab import (
+    SUPERVISOR,
+    TOTALS,
+    Host,
+    asking,
+    card_folder,
+    host,
+    owner,
+    program,
+    two_cards,
+)
 from tests.lab.nvml.stand_in import build_stand_in
 
 
@@ -229,6 +239,30 @@ async def test_a_driver_that_hangs_closes_the_cards_and_holds_nobody_up(
         assert not cards.closed.is_set()
         cards.answers.set()
     await until(cards.closed.is_set)
+
+
+async def test_beside_a_loader_nothing_is_granted_while_the_driver_hangs_and_who_waits_is_with_its_next_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(card_watch, "BUSY_LOOK_S", 1_000.0)
+    monkeypatch.setattr("common.supervisor.leasing.card_leases.SETTLE_S", 0.05)
+    cards = HangingCards(two_cards(tmp_path))
+    async with host(cards) as mainpc:
+        with program() as loader:
+            uuid = (await mainpc.card(0))["card_uuid"]
+            held = await mainpc.granted(6, card_uuid=uuid, owner=owner(loader))
+            use_bytes(card_folder(tmp_path), 5 * GIB, loader)
+            mainpc.leases._cards.look_soon()
+            await until(lambda: mainpc.leases.own.find(held["lease_id"]).measured_bytes == 5 * GIB)
+            cards.answers.clear()
+            assert raises(NoCapacity, await mainpc.acquire(8, card_uuid=uuid))
+            wanted = asking(8, card_uuid=uuid, wait_s=60.0)
+            waiting = asyncio.create_task(mainpc.client.call(SUPERVISOR, leases.ACQUIRE_LEASE, wanted))
+            await until(lambda: bool(len(mainpc.leases._line)))
+            mainpc.leases._serving.serve()
+            assert len(mainpc.leases._line) == 1
+            cards.answers.set()
+            assert (await waiting).card_uuid == uuid
 
 
 async def test_a_look_that_fails_closes_the_cards_until_one_does_not(tmp_path: Path) -> None:
