@@ -46,7 +46,7 @@ class Owner(Message, frozen=True):
 
 Config = Annotated[str, Meta(max_length=512, description="what makes two loads of one model differ in size")]
 Cards = Annotated[int, Meta(ge=1, le=16, description="cards of one host")]
-Files = Annotated[list[Annotated[str, Meta(min_length=1, max_length=4_096)]], Meta(max_length=64)]
+Files = Annotated[list[Annotated[str, Meta(pattern="^/", max_length=4_096)]], Meta(max_length=64)]
 LeaseStateName = Literal["held", "parked", "expiring"]
 LeaseEnd = Literal["released", "expired", "owner-died", "evicted", "card-lost"]
 RungName = Literal["sleep", "unload", "checkpoint", "stop", "term", "kill", "quarantine"]
@@ -75,7 +75,8 @@ class AcquireLease(Message, frozen=True):
     there is one, and costs no bytes then. A `pinned` lease is never evicted. Not `in_use` from the start, a lease may be
     evicted at once; its holder says when that changes (`mark_lease`). `ram_bytes`, `disk_bytes` and `cpu_cores` are leased on
     the card's host with it. `load_s` is how long a load is expected to take (0: not known), `files` what must exist on the
-    host. `unload` is how its owner gives memory back; without it the owner's process is ended when its lease is evicted.
+    host, by absolute paths. `unload` is how its owner gives memory back; without it the owner's process is ended when its
+    lease is evicted.
     """
 
     model: Name

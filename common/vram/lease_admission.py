@@ -70,7 +70,6 @@ def evict_for(
     patience_s: float,
     kept: Collection[str] = (),
     queued: Mapping[str, float] = NOTHING_QUEUED,
-    missing_files: Sequence[str] = (),
     draining: bool = False,
 ) -> Decision:
     """Makes room for a request that `admit` refused for want of it, on the card where that costs least."""
@@ -79,7 +78,7 @@ def evict_for(
     asleep = lease_known.asleep(state, asked, lease_known.under(state, asked))
     wish = _wish(asked, asleep)
     owner = state.pinned(asked.owner) if asked.owner else None
-    choice = choose(state, asked, wish, now, kept, missing_files, asked.lease_id, asleep, owner)[1]()
+    choice = choose(state, asked, wish, now, kept, (), asked.lease_id, asleep, owner)[1]()
     if choice.barred or choice.outcome == "never":
         return Decision(reply=placement.refusal(wish, choice))
     sleeper = asleep.lease_id if asleep else ""

@@ -224,7 +224,6 @@ class LeaseTable:
         patience_s: float = 30.0,
         kept: Collection[str] = (),
         queued: Mapping[str, float] = NOTHING_QUEUED,
-        missing_files: Sequence[str] = (),
         draining: bool = False,
     ) -> Decision:
         """Makes room for a request that `admit` refused with `no_capacity`, where that costs least; as `make_room` else.
@@ -232,7 +231,7 @@ class LeaseTable:
         `queued` are the seconds of loading that go on and wait by card. `draining`: leases in use may have to go too, when
         their use ends; nobody new is let in to them meanwhile.
         """
-        return lease_admission.evict_for(self._state, asked, now, at, patience_s, kept, queued, missing_files, draining)
+        return lease_admission.evict_for(self._state, asked, now, at, patience_s, kept, queued, draining)
 
     def forget_room(self, lease_id: str) -> Decision:
         """Keeps nothing for the lease id any more: nobody wants it. What was to go for it goes all the same."""

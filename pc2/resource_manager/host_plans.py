@@ -1,4 +1,4 @@
-"""A plan for a request that wants host RAM, disk or cores with its card: what only a host can say of itself, weighed in.
+"""A plan for a request that wants host RAM, disk, cores or files with its card: what only a host can say of itself, weighed in.
 
 What a host has beside its cards its supervisor alone keeps the account of, so each is asked for its own plan. Hosts that would
 not take the request now are left out of the planner's, and what they say stands for them. The planner's own plan decides among
@@ -17,12 +17,12 @@ from common.api.leases import LeasePlan, PlanLease
 from common.errors import TandemError
 from common.vram.placement import NOT_ASKED, soonest
 
-UNSAID: Final = "did not say what RAM, disk and cores it has"
+UNSAID: Final = "did not say what RAM, disk, cores and files it has"
 
 
 def wanted(asked: PlanLease) -> bool:
     """Whether the request wants anything beside cards."""
-    return bool(asked.ram_bytes or asked.disk_bytes or asked.cpu_cores)
+    return bool(asked.files or asked.ram_bytes or asked.disk_bytes or asked.cpu_cores)
 
 
 def weighed(plan: Callable[[Mapping[str, str]], LeasePlan], told: Mapping[str, LeasePlan | TandemError]) -> LeasePlan:

@@ -9,7 +9,7 @@ that just ended waits at most SETTLE_S for the look that shows them free.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -26,6 +26,7 @@ from common.service.call import Call
 from common.service.shell import Shell
 from common.supervisor.leasing.card_watch import CardWatch
 from common.supervisor.leasing.evictions import Evictions
+from common.supervisor.leasing.files import lacking
 from common.supervisor.leasing.footprints import Learning
 from common.supervisor.leasing.own_line import OwnLine, Teller
 from common.supervisor.leasing.owners import pinned
@@ -162,11 +163,20 @@ class CardLeases:
         return await self._grant_learned(pinned(asked, self._host, self._neighbours), call, wait_s)
 
     async def _grant_learned(self, asked: AdmitLease, call: Teller, wait_s: float) -> LeaseGranted:
-        """The lease, planned with what is known of its model."""
+        """The lease, planned with what is known of its model, where its files are here."""
         planned = self.learning.planned(asked)
-        granted = await self._grant(planned, call, wait_s)
+        missing = await lacking(asked.files)
+        granted = self._refuse_for(missing, planned) if missing else await self._grant(planned, call, wait_s)
         self.learning.granted(planned)
         return granted
+
+    def _refuse_for(self, missing: Sequence[str], asked: AdmitLease) -> LeaseGranted:
+        """Raises NotFound for want of the files; what was granted before, or is loaded by another, is had all the same."""
+        if self._closed:
+            raise self._closing()
+        self._writer.make_sound()
+        at = self._shell.clock.timestamp()
+        return granted_of(self._record(self._writer.table.admit(asked, self._now(), at, missing_files=missing)))
 
     def _renew(self, asked: leases.RenewLease, _call: Call) -> leases.LeaseRenewed:
         at = self._shell.clock.timestamp()

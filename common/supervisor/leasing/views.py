@@ -5,6 +5,7 @@ from __future__ import annotations
 from common.api import leases
 from common.service.call import Call
 from common.service.shell import Shell
+from common.supervisor.leasing.files import lacking
 from common.supervisor.leasing.footprints import Learning
 from common.supervisor.leasing.waiting import Line
 from common.supervisor.leasing.writer import LeaseWriter
@@ -45,10 +46,12 @@ class LeaseViews:
     def _elsewhere(self, host: str) -> dict[str, str]:
         return {host: f"this is {self._host}'s supervisor; ask that host's own, or ResourceManager"}
 
-    def _plan(self, asked: leases.PlanLease, _call: Call) -> leases.LeasePlan:
+    async def _plan(self, asked: leases.PlanLease, _call: Call) -> leases.LeasePlan:
+        missing = await lacking(asked.files)
         now = self._now()
         planned, load_s = self._learning.plan(asked)
-        return self._writer.table.plan(planned, now, self._line.kept_from(asked.priority, now), load_s=load_s)
+        kept = self._line.kept_from(asked.priority, now)
+        return self._writer.table.plan(planned, now, kept, missing, load_s)
 
     def _explain(self, asked: leases.Explain, _call: Call) -> leases.Explanation:
         return self._writer.receipts.explain(asked)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 from common.service.shell import Shell
+from common.supervisor.leasing.files import absent
 from common.supervisor.leasing.own_line import OwnLine
 from common.supervisor.models.adopted import Adopted
 from common.supervisor.models.managed import Managed
@@ -100,4 +100,4 @@ class Upkeep:
 
 
 def _lacking(wanted: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    return {name: [each for each in files if not os.path.exists(each)] for name, files in wanted.items()}
+    return {name: absent(files) for name, files in wanted.items()}

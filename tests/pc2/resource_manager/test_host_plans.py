@@ -85,7 +85,7 @@ def test_a_host_that_gave_no_answer_is_planned_with_where_no_other_would_do_and_
     assert (plan.outcome, plan.host, list(planner.barred)) == ("grant", "pc2", ["mainpc"])
     plan, _ = both(mainpc=away, pc2=planned("wait", "pc2", FULL))
     assert (plan.outcome, plan.host) == ("grant", "mainpc")
-    assert plan.reason.endswith("; mainpc did not say what RAM, disk and cores it has: nobody listens")
+    assert plan.reason.endswith("; mainpc did not say what RAM, disk, cores and files it has: nobody listens")
 
 
 def test_a_silent_host_whose_cards_would_not_do_either_changes_nothing() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from common.api import leases
 from common.client.aio import Event
-from common.errors import NoCapacity, StaleFence
+from common.errors import BadRequest, NoCapacity, NotFound, StaleFence
 from common.gpu import cgroups
 from common.gpu.simulated import GIB, use_bytes
 from common.vram.fencing import parse
@@ -258,3 +258,31 @@ async def test_what_the_host_has_beside_its_cards_is_measured_leased_and_refused
         await mainpc.release(granted)
         (end,) = (await mainpc.ask("get_gpus"))["hosts"]
         assert end["ram_leased_bytes"] == 0
+
+
+async def test_a_host_without_the_files_of_a_request_refuses_it_and_says_which_are_not_there(tmp_path: Path) -> None:
+    weights, gone = tmp_path / "model.gguf", tmp_path / "gone.gguf"
+    weights.write_text("weights")
+    async with host(two_cards(tmp_path)) as mainpc:
+        await mainpc.granted(1, files=[str(weights)])
+        refused = await mainpc.acquire(1, files=[str(weights), str(gone)], wait_s=30)
+        assert raises(NotFound, refused)
+        assert refused["message"].endswith(f"mainpc: it lacks {gone}")
+        assert refused["details"]["barred"] == {"mainpc": f"it lacks {gone}"}
+        plan = await mainpc.ask("plan", model="llm", bytes=GIB, files=[str(gone)])
+        assert (plan["outcome"], plan["cards"][0]["reason"]) == ("never", f"it lacks {gone}")
+        assert (await mainpc.ask("plan", model="llm", bytes=GIB, files=[str(weights)]))["outcome"] == "grant"
+
+
+async def test_what_was_granted_before_is_had_again_whatever_became_of_its_files(tmp_path: Path) -> None:
+    weights = tmp_path / "model.gguf"
+    weights.write_text("weights")
+    async with host(two_cards(tmp_path)) as mainpc:
+        wish = {"files": [str(weights)], "idempotency_key": "once"}
+        granted = await mainpc.granted(1, **wish)
+        weights.unlink()
+        assert (await mainpc.acquire(1, **wish))["lease_id"] == granted["lease_id"]
+
+
+async def test_a_path_that_depends_on_where_somebody_stands_is_no_file_of_a_host(mainpc: Host) -> None:
+    assert raises(BadRequest, await mainpc.acquire(1, files=["model.gguf"]))
