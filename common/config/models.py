@@ -14,10 +14,13 @@ from typing import Annotated, Final, Literal, get_args
 from msgspec import Meta
 
 from common.api.host_memory import Cores
-from common.api.leases import Cards, Config, Files
+from common.api.leases import Cards, Config
 from common.api.words import DEFAULT_PRIORITY, Name, Priority
 from common.config.sections import Limits, Logs, PortOrChosen, Section, Stop
 from common.config.units import Duration, Size
+
+Files = Annotated[list[Annotated[str, Meta(min_length=1, max_length=4_096)]], Meta(max_length=64)]
+"""Absolute paths, or ones in the host's folder (`{home}/`)."""
 
 EngineKind = Literal["llama-server", "vllm", "ollama", "comfyui", "openai"]
 """Whose HTTP interface is spoken; `openai` is any server with OpenAI's, and no verb to sleep or unload by."""

@@ -141,6 +141,13 @@ def test_a_model_whose_files_are_missing_says_which() -> None:
     desk.ask("a")
 
 
+def test_what_is_told_of_an_engine_after_a_reload_took_its_entry_away_is_about_nobody() -> None:
+    desk = Desk(model("a"))
+    desk.roster.is_away("gone", "gone is not running")
+    assert [each.model.name for each in desk.roster] == ["a"]
+    desk.ask("a")
+
+
 def test_without_time_to_wait_only_a_ready_model_with_a_free_slot_is_had() -> None:
     desk = Desk(model("a"))
     with pytest.raises(NoCapacity, match="a on h: it is not loaded") as caught:
