@@ -7,11 +7,20 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from common.config.validate import RESERVED
+from tandem.adopting import looking
 from tandem.cli import ended
 from tests.tandem.fabric import Fabric, small_fabric
 
 Answer = tuple[int, str, str]
 Tandem = Callable[..., Awaitable[Answer]]
+
+
+@pytest.fixture(autouse=True)
+def without_what_the_run_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run, from which the engines here come, holds the well-known ports: none of them is an engine's."""
+    listeners = looking.listeners
+    monkeypatch.setattr(looking, "listeners", lambda: {p: pid for p, pid in listeners().items() if p not in RESERVED})
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import pytest
 from aiohttp import web
 
 from common.config.settings import Settings
-from common.config.validate import RESERVED
 from common.gpu.process_identity import start_time
 from common.gpu.simulated import GIB, cards_folder, ensure_cards
 from tandem.adopting import looking
@@ -17,13 +16,6 @@ from tandem.adopting.running import Broker, Seen, proposed
 from tests.lab.engines import ModelServer, start
 
 HOST = "h"
-
-
-@pytest.fixture(autouse=True)
-def without_what_the_run_holds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The run, from which the engines here come, holds the well-known ports: none of them is an engine's."""
-    listeners = looking.listeners
-    monkeypatch.setattr(looking, "listeners", lambda: {p: pid for p, pid in listeners().items() if p not in RESERVED})
 
 
 @pytest.fixture(scope="module")
