@@ -44,7 +44,7 @@ def both(**told: LeasePlan | TandemError) -> tuple[LeasePlan, Planner]:
     return weighed(planner.plan, told), planner
 
 
-@pytest.mark.parametrize("more", [{"ram_bytes": 1}, {"disk_bytes": 1}, {"cpu_cores": 0.5}])
+@pytest.mark.parametrize("more", [{"files": ["/m.gguf"]}, {"ram_bytes": 1}, {"disk_bytes": 1}, {"cpu_cores": 0.5}])
 def test_hosts_are_asked_where_more_than_a_card_is_wanted(more: dict[str, Any]) -> None:
     assert wanted(PlanLease(model="m", bytes=GIB, **more))
     assert not wanted(PlanLease(model="m", bytes=GIB))
