@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
-from common.api import leases, models, resource_manager, supervisor
+from common.api import decisions, leases, models, resource_manager, supervisor
+from common.api.gpus import GET_GPUS, GetGpus, Gpus
 from common.api.words import Cursor, Message, Verb
 from common.client.credentials import Credentials
 from common.client.opening import directory_of_environment, open_client
@@ -93,14 +94,14 @@ def _some(answers: dict[str, Any], errors: dict[str, TandemError], away: TandemE
     note(AWAY)
 
 
-def gpus(client: Client, host: str = "") -> leases.Gpus:
+def gpus(client: Client, host: str = "") -> Gpus:
     """The cards of the fabric."""
-    asked = leases.GetGpus(host=host)
+    asked = GetGpus(host=host)
     try:
-        return client.call(resource_manager.SERVICE, leases.GET_GPUS, asked)
+        return client.call(resource_manager.SERVICE, GET_GPUS, asked)
     except Unavailable as away:
-        found, missing = _without_manager(client, host, leases.GET_GPUS, asked, away)
-    return leases.Gpus(
+        found, missing = _without_manager(client, host, GET_GPUS, asked, away)
+    return Gpus(
         cards=[card for answer in found for card in answer.cards],
         hosts=[memory for answer in found for memory in answer.hosts],
         missing=missing,
@@ -137,27 +138,27 @@ def managed_models(client: Client, host: str = "") -> models.Models:
     return models.Models(models=listed, as_of=Cursor(epoch=0, seq=0), missing=missing)
 
 
-def explanation(client: Client, asked: leases.Explain) -> leases.Explanation:
+def explanation(client: Client, asked: decisions.Explain) -> decisions.Explanation:
     """The receipts about a subject, newest first: ResourceManager's, and those of the hosts that decided."""
-    receipts: dict[tuple[str, str, str], leases.Receipt] = {}
-    answers, errors = each_host(client, hosts(), leases.EXPLAIN, asked)
+    receipts: dict[tuple[str, str, str], decisions.Receipt] = {}
+    answers, errors = each_host(client, hosts(), decisions.EXPLAIN, asked)
     try:
-        planned = client.call(resource_manager.SERVICE, leases.EXPLAIN, asked).receipts
+        planned = client.call(resource_manager.SERVICE, decisions.EXPLAIN, asked).receipts
     except Unavailable as away:
         _some(answers, errors, away)
         planned = []
     for receipt in (*planned, *(receipt for answer in answers.values() for receipt in answer.receipts)):
         receipts.setdefault((receipt.at, receipt.lease_id, receipt.decision), receipt)
     newest = sorted(receipts.values(), key=lambda receipt: receipt.at, reverse=True)
-    return leases.Explanation(receipts=newest[: asked.limit])
+    return decisions.Explanation(receipts=newest[: asked.limit])
 
 
-def plan(client: Client, asked: leases.PlanLease) -> leases.LeasePlan:
+def plan(client: Client, asked: decisions.PlanLease) -> decisions.LeasePlan:
     """What would happen to a request for a lease; where ResourceManager is away, the best that one host can do."""
     try:
-        return client.call(resource_manager.SERVICE, leases.PLAN, asked)
+        return client.call(resource_manager.SERVICE, decisions.PLAN, asked)
     except Unavailable as away:
-        return soonest(_without_manager(client, asked.host, leases.PLAN, asked, away)[0])
+        return soonest(_without_manager(client, asked.host, decisions.PLAN, asked, away)[0])
 
 
 def host_of(client: Client, name: str, host: str = "") -> str:

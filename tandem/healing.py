@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from common.api import core_orchestrator, leases, links
+from common.api import core_orchestrator, gpus, leases, links
 from common.api.separations import Separation, SeparationList
 from common.config.units import format_bytes
 
@@ -37,7 +37,7 @@ def separations(answers: Iterable[SeparationList], limit: int) -> list[Alone]:
 
 
 def conflicts(
-    cards: Iterable[leases.Card],
+    cards: Iterable[gpus.Card],
     held: Iterable[leases.Lease],
     registry: core_orchestrator.Agents | None,
     copies: Mapping[str, core_orchestrator.Agents],
@@ -61,7 +61,7 @@ def _twice(held: list[leases.Lease]) -> Iterable[str]:
             yield f"lease {lease_id} is on {' and on '.join(f'{one.host}:{one.card}' for one in found)}"
 
 
-def _too_full(cards: Iterable[leases.Card], held: list[leases.Lease]) -> Iterable[str]:
+def _too_full(cards: Iterable[gpus.Card], held: list[leases.Lease]) -> Iterable[str]:
     leased: dict[str, int] = defaultdict(int)
     for lease in held:
         leased[lease.card_uuid] += lease.bytes

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from common.api import leases, resource_manager
+from common.api import decisions, leases, resource_manager
 from common.api.leases import AcquireLease, LeaseGranted, LeaseProgress
 from common.client.aio import AsyncClient
 from common.errors import Interrupted, NoCapacity, NotFound, StaleFence, TandemError, Unavailable
@@ -76,11 +76,11 @@ class Asking:
 
     async def _best_host(self) -> str:
         asked = self._request
-        wish = msgspec.convert(asked, leases.PlanLease, from_attributes=True)
-        plans: dict[str, leases.LeasePlan] = {}
+        wish = msgspec.convert(asked, decisions.PlanLease, from_attributes=True)
+        plans: dict[str, decisions.LeasePlan] = {}
         for host in self._hosts if len(self._hosts) > 1 else ():
             try:
-                plans[host] = await self._client.call(f"{SUPERVISOR}{host}", leases.PLAN, wish, idempotent=False)
+                plans[host] = await self._client.call(f"{SUPERVISOR}{host}", decisions.PLAN, wish, idempotent=False)
             except TandemError:
                 continue
         chosen = soonest(plans.values()) if plans else None

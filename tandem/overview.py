@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from common.api import core_orchestrator, error_bus, leases, links, supervisor
+from common.api import core_orchestrator, error_bus, gpus, leases, links, supervisor
 from common.api import tasks as tasks_api
 from common.api.basic import Health, Stats
 from common.errors import TandemError
@@ -111,7 +111,7 @@ class Survey(msgspec.Struct, kw_only=True):
     hosts: list[HostSeen] = []
     services: list[ServiceSeen] = []
     agents: list[AgentSeen] = []
-    cards: list[leases.Card] = []
+    cards: list[gpus.Card] = []
     leases: LeaseCount = msgspec.field(default_factory=LeaseCount)
     requests: Requests = msgspec.field(default_factory=Requests)
     tasks: Tasks = msgspec.field(default_factory=Tasks)
@@ -246,7 +246,7 @@ def breakers(stats: dict[str, Stats | TandemError]) -> list[BreakerSeen]:
     ]
 
 
-def problems(found: Survey, cards: dict[str, leases.Gpus | TandemError]) -> list[str]:
+def problems(found: Survey, cards: dict[str, gpus.Gpus | TandemError]) -> list[str]:
     """Everything that keeps the fabric from being well, a sentence each."""
     hosts = [f"host {each.host} is unreachable: {each.reason}" for each in found.hosts if not each.reachable]
     away = {f"Supervisor/{each.host}" for each in found.hosts if not each.reachable}
@@ -268,7 +268,7 @@ def problems(found: Survey, cards: dict[str, leases.Gpus | TandemError]) -> list
     unlit = [
         f"cards of {host}: {why}"
         for host, answer in cards.items()
-        if isinstance(answer, leases.Gpus)
+        if isinstance(answer, gpus.Gpus)
         for why in answer.missing.values()
     ]
     closed = [f"card {each.host}:{each.card}: {each.reason}" for each in found.cards if not each.schedulable]

@@ -16,7 +16,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from common.api import leases
+from common.api import gpus, leases
 from common.client.aio import AsyncClient
 from common.client.opening import open_async_client
 from common.config.settings import Settings
@@ -157,13 +157,13 @@ class _Run:
         here = await hosts_here(self._client, known, max(TIMEOUT_S, self._order.wait_s))
         return here if len(here) == len(known) else here[:1]
 
-    async def _card(self, named: str, here: list[str]) -> leases.Card:
+    async def _card(self, named: str, here: list[str]) -> gpus.Card:
         """The card of this machine that the user names; each host answers for its own."""
-        cards: list[leases.Card] = []
+        cards: list[gpus.Card] = []
         missing: dict[str, str] = {}
         for host in here:
             try:
-                found = await self._client.call(keeper_of(host), leases.GET_GPUS, leases.GetGpus(host=host))
+                found = await self._client.call(keeper_of(host), gpus.GET_GPUS, gpus.GetGpus(host=host))
             except TandemError as error:
                 missing[host] = error.message
             else:
@@ -190,9 +190,9 @@ class _Run:
             self._teller.warn(f"the card is simulated, but {folder} is not there; set TANDEM_HOME to the fabric's home")
 
     async def _is_simulated(self, granted: leases.LeaseGranted) -> bool:
-        asked = leases.GetGpus(host=granted.host)
+        asked = gpus.GetGpus(host=granted.host)
         try:
-            found = await self._client.call(keeper_of(granted.host), leases.GET_GPUS, asked, timeout_s=3.0)
+            found = await self._client.call(keeper_of(granted.host), gpus.GET_GPUS, asked, timeout_s=3.0)
         except TandemError as error:
             if granted.card_uuid == card_uuid(granted.host, granted.card):
                 return True

@@ -10,6 +10,7 @@ from typing import Final, Literal, TypeVar, get_args
 
 from common.api import basic, core_orchestrator, error_bus, leases, links, resource_manager, supervisor, tasks
 from common.api.basic import Health
+from common.api.gpus import GET_GPUS, GetGpus, Gpus
 from common.api.words import Empty, Message, Verb
 from common.client.aio import AsyncClient
 from common.client.directory import Directory
@@ -56,7 +57,7 @@ class _Surveyor:
             stats = asked.create_task(self._each(names, basic.STATS, Empty()))
             agents = asked.create_task(self.ask(core, core_orchestrator.LIST_AGENTS, Empty()))
             twin = asked.create_task(self.ask(core, core_orchestrator.GET_TWIN, core_orchestrator.GetTwin()))
-            cards = asked.create_task(self._each_host(leases.GET_GPUS, leases.GetGpus()))
+            cards = asked.create_task(self._each_host(GET_GPUS, GetGpus()))
             held = asked.create_task(self._each_host(leases.LIST_LEASES, leases.ListLeases()))
             queue = asked.create_task(self.ask(resource_manager.SERVICE, tasks.LIST_TASKS, tasks.ListTasks(limit=1)))
             errors = {state: asked.create_task(self._errors(state)) for state in WORRYING}
@@ -68,7 +69,7 @@ class _Surveyor:
             hosts=[overview.host(each, running[each], vitals.result()[each], facts) for each in self._hosts],
             services=await self._services(running, health.result()),
             agents=overview.agents(running, agents.result()),
-            cards=[card for gpus in cards.result().values() if isinstance(gpus, leases.Gpus) for card in gpus.cards],
+            cards=[card for gpus in cards.result().values() if isinstance(gpus, Gpus) for card in gpus.cards],
             leases=overview.lease_count(held.result()),
             requests=overview.requests(facts),
             tasks=overview.tasks(queue.result()),

@@ -9,7 +9,8 @@ from random import Random
 import msgspec
 
 from benchmarks.vram.deciding import CARD_GIB, PER_HOST, USED
-from common.api.leases import AcquireLease, Card, CardsSampled, Lease, LeaseChanged, Leases, Owner
+from common.api.gpus import Card, CardsSampled
+from common.api.leases import AcquireLease, Lease, LeaseChanged, Leases, Owner
 from common.api.words import Cursor
 from common.errors import Conflict
 from common.vram.amount import GIB

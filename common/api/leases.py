@@ -1,12 +1,16 @@
-"""VRAM leases: spoken by ResourceManager over both hosts' cards, and by each supervisor over its own, in the same words."""
+"""A lease of VRAM: how it is asked for, held and given back, and what is told of it.
+
+ResourceManager speaks it over both hosts' cards, and each supervisor over its own, in the same words. What a card measures
+stands in `gpus`, why a lease went as it did in `decisions`.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from common.api.host_memory import Cores, HostMemory
+from common.api.host_memory import Cores
 from common.api.words import (
     DEFAULT_PRIORITY,
     Access,
@@ -49,7 +53,6 @@ Cards = Annotated[int, Meta(ge=1, le=16, description="cards of one host")]
 Files = Annotated[list[Annotated[str, Meta(pattern="^/", max_length=4_096)]], Meta(max_length=64)]
 LeaseStateName = Literal["held", "parked", "expiring"]
 LeaseEnd = Literal["released", "expired", "owner-died", "evicted", "card-lost"]
-RungName = Literal["sleep", "unload", "checkpoint", "stop", "term", "kill", "quarantine"]
 
 
 class Unload(Message, frozen=True):
@@ -232,214 +235,6 @@ class Leases(Message, frozen=True):
     missing: dict[str, str] = {}
 
 
-class Card(Message, frozen=True):
-    """One card, as measured and as leased; `schedulable` False comes with the reason.
-
-    The figures add up: total = free + measured (held by the leases' owners) + strangers + nameless (held by no listed process).
-    Grantable is what the ledger makes of them (ARCHITECTURE): never more than free, less `guard_bytes`, `reserved_bytes` (kept
-    for requests for which room was made) and `quarantined_bytes` (held by evicted leases that would not go).
-
-    `throttled` says why its clocks are lower than they could be: `hw-thermal`, `hw-power-brake`, `hw-slowdown`, `sw-thermal`,
-    `power-cap`. `mig`: it is divided, and so is not leased. Watts and words are 0 and empty where the card does not tell.
-    """
-
-    host: str
-    card: Count
-    card_uuid: str
-    name: str
-    total_bytes: Bytes
-    free_bytes: Bytes
-    leased_bytes: Bytes
-    used_bytes: Bytes
-    grantable_bytes: Bytes
-    simulated: bool
-    schedulable: bool = True
-    reason: str = ""
-    temperature_c: float = 0.0
-    utilization_pct: float = 0.0
-    strangers: list[Stranger] = []
-    measured_bytes: Bytes = 0
-    nameless_bytes: Bytes = 0
-    guard_bytes: Bytes = 0
-    reserved_bytes: Bytes = 0
-    quarantined_bytes: Bytes = 0
-    pinned_bytes: Bytes = 0
-    reservations: dict[str, Bytes] = {}
-    loading: str = ""
-    power_w: float = 0.0
-    power_limit_w: float = 0.0
-    throttled: list[str] = []
-    mig: bool = False
-
-
-class Stranger(Message, frozen=True):
-    """A process that holds VRAM without a lease: seen, named, never killed."""
-
-    pid: Count
-    name: str
-    bytes: Bytes
-
-
-class GetGpus(Message, frozen=True):
-    """All cards, or one host's."""
-
-    host: str = ""
-
-
-class Gpus(Message, frozen=True):
-    """The cards and, per host that could not be asked, why its part is old or missing."""
-
-    cards: list[Card]
-    missing: dict[str, str] = {}
-    hosts: list[HostMemory] = []
-
-
-class PlanLease(Message, frozen=True):
-    """What would happen to this request now; nothing is changed. The fields are those of `acquire_lease`."""
-
-    model: Name
-    bytes: Bytes
-    priority: Priority = DEFAULT_PRIORITY
-    host: str = ""
-    card_uuid: str = ""
-    config: Config = ""
-    cards: Cards = 1
-    exclusive: bool = False
-    share: bool = False
-    pinned: bool = False
-    ram_bytes: Bytes = 0
-    disk_bytes: Bytes = 0
-    cpu_cores: Cores = 0.0
-    files: Files = []
-
-
-class Victim(Message, frozen=True):
-    """A lease that an eviction weighed, its price, and why it was chosen or not.
-
-    The price is the seconds of load that its going is expected to cost, by bytes^0.75; `want` the chance of its use within the
-    horizon. `put_back`: chosen at first, and not needed in the end.
-    """
-
-    lease_id: str
-    model: str
-    bytes: Bytes
-    priority: Priority
-    idle_s: Seconds
-    want: float
-    load_s: Seconds
-    price: float
-    chosen: bool
-    reason: str = ""
-    put_back: bool = False
-
-
-class Rung(Message, frozen=True):
-    """One rung of an eviction: what was done, what was answered, and what the card showed the owner to hold before and after.
-
-    Where its processes are hidden the bytes are told by the card's free ones, and `verified` is false.
-    """
-
-    rung: RungName
-    claimed: str
-    took_s: Seconds
-    bytes_before: Bytes
-    bytes_after: Bytes
-    outcome: Literal["freed", "part", "nothing", "failed"]
-    verified: bool = True
-
-
-class CardVerdict(Message, frozen=True):
-    """Why a card would or would not take a request; `grantable_bytes` is what the ledger could grant on it.
-
-    `price` is that of the dearest lease that would have to go, 0 where none has to.
-    """
-
-    host: str
-    card: Count
-    card_uuid: str
-    feasible: bool
-    grantable_bytes: Bytes
-    reason: str
-    victims: list[Victim] = []
-    price: float = 0.0
-
-
-class LeasePlan(Message, frozen=True):
-    """The card that would be chosen (empty: none), whether others go for it or the request would wait, and every card's verdict.
-
-    `share` is a lease that would be joined; `victims` are what would be evicted, with what was weighed against them.
-    """
-
-    outcome: Literal["grant", "share", "evict", "wait", "never"]
-    host: str
-    card_uuid: str
-    need_bytes: Bytes
-    free_bytes: Bytes
-    reason: str
-    cards: list[CardVerdict]
-    victims: list[Victim] = []
-    share: str = ""
-    load_s: Seconds = 0.0
-
-
-Decided = Literal[
-    "granted",
-    "refused",
-    "queued",
-    "renewed",
-    "released",
-    "expired",
-    "owner-died",
-    "withdrawn",
-    "expiring",
-    "evicted",
-    "parked",
-    "unparked",
-    "quarantined",
-    "corrected",
-    "yielded",
-    "card-lost",
-]
-
-
-class Explain(Message, frozen=True):
-    """Asks for the receipts about a lease id, a request's idempotency key or a model, newest first."""
-
-    subject: Id
-    limit: Count = 20
-
-
-class Receipt(Message, frozen=True):
-    """One decision about VRAM and why it went as it did.
-
-    Of an eviction: what was weighed (`victims`), for whom (`details.for`), the rungs with what each returned, the bytes expected
-    and returned as measured, and the seconds of load that it is expected to cost.
-    """
-
-    at: Timestamp
-    lease_id: str
-    model: str
-    decision: Decided
-    need_bytes: Bytes
-    free_bytes: Bytes
-    host: str
-    card_uuid: str
-    reason: str
-    cards: list[CardVerdict] = []
-    details: dict[str, Any] = {}
-    victims: list[Victim] = []
-    rungs: list[Rung] = []
-    expected_bytes: Bytes = 0
-    returned_bytes: Bytes = 0
-    lost_s: Seconds = 0.0
-
-
-class Explanation(Message, frozen=True):
-    """The receipts, newest first."""
-
-    receipts: list[Receipt]
-
-
 class LeaseChanged(Message, frozen=True):
     """A lease came into being, was renewed or ended; the entity in the header is its id.
 
@@ -450,14 +245,6 @@ class LeaseChanged(Message, frozen=True):
     change: Literal["granted", "marked", "expiring", "parked", "corrected", "may-return", LeaseEnd]
     lease: Lease
     reason: str = ""
-
-
-class CardsSampled(Message, frozen=True):
-    """What the host's cards measured, once a sampling interval, or why they could not be measured."""
-
-    host: str
-    cards: list[Card]
-    problem: str = ""
 
 
 ACQUIRE_LEASE = Verb(
@@ -475,11 +262,7 @@ MARK_LEASE = Verb(
 )
 RELEASE_LEASE = Verb("release_lease", ReleaseLease, Empty, Access.USE, summary="give a lease's bytes back")
 LIST_LEASES = Verb("list_leases", ListLeases, Leases, Access.READ, summary="leases with what they measure")
-GET_GPUS = Verb("get_gpus", GetGpus, Gpus, Access.READ, summary="cards: total, free, leased, measured")
-PLAN = Verb("plan", PlanLease, LeasePlan, Access.READ, summary="what would happen to a request for a lease")
-EXPLAIN = Verb("explain", Explain, Explanation, Access.READ, summary="receipts of decisions about a lease or model")
 
-VERBS = (ACQUIRE_LEASE, RENEW_LEASE, RELEASE_LEASE, LIST_LEASES, GET_GPUS, PLAN, EXPLAIN)
+VERBS = (ACQUIRE_LEASE, RENEW_LEASE, RELEASE_LEASE, LIST_LEASES)
 
 LEASE_CHANGED = Topic("leases.changed", LeaseChanged, "a lease came into being or ended")
-CARDS_SAMPLED = Topic("cards.sampled", CardsSampled, "what the cards measured")

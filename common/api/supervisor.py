@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from common.api import core_orchestrator, leases, links, models, relays, separations
+from common.api import core_orchestrator, decisions, gpus, leases, links, models, relays, separations
 from common.api.basic import Phase
 from common.api.words import (
     Access,
@@ -146,7 +146,7 @@ class MakeRoom(Message, frozen=True):
 class RoomPromised(Message, frozen=True):
     """The leases that go, what they were weighed against, and how long it may take until the card shows their bytes."""
 
-    victims: list[leases.Victim]
+    victims: list[decisions.Victim]
     within_s: Seconds
 
 
@@ -197,6 +197,8 @@ VERBS: tuple[AnyVerb, ...] = (
     MAKE_ROOM,
     leases.MARK_LEASE,
     *leases.VERBS,
+    *gpus.VERBS,
+    *decisions.VERBS,
     *models.VERBS,
     models.RELOAD_MODELS,
     models.ASK_MODEL,
@@ -216,7 +218,7 @@ TOPICS: tuple[Topic, ...] = (
     PROCESS_CHANGED,
     VITALS_SAMPLED,
     leases.LEASE_CHANGED,
-    leases.CARDS_SAMPLED,
+    gpus.CARDS_SAMPLED,
     models.MODEL_CHANGED,
     *links.TOPICS,
     *relays.TOPICS,

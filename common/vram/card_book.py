@@ -16,7 +16,7 @@ from typing import Final
 
 import msgspec
 
-from common.api.leases import Card
+from common.api.gpus import Card
 from common.vram import overdraft
 from common.vram.card_entry import CardEntry, Room
 from common.vram.card_figures import figures

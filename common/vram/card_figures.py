@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from common.api.leases import Card, Stranger
+from common.api.gpus import Card, Stranger
 from common.vram.cards import CardSample
 from common.vram.ledger import Account, LedgerPolicy, capacity
 

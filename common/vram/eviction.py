@@ -20,7 +20,7 @@ from typing import Final
 
 import msgspec
 
-from common.api.leases import Victim
+from common.api.decisions import Victim
 from common.api.words import DEFAULT_PRIORITY
 from common.vram.amount import GIB, amount
 from common.vram.demand import want

@@ -21,7 +21,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from common.api.leases import Rung, RungName
+from common.api.decisions import Rung, RungName
 from common.vram.amount import amount
 from common.vram.cards import ProcessId
 from common.vram.rungs import DEFAULT, ENDING, KEEPING, LadderPolicy

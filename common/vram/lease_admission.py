@@ -17,7 +17,8 @@ from typing import Final
 
 import msgspec
 
-from common.api.leases import LeasePlan, Owner, PlanLease
+from common.api.decisions import LeasePlan, PlanLease
+from common.api.leases import Owner
 from common.api.supervisor import AdmitLease
 from common.api.words import Timestamp
 from common.errors import Unavailable

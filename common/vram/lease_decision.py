@@ -8,7 +8,8 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 import msgspec
 
-from common.api.leases import LeaseChanged, LeaseGranted, LeaseMarked, LeaseRenewed, Receipt, Unload
+from common.api.decisions import Receipt
+from common.api.leases import LeaseChanged, LeaseGranted, LeaseMarked, LeaseRenewed, Unload
 from common.api.supervisor import RoomPromised
 from common.api.words import Empty
 from common.errors import TandemError

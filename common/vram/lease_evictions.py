@@ -12,7 +12,8 @@ from typing import Final
 
 import msgspec
 
-from common.api.leases import Unload, Victim
+from common.api.decisions import Victim
+from common.api.leases import Unload
 from common.vram.amount import MIB
 from common.vram.cards import ProcessId
 from common.vram.eviction import Resident

@@ -11,7 +11,8 @@ from typing import Final, TypeAlias, get_args
 
 import msgspec
 
-from common.api.leases import LeaseEnd, LeaseStateName, Owner, Unload, Victim
+from common.api.decisions import Victim
+from common.api.leases import LeaseEnd, LeaseStateName, Owner, Unload
 from common.api.words import Timestamp
 from common.store.protocol import Change, RecordStore
 from common.store.records import Records

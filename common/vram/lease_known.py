@@ -6,7 +6,8 @@ and change nothing.
 
 from __future__ import annotations
 
-from common.api.leases import Owner, PlanLease
+from common.api.decisions import PlanLease
+from common.api.leases import Owner
 from common.api.supervisor import AdmitLease
 from common.api.words import Timestamp
 from common.errors import Conflict, IdempotencyMismatch

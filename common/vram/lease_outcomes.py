@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from common.api.leases import Rung, Victim
+from common.api.decisions import Rung, Victim
 from common.api.words import Timestamp
 from common.vram import lease_ending, lease_evictions, lease_view
 from common.vram.amount import amount

@@ -16,7 +16,7 @@ from typing import Final
 
 import msgspec
 
-from common.api.leases import CardVerdict, Decided, Victim
+from common.api.decisions import CardVerdict, Decided, Victim
 from common.api.supervisor import MakeRoom, RoomPromised
 from common.api.words import Timestamp
 from common.errors import Conflict, NotFound, Unavailable

@@ -33,19 +33,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
+from common.api.decisions import Decided, LeasePlan, PlanLease, Rung
+from common.api.gpus import Card
 from common.api.host_memory import HostMemory
-from common.api.leases import (
-    Card,
-    Decided,
-    Lease,
-    LeasePlan,
-    MarkLease,
-    Owner,
-    PlanLease,
-    ReleaseLease,
-    RenewLease,
-    Rung,
-)
+from common.api.leases import Lease, MarkLease, Owner, ReleaseLease, RenewLease
 from common.api.supervisor import AdmitLease, MakeRoom
 from common.api.words import Timestamp
 from common.store.protocol import RecordStore

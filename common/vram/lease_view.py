@@ -8,7 +8,8 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
-from common.api.leases import AcquireLease, Decided, Lease, LeaseChanged, LeaseGranted, Owner, Receipt, Rung, Victim
+from common.api.decisions import Decided, Receipt, Rung, Victim
+from common.api.leases import AcquireLease, Lease, LeaseChanged, LeaseGranted, Owner
 from common.api.supervisor import AdmitLease
 from common.api.words import Timestamp
 from common.vram.amount import amount

@@ -27,7 +27,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from common.api.leases import Stranger
+from common.api.gpus import Stranger
 from common.vram.amount import MIB, amount
 from common.vram.cards import UNKNOWN_START, CardSample, ProcessId
 

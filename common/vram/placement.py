@@ -18,7 +18,8 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from common.api.leases import AcquireLease, CardVerdict, LeasePlan, PlanLease, Victim
+from common.api.decisions import CardVerdict, LeasePlan, PlanLease, Victim
+from common.api.leases import AcquireLease
 from common.errors import NoCapacity, NotFound, TandemError, TooLarge
 from common.vram.amount import amount
 

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from common.api.leases import CardVerdict
+from common.api.decisions import CardVerdict
 from common.vram.amount import amount
 from common.vram.eviction import EvictionPlan, Resident, size, victims
 from common.vram.placement import Candidate, Wish, pins

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from itertools import count
 from typing import NamedTuple
 
-from common.api.leases import Explain, Explanation, Receipt
+from common.api.decisions import Explain, Explanation, Receipt
 
 KEPT_RECEIPTS = 4_096
 ROUTINE_FRACTION = 4

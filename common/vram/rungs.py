@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from common.api.leases import RungName
+from common.api.decisions import RungName
 from common.vram.amount import MIB
 
 ASKED: Final[tuple[RungName, ...]] = ("sleep", "unload")

@@ -25,7 +25,8 @@ from typing import Final
 
 import msgspec
 
-from common.api.leases import Card, Lease, Stranger
+from common.api.gpus import Card, Stranger
+from common.api.leases import Lease
 from common.vram.amount import MIB, amount
 from common.vram.eviction import Resident, price, victims, why_not
 

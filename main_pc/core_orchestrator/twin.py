@@ -30,7 +30,8 @@ from common.api.core_orchestrator import (
     RequestChanged,
     Twin,
 )
-from common.api.leases import Card, CardsSampled, LeaseChanged
+from common.api.gpus import Card, CardsSampled
+from common.api.leases import LeaseChanged
 from common.api.supervisor import Process, ProcessChanged, Vitals
 from common.api.words import Cursor, Message
 from common.vram.lease_facts import ENDS

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
-from common.api import basic, leases, resource_manager, supervisor
+from common.api import basic, gpus, leases, resource_manager, supervisor
 from common.api.catalog import TOPICS
 from common.api.supervisor import Process, ProcessChanged
 from common.api.words import Cursor, Empty, Message, Topic
@@ -41,7 +41,7 @@ SUPERVISOR: Final = "Supervisor/"
 SUPERVISORS_TOPICS: Final = (
     supervisor.PROCESS_CHANGED,
     supervisor.VITALS_SAMPLED,
-    leases.CARDS_SAMPLED,
+    gpus.CARDS_SAMPLED,
     leases.LEASE_CHANGED,
 )
 

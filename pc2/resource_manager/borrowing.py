@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from common.api import models
-from common.api.leases import PlanLease
+from common.api.decisions import PlanLease
 from common.api.models import Model, ModelProgress, ModelReady, UseModel
 from common.api.words import Cursor
 from common.client.aio import AsyncClient

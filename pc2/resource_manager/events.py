@@ -6,7 +6,8 @@ from typing import TypeAlias
 
 import msgspec
 
-from common.api.leases import AcquireLease, CardsSampled, LeaseChanged, LeaseGranted, Leases
+from common.api.gpus import CardsSampled
+from common.api.leases import AcquireLease, LeaseChanged, LeaseGranted, Leases
 from common.errors import TandemError
 
 

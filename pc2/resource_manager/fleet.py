@@ -15,7 +15,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from math import inf
 
-from common.api.leases import Card, CardsSampled, Lease, LeaseChanged, Leases
+from common.api.gpus import Card, CardsSampled
+from common.api.leases import Lease, LeaseChanged, Leases
 from common.vram.demand import Demand, Horizon, ModelKey
 from common.vram.lease_facts import ENDS
 from common.vram.ledger import DEFAULT, LedgerPolicy

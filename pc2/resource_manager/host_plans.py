@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from common.api.leases import LeasePlan, PlanLease
+from common.api.decisions import LeasePlan, PlanLease
 from common.errors import TandemError
 from common.vram.placement import NOT_ASKED, soonest
 

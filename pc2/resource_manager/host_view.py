@@ -11,7 +11,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from math import inf
 
-from common.api.leases import Card, Lease
+from common.api.gpus import Card
+from common.api.leases import Lease
 from common.vram.demand import ModelKey
 from common.vram.ledger import LedgerPolicy, capacity
 from common.vram.placement import Candidate

@@ -13,7 +13,8 @@ from typing import Final
 
 import msgspec
 
-from common.api.leases import AcquireLease, LeaseProgress, PlanLease
+from common.api.decisions import PlanLease
+from common.api.leases import AcquireLease, LeaseProgress
 from common.vram import ranking
 from common.vram.placement import Candidate, Choice, Wish, picks
 from common.vram.ranking import Ranked

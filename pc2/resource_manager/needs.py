@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from common.api.leases import AcquireLease, PlanLease
+from common.api.decisions import PlanLease
+from common.api.leases import AcquireLease
 
 REMEMBERED: Final = 1_024
 

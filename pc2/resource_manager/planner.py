@@ -35,7 +35,7 @@ from typing import Any, Final
 
 import msgspec
 
-from common.api.leases import LeasePlan, PlanLease
+from common.api.decisions import LeasePlan, PlanLease
 from common.api.words import Timestamp
 from common.clock import Rng
 from common.errors import (

@@ -8,7 +8,8 @@ from typing import Final, Literal
 
 import msgspec
 
-from common.api.leases import AcquireLease, LeaseGranted, Receipt
+from common.api.decisions import Receipt
+from common.api.leases import AcquireLease, LeaseGranted
 from common.api.supervisor import AdmitLease
 from common.api.words import Timestamp
 from common.vram.lease_decision import Note

@@ -17,8 +17,8 @@ from typing import Final
 
 import msgspec
 
+from common.api import decisions, gpus, resource_manager
 from common.api import leases as api
-from common.api import resource_manager
 from common.api.catalog import RESOURCE_MANAGER
 from common.api.host_memory import HostMemory
 from common.api.words import Empty
@@ -137,9 +137,9 @@ class ResourceManager:
         handle(api.MARK_LEASE, self._mark)
         handle(api.RELEASE_LEASE, self._release)
         handle(api.LIST_LEASES, self._list_leases)
-        handle(api.GET_GPUS, self._get_gpus)
-        handle(api.PLAN, self._plan)
-        handle(api.EXPLAIN, self._explain)
+        handle(gpus.GET_GPUS, self._get_gpus)
+        handle(decisions.PLAN, self._plan)
+        handle(decisions.EXPLAIN, self._explain)
 
     def _show_metrics(self) -> None:
         metrics, staying = self.shell.metrics, self._staying
@@ -218,11 +218,11 @@ class ResourceManager:
                 missing |= answer.missing
         return api.Leases(leases=found, as_of=as_of, missing=missing)
 
-    async def _get_gpus(self, asked: api.GetGpus, _call: Call) -> api.Gpus:
-        found: list[api.Card] = []
+    async def _get_gpus(self, asked: gpus.GetGpus, _call: Call) -> gpus.Gpus:
+        found: list[gpus.Card] = []
         hosts: list[HostMemory] = []
         missing: dict[str, str] = {}
-        answers = await self._calling.ask_all(asked.host, api.GET_GPUS, lambda host: api.GetGpus(host=host))
+        answers = await self._calling.ask_all(asked.host, gpus.GET_GPUS, lambda host: gpus.GetGpus(host=host))
         for host, answer in answers.items():
             if isinstance(answer, TandemError):
                 reason = f"its cards are as last published: {answer.message}"
@@ -233,24 +233,26 @@ class ResourceManager:
                 found += answer.cards
                 hosts += answer.hosts
                 missing |= answer.missing
-        return api.Gpus(cards=found, missing=missing, hosts=hosts)
+        return gpus.Gpus(cards=found, missing=missing, hosts=hosts)
 
-    async def _plan(self, asked: api.PlanLease, _call: Call) -> api.LeasePlan:
+    async def _plan(self, asked: decisions.PlanLease, _call: Call) -> decisions.LeasePlan:
         if not host_plans.wanted(asked):
             return self._planner.plan(asked, self._turns.now())
         hosts = [host for host in self._calling.hosts if asked.host in ("", host)]
-        told = await self._calling.ask_each(hosts, api.PLAN, lambda host: msgspec.structs.replace(asked, host=host))
+        told = await self._calling.ask_each(
+            hosts, decisions.PLAN, lambda host: msgspec.structs.replace(asked, host=host)
+        )
         return host_plans.weighed(partial(self._planner.plan, asked, self._turns.now()), told)
 
-    async def _explain(self, asked: api.Explain, _call: Call) -> api.Explanation:
-        answers = await self._calling.ask_all("", api.EXPLAIN, lambda _: asked)
-        receipts: list[api.Receipt] = []
+    async def _explain(self, asked: decisions.Explain, _call: Call) -> decisions.Explanation:
+        answers = await self._calling.ask_all("", decisions.EXPLAIN, lambda _: asked)
+        receipts: list[decisions.Receipt] = []
         for answer in answers.values():
             if not isinstance(answer, TandemError):
                 receipts += answer.receipts
         receipts += self._receipts.explain(asked).receipts
         receipts.sort(key=lambda receipt: receipt.at, reverse=True)
-        return api.Explanation(receipts=receipts[: asked.limit])
+        return decisions.Explanation(receipts=receipts[: asked.limit])
 
 
 def _make(settings: ShellSettings, directory: Directory, store: RecordStore) -> ResourceManager:

@@ -11,7 +11,8 @@ from typing import Final
 
 import msgspec
 
-from common.api.leases import AcquireLease, PlanLease, ReleaseLease
+from common.api.decisions import PlanLease
+from common.api.leases import AcquireLease, ReleaseLease
 from common.api.words import Timestamp
 from common.errors import Conflict, NoCapacity, NotFound, TandemError, TooLarge, Unavailable
 from common.vram.ledger import LedgerPolicy

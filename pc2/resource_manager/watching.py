@@ -13,17 +13,8 @@ from typing import Any, Final
 
 import msgspec
 
-from common.api.leases import (
-    CARDS_SAMPLED,
-    GET_GPUS,
-    LEASE_CHANGED,
-    LIST_LEASES,
-    CardsSampled,
-    GetGpus,
-    LeaseChanged,
-    Leases,
-    ListLeases,
-)
+from common.api.gpus import CARDS_SAMPLED, GET_GPUS, CardsSampled, GetGpus
+from common.api.leases import LEASE_CHANGED, LIST_LEASES, LeaseChanged, Leases, ListLeases
 from common.api.words import Cursor
 from common.client.aio import AsyncClient
 from common.client.following import Event

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 import click
 
+from common.api.gpus import Card
 from common.api.host_memory import HostMemory
-from common.api.leases import Card
 from tandem import asking, output
 from tandem.exits import Exit
 from tandem.options import with_host, with_json

@@ -7,7 +7,7 @@ from typing import Final
 
 import click
 
-from common.api import core_orchestrator, leases, links
+from common.api import core_orchestrator, gpus, leases, links
 from common.api.separations import LIST_SEPARATIONS, ListSeparations
 from common.api.words import Empty
 from common.client.sync import Client
@@ -51,7 +51,7 @@ def look(client: Client, limit: int) -> Healed:
     if not apart:
         raise Unavailable(f"no host answers: {next(iter(away.values())).message}")
     reached = list(apart)
-    cards, unseen = asking.each_host(client, reached, leases.GET_GPUS, leases.GetGpus())
+    cards, unseen = asking.each_host(client, reached, gpus.GET_GPUS, gpus.GetGpus())
     held, unheld = asking.each_host(client, reached, leases.LIST_LEASES, leases.ListLeases())
     copies, uncopied = asking.each_host(client, reached, core_orchestrator.LIST_AGENTS, Empty())
     linked, unlinked = asking.each_host(client, reached, links.LIST_LINKS, links.ListLinks())

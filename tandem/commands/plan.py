@@ -6,7 +6,7 @@ from typing import Final
 
 import click
 
-from common.api.leases import LeasePlan, PlanLease
+from common.api.decisions import LeasePlan, PlanLease
 from common.vram.placement import NOT_ASKED
 from tandem import asking, output
 from tandem.commands.why import say_verdict

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from common.api.leases import CardVerdict, Explain, Receipt, Rung, Victim
+from common.api.decisions import CardVerdict, Explain, Receipt, Rung, Victim
 from tandem import asking, output
 from tandem.exits import Exit
 from tandem.options import with_json

@@ -16,7 +16,9 @@ import msgspec
 from common.api import (
     basic,
     core_orchestrator,
+    decisions,
     error_bus,
+    gpus,
     leases,
     links,
     resource_manager,
@@ -98,12 +100,12 @@ class Fabric:
     places: dict[str, str] = field(default_factory=dict)
     leases: dict[str, leases.Lease] = field(default_factory=dict)
     asked: list[leases.AcquireLease] = field(default_factory=list)
-    planned: list[leases.PlanLease] = field(default_factory=list)
+    planned: list[decisions.PlanLease] = field(default_factory=list)
     measured: dict[str, int] = field(default_factory=dict)
     processes: dict[str, list[supervisor.Process]] = field(default_factory=dict)
     agents: list[core_orchestrator.Agent] = field(default_factory=list)
     facts: dict[str, dict[str, core_orchestrator.Field]] = field(default_factory=dict)
-    receipts: list[leases.Receipt] = field(default_factory=list)
+    receipts: list[decisions.Receipt] = field(default_factory=list)
     breakers: list[basic.BreakerStats] = field(default_factory=list)
     log: str = ""
     operations: list[tuple[str, str, str]] = field(default_factory=list)
@@ -262,16 +264,16 @@ class Fabric:
         ]
         return leases.Leases(leases=found, as_of=AS_OF)
 
-    def gpus(self, asked: leases.GetGpus, own: str = "") -> leases.Gpus:
+    def gpus(self, asked: gpus.GetGpus, own: str = "") -> gpus.Gpus:
         if self.cards_are_away:
             raise Unavailable("gone")
         hosts = [host for host in TOTALS if host in ((own,) if own else (asked.host or host,))]
-        return leases.Gpus(cards=[self.card(host) for host in hosts])
+        return gpus.Gpus(cards=[self.card(host) for host in hosts])
 
-    def card(self, host: str) -> leases.Card:
+    def card(self, host: str) -> gpus.Card:
         free = self.free(host)
-        strangers = [leases.Stranger(pid=7, name="game\x1b[31m", bytes=GIB)] if host == "pc2" else []
-        return leases.Card(
+        strangers = [gpus.Stranger(pid=7, name="game\x1b[31m", bytes=GIB)] if host == "pc2" else []
+        return gpus.Card(
             host=host,
             card=0,
             card_uuid=card_uuid(host, 0),
@@ -285,13 +287,13 @@ class Fabric:
             strangers=strangers,
         )
 
-    def plan(self, asked: leases.PlanLease, own: str = "") -> leases.LeasePlan:
+    def plan(self, asked: decisions.PlanLease, own: str = "") -> decisions.LeasePlan:
         self.planned += [] if own else [asked]
         asked_hosts = [own] if own else [asked.host] if asked.host else list(TOTALS)
         hosts = [host for host in asked_hosts if asked.card_uuid in ("", card_uuid(host, 0))]
         fit = [host for host in hosts if self.free(host) >= asked.bytes]
         ever = any(TOTALS[host] >= asked.bytes for host in hosts)
-        return leases.LeasePlan(
+        return decisions.LeasePlan(
             outcome="grant" if fit else "wait" if ever else "never",
             host=fit[0] if fit else "",
             card_uuid=card_uuid(fit[0], 0) if fit else "",
@@ -301,9 +303,9 @@ class Fabric:
             cards=[verdict(host, host in fit, self.free(host)) for host in hosts],
         )
 
-    def explain(self, asked: leases.Explain, call: Call) -> leases.Explanation:
+    def explain(self, asked: decisions.Explain, call: Call) -> decisions.Explanation:
         found = [each for each in self.receipts if asked.subject in (each.lease_id, each.model)]
-        return leases.Explanation(receipts=found[: asked.limit])
+        return decisions.Explanation(receipts=found[: asked.limit])
 
     def operate(self, host: str, word: str, name: str) -> supervisor.Operation:
         self.operations.append((host, word, name))
@@ -319,9 +321,9 @@ class Fabric:
         return supervisor.LogText(text=text, next_offset=start + len(text), rotated=rotated)
 
 
-def verdict(host: str, fits: bool, free: int) -> leases.CardVerdict:
+def verdict(host: str, fits: bool, free: int) -> decisions.CardVerdict:
     """A card's word on a request."""
-    return leases.CardVerdict(
+    return decisions.CardVerdict(
         host=host,
         card=0,
         card_uuid=card_uuid(host, 0),
@@ -331,9 +333,9 @@ def verdict(host: str, fits: bool, free: int) -> leases.CardVerdict:
     )
 
 
-def receipt(lease_id: str, model: str, **changes: Any) -> leases.Receipt:
+def receipt(lease_id: str, model: str, **changes: Any) -> decisions.Receipt:
     """A receipt of a grant."""
-    plain = leases.Receipt(
+    plain = decisions.Receipt(
         at=AT,
         lease_id=lease_id,
         model=model,
@@ -357,9 +359,9 @@ def _serve_leases(shell: Shell, fabric: Fabric, own: str = "") -> None:
     shell.handle(leases.MARK_LEASE, fabric.mark)
     shell.handle(leases.RELEASE_LEASE, fabric.release)
     shell.handle(leases.LIST_LEASES, lambda asked, call: fabric.list(leases.ListLeases(host=own or asked.host), call))
-    shell.handle(leases.GET_GPUS, lambda asked, _call: fabric.gpus(asked, own))
-    shell.handle(leases.PLAN, lambda asked, _call: fabric.plan(asked, own))
-    shell.handle(leases.EXPLAIN, fabric.explain)
+    shell.handle(gpus.GET_GPUS, lambda asked, _call: fabric.gpus(asked, own))
+    shell.handle(decisions.PLAN, lambda asked, _call: fabric.plan(asked, own))
+    shell.handle(decisions.EXPLAIN, fabric.explain)
 
 
 def _serve_host(shell: Shell, fabric: Fabric, host: str) -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from common.api.leases import Card
+from common.api.gpus import Card
 from common.errors import Conflict, NotFound
 from common.gpu.simulated import GIB, card_uuid
 from tandem.card_names import is_whole, meant

@@ -9,7 +9,9 @@ import pytest
 
 from common.api import core_orchestrator
 from common.api.basic import BreakerStats
-from common.api.leases import Gpus, LeasePlan, Owner
+from common.api.decisions import LeasePlan
+from common.api.gpus import Gpus
+from common.api.leases import Owner
 from common.errors import Conflict, Forbidden, NoCapacity
 from tandem.exits import Exit
 from tests.tandem.conftest import Tandem, document

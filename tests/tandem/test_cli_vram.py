@@ -8,8 +8,10 @@ import msgspec
 import pytest
 
 from common.api import leases, models
+from common.api.decisions import CardVerdict, LeasePlan, Rung, Victim
+from common.api.gpus import Card, Stranger
 from common.api.host_memory import HostMemory
-from common.api.leases import CardVerdict, LeaseGranted, LeasePlan, Rung, Victim
+from common.api.leases import LeaseGranted
 from common.api.words import Cursor
 from common.errors import BadRequest, NoCapacity
 from common.service.call import Call
@@ -33,7 +35,7 @@ def lease(**more: Any) -> leases.Lease:
 
 
 def test_a_cards_figures_add_up_on_its_line() -> None:
-    card = leases.Card(
+    card = Card(
         host="mainpc",
         card=0,
         card_uuid="GPU-0",
@@ -44,7 +46,7 @@ def test_a_cards_figures_add_up_on_its_line() -> None:
         used_bytes=18 * GIB,
         grantable_bytes=1 * GIB,
         simulated=False,
-        strangers=[leases.Stranger(9, "game", 5 * GIB)],
+        strangers=[Stranger(9, "game", 5 * GIB)],
         measured_bytes=11 * GIB,
         nameless_bytes=2 * GIB,
         guard_bytes=1 * GIB,

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from common.api import leases
+from common.api import decisions, leases
 from common.errors import BadRequest, NoCapacity, Unavailable
 from common.gpu.process_identity import MACHINE, start_time, this_machine
 from common.gpu.simulated import card_uuid, cards_folder
@@ -574,7 +574,7 @@ async def test_who_goes_to_the_supervisor_alone_asks_under_another_key(
 async def test_a_host_that_did_not_say_what_it_would_do_is_asked_before_one_that_never_could(
     fabric: Fabric, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def plan(asked: leases.PlanLease, own: str = "") -> leases.LeasePlan:
+    def plan(asked: decisions.PlanLease, own: str = "") -> decisions.LeasePlan:
         if own == "mainpc":
             raise Unavailable("not now")
         return Fabric.plan(fabric, asked, own)

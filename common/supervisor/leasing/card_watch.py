@@ -14,8 +14,8 @@ from typing import Final
 
 import msgspec
 
-from common.api import leases
-from common.api.leases import Card, CardsSampled
+from common.api import gpus
+from common.api.gpus import Card, CardsSampled
 from common.api.supervisor import AdmitLease
 from common.gpu.cards import CardSource, NoCards
 from common.service.shell import Shell
@@ -201,7 +201,7 @@ class CardWatch:
         if changed or now - self._published_at >= PUBLISH_S:
             self._published_at = now
             event = CardsSampled(host=self._host, cards=cards, problem=problem)
-            self._shell.publisher.publish(leases.CARDS_SAMPLED, self._host, event)
+            self._shell.publisher.publish(gpus.CARDS_SAMPLED, self._host, event)
 
     def _problem(self, now: float, cards: Sequence[Card]) -> str:
         """Why cards cannot be leased now; empty when all can."""

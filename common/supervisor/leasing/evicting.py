@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final
 
-from common.api.leases import Rung, RungName
+from common.api.decisions import Rung, RungName
 from common.errors import Unavailable
 from common.gpu import process_identity
 from common.gpu.process_identity import ExitWatch

@@ -12,7 +12,8 @@ from collections.abc import Callable, Collection
 from typing import Final
 
 from common.api import leases, supervisor
-from common.api.leases import LeaseChanged, LeaseMarked, MarkLease, Rung
+from common.api.decisions import Rung
+from common.api.leases import LeaseChanged, LeaseMarked, MarkLease
 from common.api.supervisor import MakeRoom, RoomPromised
 from common.errors import StorageUnavailable
 from common.service.call import Call

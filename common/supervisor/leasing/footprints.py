@@ -15,7 +15,8 @@ from typing import Final
 
 import msgspec
 
-from common.api.leases import Lease, LeaseChanged, PlanLease
+from common.api.decisions import PlanLease
+from common.api.leases import Lease, LeaseChanged
 from common.api.supervisor import AdmitLease, MakeRoom
 from common.errors import StorageUnavailable
 from common.service.shell import Shell

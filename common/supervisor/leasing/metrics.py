@@ -8,7 +8,8 @@ from typing import Final, get_args
 
 import msgspec
 
-from common.api.leases import Card, RungName
+from common.api.decisions import RungName
+from common.api.gpus import Card
 from common.telemetry.metrics import Labels, Metrics
 
 _CARD_FIGURES: dict[str, tuple[str, Callable[[Card], float]]] = {

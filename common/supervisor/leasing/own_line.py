@@ -12,8 +12,10 @@ from typing import Protocol
 
 import msgspec
 
+from common.api.decisions import Explain
+from common.api.gpus import Card
 from common.api.host_memory import HostMemory
-from common.api.leases import Card, Explain, Lease, LeaseChanged, LeaseGranted, MarkLease, Owner, ReleaseLease
+from common.api.leases import Lease, LeaseChanged, LeaseGranted, MarkLease, Owner, ReleaseLease
 from common.api.supervisor import AdmitLease, RoomPromised
 from common.errors import NoCapacity, NotFound, StaleFence, TandemError
 from common.service.shell import Shell

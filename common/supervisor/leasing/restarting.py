@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from common.api.leases import RungName
+from common.api.decisions import RungName
 from common.gpu import process_identity
 from common.supervisor.desk import Standing
 from common.supervisor.leasing.rung_acts import Claimed

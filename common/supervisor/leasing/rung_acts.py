@@ -17,7 +17,8 @@ import msgspec
 import zmq
 
 from common.api import catalog
-from common.api.leases import RungName, Unload
+from common.api.decisions import RungName
+from common.api.leases import Unload
 from common.client.plain_link import PlainLink
 from common.client.verbs import verb_named
 from common.clock import Clock

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
-from common.api.leases import Lease, LeaseChanged, Receipt
+from common.api.decisions import Receipt
+from common.api.leases import Lease, LeaseChanged
 from common.errors import StorageUnavailable
 from common.service.shell import Shell
 from common.supervisor.leasing.sampling import Look

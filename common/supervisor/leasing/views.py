@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from common.api import leases
+from common.api import decisions, gpus, leases
 from common.service.call import Call
 from common.service.shell import Shell
 from common.supervisor.leasing.files import lacking
@@ -25,9 +25,9 @@ class LeaseViews:
     def add_routes(self) -> None:
         """Serves list_leases, get_gpus, plan and explain."""
         self._shell.handle(leases.LIST_LEASES, self._list)
-        self._shell.handle(leases.GET_GPUS, self._gpus)
-        self._shell.handle(leases.PLAN, self._plan)
-        self._shell.handle(leases.EXPLAIN, self._explain)
+        self._shell.handle(gpus.GET_GPUS, self._gpus)
+        self._shell.handle(decisions.PLAN, self._plan)
+        self._shell.handle(decisions.EXPLAIN, self._explain)
 
     def _list(self, asked: leases.ListLeases, _call: Call) -> leases.Leases:
         ours = asked.host in ("", self._host)
@@ -37,21 +37,21 @@ class LeaseViews:
             missing={} if ours else self._elsewhere(asked.host),
         )
 
-    def _gpus(self, asked: leases.GetGpus, _call: Call) -> leases.Gpus:
+    def _gpus(self, asked: gpus.GetGpus, _call: Call) -> gpus.Gpus:
         if asked.host not in ("", self._host):
-            return leases.Gpus(cards=[], missing=self._elsewhere(asked.host))
+            return gpus.Gpus(cards=[], missing=self._elsewhere(asked.host))
         table = self._writer.table
-        return leases.Gpus(cards=table.cards(self._now()), missing=table.missing(), hosts=[table.host_memory()])
+        return gpus.Gpus(cards=table.cards(self._now()), missing=table.missing(), hosts=[table.host_memory()])
 
     def _elsewhere(self, host: str) -> dict[str, str]:
         return {host: f"this is {self._host}'s supervisor; ask that host's own, or ResourceManager"}
 
-    async def _plan(self, asked: leases.PlanLease, _call: Call) -> leases.LeasePlan:
+    async def _plan(self, asked: decisions.PlanLease, _call: Call) -> decisions.LeasePlan:
         missing = await lacking(asked.files)
         now = self._now()
         planned, load_s = self._learning.plan(asked)
         kept = self._line.kept_from(asked.priority, now)
         return self._writer.table.plan(planned, now, kept, missing, load_s)
 
-    def _explain(self, asked: leases.Explain, _call: Call) -> leases.Explanation:
+    def _explain(self, asked: decisions.Explain, _call: Call) -> decisions.Explanation:
         return self._writer.receipts.explain(asked)

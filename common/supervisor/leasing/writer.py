@@ -16,7 +16,8 @@ from typing import Final
 import msgspec
 
 from common.api import leases
-from common.api.leases import LeaseChanged, Receipt
+from common.api.decisions import Receipt
+from common.api.leases import LeaseChanged
 from common.errors import StorageUnavailable, TandemError
 from common.service.shell import Shell
 from common.store.protocol import Durability

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from common.api.leases import Card
+from common.api.gpus import Card
 from common.config.models import Model
 from common.gpu import process_identity
 from common.vram.cards import ProcessId

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
-from common.api.leases import RungName
+from common.api.decisions import RungName
 from common.config.models import Model
 from common.config.schema import Entry
 from common.engines.engine import Claim, Engine, SavedSlot

@@ -6,18 +6,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from common.api.leases import (
-    Lease,
-    LeaseGranted,
-    MarkLease,
-    Owner,
-    PlanLease,
-    Receipt,
-    ReleaseLease,
-    RenewLease,
-    Rung,
-    Unload,
-)
+from common.api.decisions import PlanLease, Receipt, Rung
+from common.api.leases import Lease, LeaseGranted, MarkLease, Owner, ReleaseLease, RenewLease, Unload
 from common.api.supervisor import AdmitLease, MakeRoom, RoomPromised
 from common.errors import TandemError
 from common.store.memory import MemoryStore

@@ -4,7 +4,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.api.leases import Card
+from common.api.gpus import Card
 from common.vram.amount import GIB, MIB
 from common.vram.card_figures import figures
 from common.vram.cards import CardSample, CardVitals, ProcessId, ProcessUse

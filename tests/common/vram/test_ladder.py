@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from common.api.leases import Rung, RungName
+from common.api.decisions import Rung, RungName
 from common.vram.amount import GIB, MIB
 from common.vram.cards import ProcessId
 from common.vram.ladder import Act, Action, Answered, Finish, Ladder, Look, Looked, Outcome, OwnerGone, Target, Tick

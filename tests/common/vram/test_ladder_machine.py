@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from common.api.leases import RungName
+from common.api.decisions import RungName
 from common.vram.cards import ProcessId
 from common.vram.ladder import Act, Action, Answered, Finish, Ladder, Looked, OwnerGone, Target, Tick
 from common.vram.rungs import LadderPolicy, Means, rungs_for

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from common.api.leases import Lease, LeaseChanged, Owner, Receipt
+from common.api.decisions import Receipt
+from common.api.leases import Lease, LeaseChanged, Owner
 from common.vram.lease_decision import Announce, Note
 
 

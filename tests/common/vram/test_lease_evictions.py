@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from common.api.leases import RungName
+from common.api.decisions import RungName
 from common.api.supervisor import RoomPromised
 from common.errors import NoCapacity
 from common.vram.amount import GIB, MIB

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import msgspec
 import pytest
 
-from common.api.leases import LeaseGranted, LeaseRenewed, Owner, PlanLease, ReleaseLease, RenewLease
+from common.api.decisions import PlanLease
+from common.api.leases import LeaseGranted, LeaseRenewed, Owner, ReleaseLease, RenewLease
 from common.api.supervisor import AdmitLease
 from common.api.words import Empty
 from common.errors import (

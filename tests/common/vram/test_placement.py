@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.api.leases import AcquireLease, PlanLease, Victim
+from common.api.decisions import PlanLease, Victim
+from common.api.leases import AcquireLease
 from common.errors import NoCapacity, NotFound, TooLarge
 from common.vram.amount import GIB
 from common.vram.placement import (

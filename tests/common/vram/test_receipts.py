@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import msgspec
 
-from common.api.leases import Explain, Receipt
+from common.api.decisions import Explain, Receipt
 from common.vram.receipts import Receipts
 
 

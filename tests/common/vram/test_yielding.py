@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.api.leases import Card, Lease, Owner, Stranger
+from common.api.gpus import Card, Stranger
+from common.api.leases import Lease, Owner
 from common.vram.amount import GIB, MIB
 from common.vram.eviction import Resident
 from common.vram.yielding import BringBack, CardLook, Instruction, Park, Yielding, YieldPolicy, look_of

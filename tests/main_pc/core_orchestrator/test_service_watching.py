@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 
-from common.api.leases import CARDS_SAMPLED, LEASE_CHANGED, Card, CardsSampled, LeaseChanged
+from common.api.gpus import CARDS_SAMPLED, Card, CardsSampled
+from common.api.leases import LEASE_CHANGED, LeaseChanged
 from common.api.supervisor import VITALS_SAMPLED, Vitals
 from common.errors import StorageUnavailable
 from common.service.call import Call

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from common.api.basic import Health
 from common.api.core_orchestrator import AgentChanged, Heartbeat, RegisterAgent, RequestChanged, RequestStatus, State
-from common.api.leases import Card, CardsSampled, Lease, LeaseChanged, Owner
+from common.api.gpus import Card, CardsSampled
+from common.api.leases import Lease, LeaseChanged, Owner
 from common.api.supervisor import Process, ProcessChanged, Vitals
 from common.api.words import Cursor, Empty
 from common.errors import NotFound

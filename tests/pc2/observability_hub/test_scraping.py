@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from common.api import leases, tasks
+from common.api import decisions, gpus, leases, tasks
 from common.api import observability_hub as api
 from common.errors import Unavailable
 from common.service.routes import verb_info
@@ -55,5 +55,7 @@ async def test_with_more_to_ask_than_may_be_at_once_everybody_gets_a_turn(monkey
 
 
 def test_calls_whose_callers_wait_may_take_for_ever() -> None:
-    waiting = [verb.name for verb in (*tasks.VERBS, *leases.VERBS) if may_wait(verb_info(verb))]
+    waiting = [
+        verb.name for verb in (*tasks.VERBS, *leases.VERBS, *gpus.VERBS, *decisions.VERBS) if may_wait(verb_info(verb))
+    ]
     assert waiting == ["get_task", "acquire_lease"]

@@ -5,16 +5,8 @@ from __future__ import annotations
 import random
 from typing import Literal, TypeVar
 
-from common.api.leases import (
-    AcquireLease,
-    Card,
-    CardsSampled,
-    Lease,
-    LeaseChanged,
-    LeaseGranted,
-    Leases,
-    Owner,
-)
+from common.api.gpus import Card, CardsSampled
+from common.api.leases import AcquireLease, Lease, LeaseChanged, LeaseGranted, Leases, Owner
 from common.api.words import Cursor
 from common.errors import (
     TandemError,

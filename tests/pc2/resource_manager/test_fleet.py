@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import msgspec
 
-from common.api.leases import Card, CardsSampled, Lease, LeaseChanged, Leases, Owner
+from common.api.gpus import Card, CardsSampled
+from common.api.leases import Lease, LeaseChanged, Leases, Owner
 from common.api.words import Cursor
 from common.vram.amount import GIB
 from common.vram.ledger import capacity

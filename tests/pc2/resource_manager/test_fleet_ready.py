@@ -8,7 +8,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from common.api.leases import Card, CardsSampled, Lease, LeaseChanged, Leases, Owner
+from common.api.gpus import Card, CardsSampled
+from common.api.leases import Lease, LeaseChanged, Leases, Owner
 from common.api.words import Cursor
 from common.vram.amount import GIB
 from common.vram.eviction import Resident

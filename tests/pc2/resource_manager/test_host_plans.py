@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from common.api.leases import CardVerdict, LeasePlan, PlanLease
+from common.api.decisions import CardVerdict, LeasePlan, PlanLease
 from common.errors import TandemError, Unavailable
 from common.vram.amount import GIB
 from common.vram.placement import NOT_ASKED

@@ -5,11 +5,9 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from common.api.leases import (
-    AcquireLease,
-    CardsSampled,
-    PlanLease,
-)
+from common.api.decisions import PlanLease
+from common.api.gpus import CardsSampled
+from common.api.leases import AcquireLease
 from common.errors import (
     BadRequest,
     NoCapacity,

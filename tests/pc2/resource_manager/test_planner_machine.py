@@ -9,7 +9,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from common.api.leases import AcquireLease, CardsSampled, LeaseGranted, Leases, ReleaseLease
+from common.api.gpus import CardsSampled
+from common.api.leases import AcquireLease, LeaseGranted, Leases, ReleaseLease
 from common.api.words import Cursor
 from common.errors import Interrupted, TandemError
 from common.store.memory import MemoryStore

@@ -7,17 +7,9 @@ from typing import Any, Literal
 import msgspec
 import pytest
 
-from common.api.leases import (
-    AcquireLease,
-    Card,
-    CardsSampled,
-    Lease,
-    LeaseChanged,
-    LeaseGranted,
-    Leases,
-    Owner,
-    PlanLease,
-)
+from common.api.decisions import PlanLease
+from common.api.gpus import Card, CardsSampled
+from common.api.leases import AcquireLease, Lease, LeaseChanged, LeaseGranted, Leases, Owner
 from common.api.words import Cursor
 from common.errors import NoCapacity, NotFound, TandemError, TooLarge
 from common.vram.amount import GIB

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from common.api import gpus
 from common.api import leases as api
 from common.api.leases import LeaseChanged, Owner
 from common.client.following import Event
@@ -370,5 +371,5 @@ async def test_a_budget_that_is_over_ends_the_call(tmp_path: Path) -> None:
         await until(lambda: any(host.granted for host in rm.hosts.values()) and not rm.live)
 
 
-async def cards(rm: Fabric) -> list[api.Card]:
-    return (await rm.client.call(RM, api.GET_GPUS, api.GetGpus())).cards
+async def cards(rm: Fabric) -> list[gpus.Card]:
+    return (await rm.client.call(RM, gpus.GET_GPUS, gpus.GetGpus())).cards

@@ -10,7 +10,8 @@ import pytest
 
 from common.api import leases as api
 from common.api.basic import EventsSince
-from common.api.leases import AcquireLease, CardsSampled, Leases
+from common.api.gpus import CARDS_SAMPLED, CardsSampled, GetGpus
+from common.api.leases import AcquireLease, Leases
 from common.api.words import Cursor
 from common.errors import (
     Cancelled,
@@ -143,8 +144,8 @@ async def test_a_host_that_answers_for_another_is_away(tmp_path: Path) -> None:
 async def test_an_event_that_cannot_be_read_is_passed_over(tmp_path: Path) -> None:
     async with fabric(tmp_path) as rm:
         publisher = rm.hosts[PC2].shell.publisher
-        publisher.publish(api.CARDS_SAMPLED, PC2, api.GetGpus())
-        publisher.publish(api.LEASE_CHANGED, "x", api.GetGpus())
+        publisher.publish(CARDS_SAMPLED, PC2, GetGpus())
+        publisher.publish(api.LEASE_CHANGED, "x", GetGpus())
         assert (await rm.acquire(4)).host == PC2
         await until(lambda: rm.service._planner.fleet.leases(PC2))
 
@@ -439,7 +440,7 @@ async def test_a_bug_while_following_a_host_ends_nothing_for_good(
 
         with monkeypatch.context() as patched:
             patched.setattr(watched, "take", broken)
-            rm.hosts[PC2].shell.publisher.publish(api.CARDS_SAMPLED, PC2, CardsSampled(host=PC2, cards=[]))
+            rm.hosts[PC2].shell.publisher.publish(CARDS_SAMPLED, PC2, CardsSampled(host=PC2, cards=[]))
             await until(lambda: "ZeroDivisionError" in "".join(rm.shell.report().lacks))
         await until(lambda: not rm.hosts_lacked)
         assert (await rm.acquire(4)).host == PC2

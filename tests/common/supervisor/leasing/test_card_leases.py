@@ -9,7 +9,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from common.api import leases
+from common.api import decisions, leases
+from common.api.gpus import GET_GPUS, GetGpus
 from common.client.aio import Event
 from common.errors import BadRequest, NoCapacity, NotFound, StaleFence
 from common.gpu import cgroups
@@ -47,11 +48,11 @@ async def test_the_client_gets_typed_answers_to_every_verb(mainpc: Host) -> None
     assert [lease.bytes for lease in (await call(SUPERVISOR, leases.LIST_LEASES, leases.ListLeases())).leases] == [
         2 * GIB
     ]
-    gpus = await call(SUPERVISOR, leases.GET_GPUS, leases.GetGpus())
+    gpus = await call(SUPERVISOR, GET_GPUS, GetGpus())
     assert [(card.total_bytes, card.simulated) for card in gpus.cards] == [(24 * GIB, True), (12 * GIB, True)]
-    plan = await call(SUPERVISOR, leases.PLAN, leases.PlanLease(model="llm", bytes=11 * GIB))
+    plan = await call(SUPERVISOR, decisions.PLAN, decisions.PlanLease(model="llm", bytes=11 * GIB))
     assert (plan.outcome, plan.card_uuid) == ("grant", gpus.cards[0].card_uuid)
-    explained = await call(SUPERVISOR, leases.EXPLAIN, leases.Explain(subject=granted.lease_id))
+    explained = await call(SUPERVISOR, decisions.EXPLAIN, decisions.Explain(subject=granted.lease_id))
     assert [receipt.decision for receipt in explained.receipts] == ["renewed", "granted"]
     release = leases.ReleaseLease(lease_id=granted.lease_id, fencing_token=granted.fencing_token)
     await call(SUPERVISOR, leases.RELEASE_LEASE, release)

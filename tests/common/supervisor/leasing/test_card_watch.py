@@ -17,7 +17,7 @@ import pynvml
 import pytest
 import zmq
 
-from common.api import leases
+from common.api import gpus, leases
 from common.client.aio import Event
 from common.errors import NoCapacity
 from common.gpu.cards import CardSource
@@ -181,10 +181,10 @@ async def test_the_cards_are_published_when_they_change_and_at_rest(
         live, seen = asyncio.Event(), []
 
         async def follow() -> None:
-            async for notice in mainpc.client.events(SUPERVISOR, [leases.CARDS_SAMPLED.name], live=live.set):
+            async for notice in mainpc.client.events(SUPERVISOR, [gpus.CARDS_SAMPLED.name], live=live.set):
                 assert isinstance(notice, Event)
                 assert notice.entity == "mainpc"
-                seen.append(msgspec.json.decode(notice.body, type=leases.CardsSampled))
+                seen.append(msgspec.json.decode(notice.body, type=gpus.CardsSampled))
 
         following = asyncio.create_task(follow())
         await live.wait()

@@ -15,7 +15,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from common.api.leases import Rung, RungName, Unload
+from common.api.decisions import Rung, RungName
+from common.api.leases import Unload
 from common.api.words import Access, Empty, Message, Verb
 from common.errors import Conflict
 from common.gpu import process_identity

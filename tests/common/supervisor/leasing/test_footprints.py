@@ -8,7 +8,8 @@ from typing import Any, cast
 
 import pytest
 
-from common.api.leases import Lease, LeaseChanged, Owner, PlanLease
+from common.api.decisions import PlanLease
+from common.api.leases import Lease, LeaseChanged, Owner
 from common.api.supervisor import AdmitLease, MakeRoom
 from common.errors import StorageUnavailable
 from common.gpu.simulated import GIB, SimulatedCards, ensure_cards, use_bytes

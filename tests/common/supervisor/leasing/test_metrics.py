@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from common.api.leases import Card, Stranger
+from common.api.gpus import Card, Stranger
 from common.supervisor.leasing.metrics import EvictionFigures, LeaseFigures, LoadFigures
 from common.telemetry.metrics import Metrics
 
