@@ -11,7 +11,7 @@ from typing import Final
 from common.api.basic import BreakerStats
 from common.clock import Clock, Rng
 from common.errors import TandemError, Unavailable
-from common.resilience.breaker import Breaker, BreakerSettings, Permit, Refusal, State, Transition, Weight, weighs
+from common.resilience.breaker import Breaker, BreakerSettings, Permit, Refusal, State, Transition, weighs
 from common.resilience.budget import RetryBudget, RetrySettings
 
 MAX_ENDPOINTS: Final = 16_384
@@ -93,7 +93,7 @@ class Guard:
 
     def record(self, guards: Endangered, permit: Permit, error: TandemError | None, began: float, ended: float) -> None:
         """What a call's end says about its endpoint."""
-        weight = Weight.SUCCESS if error is None else weighs(error.code)
+        weight = weighs(error)
         transition = guards.breaker.record(permit, weight, ended - began, ended)
         if transition is not None:
             self._tell(transition)

@@ -17,7 +17,7 @@ from msgspec import Meta, Struct
 
 from common.api.basic import BreakerStats
 from common.clock import Rng
-from common.errors import Code
+from common.errors import Code, TandemError
 from common.resilience.window import FAILED, FINE, SLOW, Window
 
 
@@ -59,15 +59,17 @@ _AGAINST_THE_ENDPOINT: Final = frozenset(
 )
 
 
-def weighs(code: Code | None) -> Weight:
-    """What a call that ended with `code` (None: it succeeded) says about the endpoint.
+def weighs(error: TandemError | None) -> Weight:
+    """What a call that ended with `error` (None: it succeeded) says about the endpoint.
 
     A failure is what the endpoint or the way to it did wrong. Overload, lack of room and mistakes of the caller are neutral:
-    tripping on them would turn one busy moment, or one bad caller, into an outage for all.
+    tripping on them would turn one busy moment, or one bad caller, into an outage for all. So is an error that names who
+    failed `behind` the endpoint: that one answered.
     """
-    if code is None:
+    if error is None:
         return Weight.SUCCESS
-    return Weight.FAILURE if code in _AGAINST_THE_ENDPOINT else Weight.NEUTRAL
+    against = error.code in _AGAINST_THE_ENDPOINT and "behind" not in error.details
+    return Weight.FAILURE if against else Weight.NEUTRAL
 
 
 class BreakerSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

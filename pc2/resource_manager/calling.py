@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from common.api.leases import RELEASE_LEASE
@@ -58,7 +59,11 @@ class Calling:
         """Has a supervisor admit a lease; its answer is told later, never from within this call."""
         lease_id = asked.request.lease_id
         task = self._asks[lease_id] = self._begin(self._ask(asked), f"admit_lease at {asked.host}")
-        task.add_done_callback(lambda _: self._asks.pop(lease_id, None))
+        task.add_done_callback(partial(self._answered, lease_id))
+
+    def _answered(self, lease_id: str, task: asyncio.Task[None]) -> None:
+        if self._asks.get(lease_id) is task:  # else it was asked again meanwhile, and that ask can be withdrawn still
+            del self._asks[lease_id]
 
     def withdraw(self, withdrawn: WithdrawAsk) -> None:
         """Leaves a supervisor's line: nobody waits for the lease any more. What became of the ask is not told."""

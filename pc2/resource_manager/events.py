@@ -25,6 +25,12 @@ class Withdrawn(msgspec.Struct, frozen=True):
     call: str
 
 
+class OutOfTime(msgspec.Struct, frozen=True):
+    """The caller's time budget is about to end: whatever there is to tell it has to be told now."""
+
+    call: str
+
+
 class Admitted(msgspec.Struct, frozen=True):
     """A supervisor answered an AskSupervisor with a lease."""
 
@@ -80,5 +86,5 @@ class Tick(msgspec.Struct, frozen=True):
 
 
 Event: TypeAlias = (
-    Asked | Withdrawn | Admitted | Refused | Returned | HostLost | HostBack | CardsSeen | LeaseSeen | Tick
+    Asked | Withdrawn | OutOfTime | Admitted | Refused | Returned | HostLost | HostBack | CardsSeen | LeaseSeen | Tick
 )

@@ -9,12 +9,14 @@ request is a small saga (saga.NEXT):
 
     admitted, but no caller is left --> returning --(released)--> over
 
-A lease under a key that was delivered before is never given back for a later caller's leaving: somebody may hold it.
+A lease under a key that was delivered before is never given back for a later caller's leaving: somebody may hold it. Who
+asks under the key of a lease that is being given back waits for that, and has a new one.
 
 Before a supervisor is asked, an intent is committed that ties the request to one lease id at one host. While it is not
 known what became of an ask, that same supervisor is asked again about the same lease id, and no other; so a request is
-never granted twice. Every wait ends: `wait_s` in the queue, `answer_s` for a supervisor that does not answer. Callers with
-the same identity, idempotency key and body share one request and its fate.
+never granted twice. Every wait ends: `wait_s` in the queue, `answer_s` for a supervisor that does not answer, and a caller's
+own time where that is shorter; its request goes on. Callers with the same identity, idempotency key and body share one
+request and its fate.
 
 How a shell drives it, from one loop:
 
@@ -45,7 +47,6 @@ from common.errors import (
     NoCapacity,
     StorageUnavailable,
     TandemError,
-    Unavailable,
 )
 from common.ids import new_id
 from common.vram.lease_decision import Note
@@ -148,17 +149,23 @@ class Planner:
         return request
 
     def _cannot_join(self, event: events.Asked, lease_id: str) -> TandemError | None:
-        request = self._book.get(lease_id)
         if intents.body(self._book.asked(lease_id)) != intents.body(event.request):
             text = f"the key {event.request.idempotency_key} was used for another request"
             return IdempotencyMismatch(text, lease_id=lease_id)
-        if request is not None and request.state is State.RETURNING:
-            text = f"lease {lease_id} under this key was given up and is being given back"
-            return Unavailable(text, retry_after_ms=self.policy.retry_after_ms, lease_id=lease_id)
         return None
 
+    def _out_of_time(self, event: events.OutOfTime) -> None:
+        request = self._book.waited_for(event.call)
+        if request is not None:
+            error = self._steps.last_word(request)
+            self._steps.do(request.note("refused", error.message, self._steps.at), ReplyError(event.call, error))
+            self._leave(event.call)
+
     def _withdrawn(self, event: events.Withdrawn) -> None:
-        request = self._book.leave(event.call)
+        self._leave(event.call)
+
+    def _leave(self, call: str) -> None:
+        request = self._book.leave(call)
         if request is None or request.callers:
             return
         if request.state is State.WAITING:
@@ -213,7 +220,7 @@ class Planner:
             request.retry_at = self._steps.now + self.policy.retry_s
             return
         self._steps.do(request.note("released", "granted after its caller had gone", self._steps.at))
-        self._steps.end(request)
+        self._steps.start_over(request, new_id("lease", self._rng))
 
     def _host_lost(self, event: events.HostLost) -> None:
         self.fleet.lost(event.host, event.reason)
@@ -252,7 +259,7 @@ class Planner:
         self._steps.tell()
 
     def _try_again(self, request: Request, now: float) -> None:
-        if request.state in (State.ASKING, State.UNSURE) and request.answer_by <= now:
+        if request.state is not State.WAITING and request.answer_by <= now:
             self._steps.give_up(request)
         if request.state is State.UNSURE and request.retry_at <= now:
             self._steps.ask_again(request)
@@ -291,6 +298,7 @@ def _not_durable() -> TandemError:
 _HANDLERS: Final[dict[type, Callable[[Planner, Any], None]]] = {
     events.Asked: Planner._asked,
     events.Withdrawn: Planner._withdrawn,
+    events.OutOfTime: Planner._out_of_time,
     events.Admitted: Planner._admitted,
     events.Refused: Planner._refused,
     events.Returned: Planner._returned,

@@ -63,6 +63,10 @@ class RequestBook:
         request.callers.append(call)
         self._calls[call] = request.lease_id
 
+    def waited_for(self, call: str) -> Request | None:
+        """The request that the call waits for."""
+        return self._requests.get(self._calls.get(call, ""))
+
     def leave(self, call: str) -> Request | None:
         """The call waits no more; its request, if it waited for one."""
         request = self._requests.get(self._calls.pop(call, ""))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from itertools import count
+from math import inf
 from typing import Final
 
 import msgspec
@@ -18,7 +19,7 @@ from common.api.leases import AcquireLease, LeaseGranted, LeaseProgress
 from common.errors import Cancelled, StorageUnavailable, TandemError, Unavailable
 from common.service.call import Call
 from common.service.shell import Shell
-from pc2.resource_manager.events import Asked, Withdrawn
+from pc2.resource_manager.events import Asked, OutOfTime, Withdrawn
 from pc2.resource_manager.instructions import Progress, Reply, ReplyError
 from pc2.resource_manager.turns import Turns
 
@@ -68,7 +69,10 @@ class Staying:
         wait_s = call.patience_s(self._now(), asked.wait_s)
         name = str(next(self._names))
         stay = self._here[name] = _Stay(call, self._shell.loop.create_future())
-        late = self._shell.loop.call_later(wait_s + _TICK_S, self.turns.tick) if wait_s else None
+        ends = [self._shell.loop.call_later(wait_s + _TICK_S, self.turns.tick)] if wait_s else []
+        left_s = call.patience_s(self._now(), inf)
+        if left_s < inf:
+            ends.append(self._shell.loop.call_later(left_s + 2 * _TICK_S, self.turns.tell, OutOfTime(name)))
         try:
             self.turns.tell(Asked(name, self._completed(asked, wait_s), call.identity))
             granted = await stay.over
@@ -77,8 +81,8 @@ class Staying:
             raise
         finally:
             del self._here[name]
-            if late is not None:
-                late.cancel()
+            for end in ends:
+                end.cancel()
         self._shell.journal.hold(lambda failure: self._unless_answered(failure, name, granted))
         return granted
 

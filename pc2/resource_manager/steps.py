@@ -14,12 +14,12 @@ import msgspec
 from common.api.decisions import PlanLease
 from common.api.leases import AcquireLease, ReleaseLease
 from common.api.words import Timestamp
-from common.errors import Conflict, NoCapacity, NotFound, TandemError, TooLarge, Unavailable
+from common.errors import Conflict, TandemError, Unavailable
 from common.vram.ledger import LedgerPolicy
 from common.vram.placement import EXPLAINED, Candidate, Choice, Wish, after_others, choose, refusal
 from common.vram.ranking import Ranked
 from common.vram.waiting import LeaseQueue, QueuePolicy
-from pc2.resource_manager import making_room
+from pc2.resource_manager import believing, making_room
 from pc2.resource_manager.fleet import Fleet
 from pc2.resource_manager.instructions import (
     AskSupervisor,
@@ -35,7 +35,7 @@ from pc2.resource_manager.making_room import NONE_BARRED
 from pc2.resource_manager.model_choice import Room
 from pc2.resource_manager.needs import Needs
 from pc2.resource_manager.request_book import RequestBook
-from pc2.resource_manager.saga import Request, Step
+from pc2.resource_manager.saga import Request, State, Step
 
 
 class PlannerPolicy(msgspec.Struct, frozen=True, kw_only=True):
@@ -229,12 +229,37 @@ class Steps:
     def give_up(self, request: Request) -> None:
         """Answers the callers of a request whose supervisor is silent; what it may have granted to them is given back."""
         if request.callers:
-            fate = "stays with whoever holds it" if request.delivered else "is given back"
-            text = f"{request.host} did not answer in time; a lease that it may have granted {fate}"
-            self.do(request.note("refused", text, self.at))
-            self.answer(
-                request, Unavailable(text, retry_after_ms=self.policy.retry_after_ms, lease_id=request.lease_id)
-            )
+            error = self.silent(request)
+            self.do(request.note("refused", error.message, self.at))
+            self.answer(request, error)
+
+    def silent(self, request: Request) -> TandemError:
+        """What is told of a request whose supervisor has not answered; it is that one which is away, and not this service."""
+        fate = "stays with whoever holds it" if request.delivered else "is given back"
+        text = f"{request.host} did not answer in time; a lease that it may have granted {fate}"
+        retry_after_ms, behind = self.policy.retry_after_ms, request.host
+        return Unavailable(text, retry_after_ms=retry_after_ms, lease_id=request.lease_id, behind=behind)
+
+    def last_word(self, request: Request) -> TandemError:
+        """What a caller is told whose time ends while its request goes on."""
+        if request.state is not State.WAITING:
+            return self.silent(request)
+        asked, wish = request.asked, request.wish
+        choice = self.choose(wish, asked.priority, request.asked_at, request.barred, request.oversized)
+        return self._refusal(request, choice, self.queue.position(request.lease_id))
+
+    def start_over(self, request: Request, lease_id: str) -> None:
+        """Ends a request whose lease was given back; whoever asked again meanwhile has a new one, under a new lease id."""
+        again = Request(lease_id, request.identity, request.asked, self.now, request.patience_until)
+        callers = self.book.dismiss(request)
+        self.end(request)
+        if callers:
+            again.need_bytes = self.needs.of(again.asked)
+            self.book.open(again)
+            for call in callers:
+                self.book.enlist(again, call)
+            self.place(again)
+            self.tell()
 
     def turn_down(self, request: Request, error: TandemError) -> None:
         """Goes on after a supervisor's refusal: elsewhere, or in the queue, or with the error to the callers."""
@@ -242,7 +267,7 @@ class Steps:
         request.in_doubt = request.delivered = False
         if not request.callers:
             self.end(request)
-        elif self._believe(request, error):
+        elif believing.corrected(self.fleet, self.needs, request, error, self.now + self.policy.pause_s):
             self.forget(request.lease_id)
             self.place(request)
         elif isinstance(error, Conflict):
@@ -254,11 +279,14 @@ class Steps:
 
     def refuse(self, request: Request, choice: Choice, position: int) -> None:
         """Ends the request for want of a card; `position` is its place in the queue, or would be."""
-        waited_s = round(self.now - request.asked_at, 3)
-        error = refusal(request.wish, choice, self.policy.retry_after_ms, position=position, waited_s=waited_s)
+        error = self._refusal(request, choice, position)
         self.do(request.note("refused", choice.reason, self.at, choice))
         self.answer(request, error)
         self.end(request)
+
+    def _refusal(self, request: Request, choice: Choice, position: int) -> TandemError:
+        waited_s = round(self.now - request.asked_at, 3)
+        return refusal(request.wish, choice, self.policy.retry_after_ms, position=position, waited_s=waited_s)
 
     def fail(self, request: Request, error: TandemError) -> None:
         """Ends the request with an error for its callers."""
@@ -320,33 +348,6 @@ class Steps:
         request.attempt += 1
         request.answer_by = max(request.patience_until, self.now + self.policy.answer_s)
         self.do(AskSupervisor(request.host, request.attempt, request.admission))
-
-    def _believe(self, request: Request, error: TandemError) -> bool:
-        """Lets a refusal correct the view; False where no other card could help, as when the owner's process is gone.
-
-        A host that wants other bytes for the request than it declares has measured its model: it is planned anew with those.
-        """
-        need = error.details.get("need_bytes") or request.wish.need_bytes
-        if request.joins and isinstance(error, (NoCapacity, NotFound, TooLarge)):
-            request.declined.add(request.joins)
-        if isinstance(error, TooLarge | NotFound) and "barred" in error.details:
-            request.barred |= error.details["barred"]
-            request.oversized |= error.details["barred"].keys() if isinstance(error, TooLarge) else set()
-        elif isinstance(error, TooLarge) and request.asked.cards > 1:
-            request.barred[request.host] = error.message
-            request.oversized.add(request.host)
-        elif isinstance(error, TooLarge):
-            self.fleet.limit(request.host, request.card_uuid, need)
-        elif isinstance(error, NoCapacity) or (isinstance(error, NotFound) and "pid" not in error.details):
-            self.fleet.cap(request.host, request.card_uuid, need)
-            request.need_bytes = need
-            if need > request.asked.bytes:
-                self.needs.learned(request.asked, need)
-        elif error.retryable:
-            self.fleet.pause(request.host, self.now + self.policy.pause_s)
-        else:
-            return False
-        return True
 
     def _open(self, ticket: str) -> Request:
         request = self.book.get(ticket)

@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from common.errors import Code
+from common.errors import BY_CODE, BadRequest, Code, NoCapacity, Overloaded, Unavailable
 from common.resilience.breaker import (
     NEXT,
     Breaker,
@@ -224,7 +224,7 @@ def test_jitter_only_shortens_the_cool_down() -> None:
 
 
 def test_only_the_endpoints_own_trouble_is_a_failure() -> None:
-    failures = {code for code in Code if weighs(code) is Weight.FAILURE}
+    failures = {kind.code for kind in BY_CODE.values() if weighs(kind("it failed")) is Weight.FAILURE}
     assert failures == {
         Code.UNAVAILABLE,
         Code.INTERRUPTED,
@@ -232,8 +232,12 @@ def test_only_the_endpoints_own_trouble_is_a_failure() -> None:
         Code.STORAGE_UNAVAILABLE,
         Code.INTERNAL,
     }
-    assert weighs(Code.OVERLOADED) is weighs(Code.NO_CAPACITY) is weighs(Code.BAD_REQUEST) is Weight.NEUTRAL
+    assert weighs(Overloaded("busy")) is weighs(NoCapacity("full")) is weighs(BadRequest("no")) is Weight.NEUTRAL
     assert weighs(None) is Weight.SUCCESS
+
+
+def test_who_answers_for_another_that_failed_has_not_failed() -> None:
+    assert weighs(Unavailable("mainpc is silent", behind="mainpc")) is Weight.NEUTRAL
 
 
 @pytest.mark.parametrize("knobs", [{"min_calls": 11, "window_calls": 10}, {"cooldown_s": 40.0}])

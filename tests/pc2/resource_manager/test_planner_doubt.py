@@ -19,6 +19,7 @@ from common.errors import (
 from pc2.resource_manager.events import (
     HostBack,
     HostLost,
+    OutOfTime,
     Returned,
     Withdrawn,
 )
@@ -231,14 +232,79 @@ def test_a_key_whose_lease_has_ended_goes_on_meaning_it() -> None:
     assert bench.one(AskSupervisor).host == "pc2"
 
 
-def test_a_key_whose_lease_is_being_given_back_may_be_tried_again_soon() -> None:
+def test_who_asks_under_the_key_of_a_lease_that_is_being_given_back_waits_for_that_and_has_a_new_one() -> None:
+    bench, old = given_back()
+    bench.ask("c2", 10, key="k")
+    bench.ask("c3", 10, key="k")
+    assert bench.last.instructions == ()
+    bench.feed(Returned(old.request.lease_id))
+    new = bench.one(AskSupervisor)
+    assert new.request.lease_id != old.request.lease_id
+    granted = bench.admit(new)
+    assert bench.all(Reply) == [Reply("c2", granted), Reply("c3", granted)]
+    assert bench.kept() == [new.request.lease_id]
+
+
+def test_who_waits_for_a_lease_to_be_given_back_may_leave() -> None:
+    bench, old = given_back()
+    bench.ask("c2", 10, key="k")
+    bench.feed(Withdrawn("c2"))
+    bench.feed(Returned(old.request.lease_id))
+    assert bench.receipts() == ["released"]
+    assert bench.all(AskSupervisor) == []
+
+
+def test_who_waits_for_a_lease_to_be_given_back_is_answered_though_its_supervisor_stays_silent() -> None:
+    bench, _ = given_back()
+    bench.ask("c2", 10, key="k")
+    bench.wait(5.0)
+    assert bench.error(Unavailable).details["behind"] == "pc2"
+
+
+def test_a_new_lease_in_place_of_one_given_back_waits_in_the_queue_where_there_is_no_room() -> None:
+    bench, old = given_back()
+    bench.cards("pc2", 1)
+    bench.cards("mainpc", 1)
+    bench.ask("c2", 10, wait=20, key="k")
+    bench.feed(Returned(old.request.lease_id))
+    assert bench.one(Progress).progress.position == 1
+    bench.cards("pc2", 11)
+    assert bench.one(AskSupervisor).host == "pc2"
+
+
+def given_back() -> tuple[Bench, AskSupervisor]:
+    """A bench where the lease under the key `k` was granted when its caller had gone, and what was asked for it."""
     bench = Bench()
     bench.ask("c1", 10, key="k")
     ask = bench.one(AskSupervisor)
     bench.feed(Withdrawn("c1"))
     bench.admit(ask)
-    bench.ask("c2", 10, key="k")
-    assert bench.error(Unavailable).retryable
+    bench.one(ReturnLease)
+    return bench, ask
+
+
+def test_a_caller_whose_time_ends_first_is_told_who_is_silent_and_what_was_granted_is_given_back() -> None:
+    bench = Bench()
+    bench.ask("c1", 10)
+    ask = bench.one(AskSupervisor)
+    bench.feed(OutOfTime("c1"))
+    assert bench.error(Unavailable).details["behind"] == "pc2"
+    bench.feed(OutOfTime("c1"))
+    assert bench.last.instructions == ()
+    bench.admit(ask)
+    bench.one(ReturnLease)
+
+
+def test_a_caller_whose_time_ends_in_the_queue_is_told_its_place_and_the_others_wait_on() -> None:
+    bench = Bench()
+    bench.ask("c1", 22, wait=60, key="k")
+    bench.ask("c2", 22, wait=60, key="k")
+    bench.feed(OutOfTime("c1"))
+    assert bench.one(ReplyError).call == "c1"
+    assert bench.error(NoCapacity).details["position"] == 1
+    bench.cards("mainpc", 23)
+    bench.admit(bench.one(AskSupervisor))
+    assert bench.one(Reply).call == "c2"
 
 
 def test_after_a_crash_the_same_key_asks_the_same_supervisor_about_the_same_lease() -> None:

@@ -29,6 +29,7 @@ from pc2.resource_manager.events import (
     HostBack,
     HostLost,
     LeaseSeen,
+    OutOfTime,
     Refused,
     Returned,
     Tick,
@@ -206,6 +207,13 @@ class Planning(RuleBasedStateMachine):
             del self.open[call]
             self.outcome[call] = "withdrawn"
             self.feed(Withdrawn(call))
+
+    @rule(pick=st.integers(0, 5))
+    def the_time_of_a_caller_ends(self, pick: int) -> None:
+        if self.open:
+            call = sorted(self.open)[pick % len(self.open)]
+            self.feed(OutOfTime(call))
+            assert call not in self.open
 
     @rule(host=hosts)
     def a_supervisor_works(self, host: str) -> None:
