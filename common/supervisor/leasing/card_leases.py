@@ -26,7 +26,7 @@ from common.service.call import Call
 from common.service.shell import Shell
 from common.supervisor.leasing.card_watch import CardWatch
 from common.supervisor.leasing.evictions import Evictions
-from common.supervisor.leasing.files import lacking
+from common.supervisor.leasing.files import HostFiles
 from common.supervisor.leasing.footprints import Learning
 from common.supervisor.leasing.own_line import OwnLine, Teller
 from common.supervisor.leasing.owners import pinned
@@ -73,6 +73,7 @@ class CardLeases:
         self._neighbours = frozenset(neighbours)
         self._now = shell.clock.monotonic
         self._line = Line()
+        self._files = HostFiles()
         self._own_footprints = footprints is None
         self._writer = LeaseWriter(shell, host, self._owner_died, self._evict, footprints)
         self.learning = Learning(shell, host, self._writer, self._writer.footprints)
@@ -100,7 +101,7 @@ class CardLeases:
         self._shell.handle(supervisor.ADMIT_LEASE, self._admit)
         self._shell.handle(leases.RENEW_LEASE, self._renew)
         self._shell.handle(leases.RELEASE_LEASE, self._release)
-        LeaseViews(self._shell, self._host, self._writer, self._line, self.learning).add_routes()
+        LeaseViews(self._shell, self._host, self._writer, self._line, self.learning, self._files).add_routes()
         self._evictions.add_routes()
         self.learning.figures.show(self._shell.metrics)
         self._shell.metrics.read_gauge(
@@ -165,7 +166,7 @@ class CardLeases:
     async def _grant_learned(self, asked: AdmitLease, call: Teller, wait_s: float) -> LeaseGranted:
         """The lease, planned with what is known of its model, where its files are here."""
         planned = self.learning.planned(asked)
-        missing = await lacking(asked.files)
+        missing = await self._files.lacking(asked.files)
         granted = self._refuse_for(missing, planned) if missing else await self._grant(planned, call, wait_s)
         self.learning.granted(planned)
         return granted

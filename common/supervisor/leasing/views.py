@@ -5,7 +5,7 @@ from __future__ import annotations
 from common.api import decisions, gpus, leases
 from common.service.call import Call
 from common.service.shell import Shell
-from common.supervisor.leasing.files import lacking
+from common.supervisor.leasing.files import HostFiles
 from common.supervisor.leasing.footprints import Learning
 from common.supervisor.leasing.waiting import Line
 from common.supervisor.leasing.writer import LeaseWriter
@@ -14,12 +14,15 @@ from common.supervisor.leasing.writer import LeaseWriter
 class LeaseViews:
     """Answers what may be read."""
 
-    def __init__(self, shell: Shell, host: str, writer: LeaseWriter, line: Line, learning: Learning) -> None:
+    def __init__(
+        self, shell: Shell, host: str, writer: LeaseWriter, line: Line, learning: Learning, files: HostFiles
+    ) -> None:
         self._shell = shell
         self._host = host
         self._writer = writer
         self._line = line
         self._learning = learning
+        self._files = files
         self._now = shell.clock.monotonic
 
     def add_routes(self) -> None:
@@ -47,7 +50,7 @@ class LeaseViews:
         return {host: f"this is {self._host}'s supervisor; ask that host's own, or ResourceManager"}
 
     async def _plan(self, asked: decisions.PlanLease, _call: Call) -> decisions.LeasePlan:
-        missing = await lacking(asked.files)
+        missing = await self._files.lacking(asked.files)
         now = self._now()
         planned, load_s = self._learning.plan(asked)
         kept = self._line.kept_from(asked.priority, now)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from common.errors import Unavailable
 from common.service.shell import Shell
-from common.supervisor.leasing.files import absent
+from common.supervisor.leasing.files import HostFiles
 from common.supervisor.leasing.own_line import OwnLine
 from common.supervisor.models.adopted import Adopted
 from common.supervisor.models.managed import Managed
@@ -41,6 +42,7 @@ class Upkeep:
         self._line = line
         self._footprints = footprints
         self._figures = figures
+        self._files = HostFiles()
         self._adopted = Adopted(shell, roster, engines, line)
         self._now = shell.clock.monotonic
 
@@ -91,13 +93,22 @@ class Upkeep:
             await self._adopted.look_for(managed)
 
     async def look_at_files(self) -> None:
-        """Takes down which of the models' files are not there; looked for aside, for a folder may be far away."""
+        """Takes down which of the models' files are not there; a folder that does not answer keeps no other model waiting."""
         home = str(self._home)
         wanted = {m.model.name: [each.replace("{home}", home) for each in m.model.files] for m in self._roster}
-        lacking = await asyncio.to_thread(_lacking, wanted) if any(wanted.values()) else {}
+        lacking: dict[str, Sequence[str]]
+        try:
+            absent = set(await self._files.lacking([each for files in wanted.values() for each in files]))
+            lacking = {name: [each for each in files if each in absent] for name, files in wanted.items()}
+        except Unavailable:
+            each_lacks = await asyncio.gather(*(self._lacking(files) for files in wanted.values()))
+            lacking = dict(zip(wanted, each_lacks, strict=True))
         for managed in self._roster:
             self._roster.lacks(managed.model.name, lacking.get(managed.model.name, ()))
 
-
-def _lacking(wanted: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    return {name: absent(files) for name, files in wanted.items()}
+    async def _lacking(self, files: Sequence[str]) -> Sequence[str]:
+        """Those that are not there; where their folder does not answer, that."""
+        try:
+            return await self._files.lacking(files)
+        except Unavailable as error:
+            return [error.message]

@@ -6,7 +6,8 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from common.api.models import Model as Shown
 from common.config.models import Idle, ModelHealth
 from common.config.units import Duration, Size
 from common.errors import BadRequest, Cancelled, Interrupted, NoCapacity, NotFound, StaleFence, Unavailable
+from common.supervisor.leasing import files
 from common.supervisor.models.managed import DISABLED
 from tests.common.supervisor.host import ask
 from tests.common.supervisor.lives import ended, until
@@ -97,6 +99,28 @@ async def test_what_is_asked_wrongly_is_refused_at_once(tmp_path: Path) -> None:
         stopped = await it.host.ask("stop_model", model="llama")
         assert (stopped["state"], stopped["returned_bytes"]) == ("absent", 0)
         assert (await it.models())["lacking"]["problem"]
+
+
+async def test_a_folder_that_does_not_answer_keeps_no_supervisor_from_starting_and_no_other_model_from_being_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers, absent = threading.Event(), files.absent
+
+    def hangs(paths: Sequence[str]) -> list[str]:
+        if "/far/model.gguf" in paths:
+            answers.wait(60)
+        return absent(paths)
+
+    monkeypatch.setattr(files, "absent", hangs)
+    monkeypatch.setattr(files, "LOOK_S", 0.2)
+    try:
+        models = [model("far", 4, files=["/far/model.gguf"]), model("near", 4, files=["/proc/version"])]
+        async with asyncio.timeout(50), lab(tmp_path, models) as it:
+            await it.back(await it.use("near"))
+            with pytest.raises(Unavailable, match=r"/far/model\.gguf: no word within 0\.2 s"):
+                await it.use("far")
+    finally:
+        answers.set()
 
 
 async def test_an_engine_that_never_becomes_ready_or_crashes_leaves_nothing_and_says_why(tmp_path: Path) -> None:
