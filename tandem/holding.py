@@ -26,7 +26,10 @@ from tandem.output import age, shortfall, size
 GRACE_S: Final = 10.0
 """An answer may come so long after the wait ended."""
 RESTART_S: Final = 1.5
-"""A ResourceManager that went away midway is waited for this long, so that its queue is not left in a hurry."""
+"""A ResourceManager that went away midway is waited for this long, so that its queue is not left in a hurry.
+
+A supervisor, in whose stead nobody answers, is waited for as long as the request would wait for room.
+"""
 FIRST_WORD_S: Final = 0.7
 """ResourceManager says at once what it makes of a request; where nothing comes, its host is gone or hangs."""
 PAUSE_S: Final = 0.2
@@ -54,6 +57,8 @@ class Asking:
         self._progress = progress
         self._warn = warn
         self._last: LeaseProgress | None = None
+        self._queued = False
+        self._lost_at: float | None = None
         self._began = time.monotonic()
 
     async def granted(self) -> LeaseGranted:
@@ -89,20 +94,35 @@ class Asking:
         return next(host for host, plan in plans.items() if plan is chosen)
 
     async def _from(self, target: str) -> LeaseGranted:
-        lost_at: float | None = None
+        """What the target grants; while one that a request in line was lost with is away, it is asked again."""
+        self._lost_at = None
         while True:
             try:
                 return await self._once(target)
             except (Interrupted, Unavailable) as error:
-                now = time.monotonic()
-                if lost_at is None and self._last is not None:
-                    lost_at = now
-                if lost_at is None or now - lost_at > RESTART_S:
+                if not self._queued or self._given_up(target):
                     raise Unavailable(error.message) from None
+                if self._lost_at is None:
+                    self._lost(target, error)
             await asyncio.sleep(PAUSE_S)
 
+    def _lost(self, target: str, error: TandemError) -> None:
+        self._lost_at = time.monotonic()
+        if target != resource_manager.SERVICE:
+            self._warn(f"{target} is away ({error.message}); it is asked again until the wait is over")
+
+    def _given_up(self, target: str) -> bool:
+        """Whether it has been away for too long."""
+        alone = target != resource_manager.SERVICE
+        away_s = 0.0 if self._lost_at is None else time.monotonic() - self._lost_at
+        return away_s > RESTART_S and not (alone and self._left_s() > 0)
+
+    def _left_s(self) -> float:
+        """How long it still would wait for room."""
+        return max(0.0, self._request.wait_s - (time.monotonic() - self._began))
+
     async def _once(self, target: str) -> LeaseGranted:
-        left_s = max(0.0, self._request.wait_s - (time.monotonic() - self._began))
+        left_s = self._left_s()
         asked = msgspec.structs.replace(self._request, wait_s=left_s)
         stream = self._client.stream(target, leases.ACQUIRE_LEASE, asked, timeout_s=left_s + GRACE_S)
         patience_s = FIRST_WORD_S if target == resource_manager.SERVICE else None
@@ -110,8 +130,8 @@ class Asking:
             while (item := await _next(items, patience_s)) is not None:
                 if isinstance(item, LeaseGranted):
                     return item
-                patience_s = None
-                self._last = item
+                patience_s, self._lost_at = None, None
+                self._last, self._queued = item, True
                 self._progress(item)
         raise Interrupted(f"{target} ended its answer without one")
 

@@ -51,6 +51,19 @@ async def done(fabric: Fabric, *words: str, said: bytes | None = None) -> tuple[
     return process.returncode, out.decode(), err.decode()
 
 
+async def asked(fabric: Fabric, times: int) -> None:
+    """Wait until it was asked for leases so many times."""
+    await until(lambda: len(fabric.asked) == times)
+
+
+async def said_by(process: Process, words: bytes) -> None:
+    """Wait until it has said this on stderr."""
+    assert process.stderr is not None
+    async with asyncio.timeout(PATIENCE_S):
+        while words not in (line := await process.stderr.readline()):
+            assert line, "it ended"
+
+
 async def until(true: Callable[[], bool]) -> None:
     """Wait until something holds."""
     async with asyncio.timeout(PATIENCE_S):
@@ -358,6 +371,38 @@ async def test_a_resource_manager_that_goes_away_midway_is_asked_again_or_done_w
             out, err = await asyncio.wait_for(waiter.communicate(), PATIENCE_S)
     assert (waiter.returncode, out) == (0, b"ran\n")
     assert (b"ResourceManager is away" in err) is not comes_back
+
+
+async def test_who_waits_in_line_outlasts_a_restart_of_the_only_supervisor_that_could_grant_it(
+    fabric: Fabric,
+) -> None:
+    await fabric.stop("ResourceManager")
+    async with running(fabric, "--vram", "20GiB", "--", "sleep", "60") as holder:
+        await until(lambda: len(fabric.leases) == 1)
+        async with running(fabric, "--vram", "20GiB", "--", "echo", "ran") as waiter:
+            for times in (2, 3):
+                await asked(fabric, times)
+                await fabric.stop("Supervisor/mainpc")
+                await said_by(waiter, b"Supervisor/mainpc is away (")
+                await fabric.start("Supervisor/mainpc")
+            await asked(fabric, 4)
+            assert len({each.idempotency_key for each in fabric.asked[1:]}) == 1
+            holder.terminate()
+            out, _ = await asyncio.wait_for(waiter.communicate(), PATIENCE_S)
+    assert (waiter.returncode, out) == (0, b"ran\n")
+
+
+async def test_a_supervisor_that_stays_away_is_waited_for_no_longer_than_for_room(fabric: Fabric) -> None:
+    await fabric.stop("ResourceManager")
+    async with running(fabric, "--vram", "20GiB", "--", "sleep", "60"):
+        await until(lambda: len(fabric.leases) == 1)
+        async with running(fabric, "--vram", "20GiB", "--wait", "3s", "--", "echo", "ran") as waiter:
+            await until(lambda: len(fabric.asked) == 2)
+            await fabric.stop("Supervisor/mainpc")
+            out, err = await asyncio.wait_for(waiter.communicate(), PATIENCE_S)
+    assert (waiter.returncode, out) == (Exit.UNAVAILABLE, b"")
+    assert b"it is asked again until the wait is over" in err
+    assert err.endswith(b"`make start` starts it)\n")
 
 
 # where the command runs
