@@ -118,7 +118,7 @@ class Load:
                 answer = client.call(target, verb, request, idempotent=True)
             except TandemError as error:
                 self._took(time.monotonic() - began)
-                self.tell(kind="refused", of=kind, number=number, error=error.message, took_s=time.monotonic() - began)
+                self._refused(kind, number, error, began)
                 if time.monotonic() > give_up_at:
                     raise AssertionError(f"number {number} was not acknowledged in {PATIENCE_S} s: {error}") from error
                 time.sleep(PACE_S)
@@ -144,10 +144,15 @@ class Load:
             try:
                 return a_revocation(self._host, client.call("SecurityGateway", "issue_token", asked)["token"])
             except TandemError as error:
-                self.tell(kind="refused", of="tokens", number=number, error=error.message, took_s=0.0)
+                self._refused("tokens", number, error, time.monotonic())
                 if time.monotonic() > give_up_at:
                     raise AssertionError(f"no token was issued in {PATIENCE_S} s: {error}") from error
                 time.sleep(PACE_S)
+
+    def _refused(self, kind: str, number: int, error: TandemError, began: float) -> None:
+        now = time.monotonic()
+        said = {"error": error.message, "code": error.code, "took_s": round(now - began, 3), "at": now}
+        self.tell(kind="refused", of=kind, number=number, **said)
 
     def _took(self, seconds: float) -> None:
         self.longest_s = max(self.longest_s, seconds)

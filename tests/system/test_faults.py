@@ -199,7 +199,22 @@ class Loads:
         """Everybody ends."""
         for name, asking in self._asking.items():
             _, errors = asking.communicate(timeout=60)
-            assert asking.returncode == 0, f"the load of {name}: {errors}"
+            assert asking.returncode == 0, f"the load of {name}: {errors}\n{self._asked_in_vain(name)}"
+
+    def _asked_in_vain(self, name: str) -> str:
+        """For each kind, who was refused last and how often with which words, and when; what the kinds had meanwhile."""
+        lines = list(map(json.loads, self._files[name].read_text().splitlines()))
+        told: list[str] = []
+        for kind in (*KINDS, "tokens"):
+            refused = [line for line in lines if line["kind"] == "refused" and line["of"] == kind]
+            last = [line for line in refused if line["number"] == refused[-1]["number"]]
+            told += [
+                f"{kind} {line['number']} at {line['at']:.1f} after {line['took_s']:.1f} s: {line['code']} {line['error']}"
+                for line in _without_repeats(last)
+            ]
+            had = [line["at"] for line in lines if line["kind"] == kind]
+            told.append(f"{kind}: {len(had)} acknowledged, the last at {max(had, default=0.0):.1f}")
+        return "\n".join(told)
 
     def acknowledged(self, kind: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
         """What was acknowledged on either host: request and answer."""
@@ -212,6 +227,11 @@ class Loads:
     def _lines(self) -> Iterator[dict[str, Any]]:
         for file in self._files.values():
             yield from map(json.loads, file.read_text().splitlines())
+
+
+def _without_repeats(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The lines without those that a breaker refused right after another."""
+    return [line for line in lines if "breaker" not in line["error"]]
 
 
 @contextmanager
