@@ -14,8 +14,8 @@ Cores = Annotated[float, Meta(ge=0, le=65_536, description="CPU cores")]
 class HostMemory(Message, frozen=True):
     """What a host has beside its cards: capacity, the ceiling of what may be leased of it, and what is leased.
 
-    Grantable is what a lease could get now: below the ceiling, and below what everybody else leaves free. `reason` says why
-    nothing is, where the host could not be measured.
+    Grantable is what a lease could get now: below the ceiling, below what everybody else leaves free, and beside what is
+    reserved: kept for requests for which room was made. `reason` says why nothing is, where the host could not be measured.
     """
 
     host: str
@@ -33,4 +33,7 @@ class HostMemory(Message, frozen=True):
     disk_available_bytes: Bytes = 0
     disk_grantable_bytes: Bytes = 0
     cpu_total_cores: Cores = 0.0
+    ram_reserved_bytes: Bytes = 0
+    disk_reserved_bytes: Bytes = 0
+    cpu_reserved_cores: Cores = 0.0
     reason: str = ""

@@ -6,6 +6,7 @@ from typing import Literal
 
 from common.api import core_orchestrator, decisions, gpus, leases, links, models, relays, separations
 from common.api.basic import Phase
+from common.api.host_memory import Cores
 from common.api.words import (
     Access,
     AnyVerb,
@@ -130,7 +131,8 @@ class MakeRoom(Message, frozen=True):
     """ResourceManager's plan for one of this supervisor's cards: have leases go until `bytes` are free for `lease_id`.
 
     The supervisor decides anew which ones; asked again for the same lease id it answers as before. What comes free is kept for
-    `lease_id` for `patience_s`, and is admitted by `admit_lease` under that id.
+    `lease_id` for `patience_s`, with what the lease wants of the host's RAM, disk and cores, and is admitted by `admit_lease`
+    under that id.
     """
 
     lease_id: Id
@@ -141,6 +143,9 @@ class MakeRoom(Message, frozen=True):
     config: str = ""
     exclusive: bool = False
     patience_s: Seconds = 30.0
+    ram_bytes: Bytes = 0
+    disk_bytes: Bytes = 0
+    cpu_cores: Cores = 0.0
 
 
 class RoomPromised(Message, frozen=True):

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
-from typing import Final
 
 import msgspec
 
@@ -22,8 +21,9 @@ from common.api.leases import Owner
 from common.api.supervisor import AdmitLease
 from common.api.words import Timestamp
 from common.errors import Unavailable
-from common.vram import lease_evictions, lease_known, lease_of_host, lease_room, lease_view, placement
+from common.vram import lease_beside, lease_evictions, lease_known, lease_of_host, lease_room, lease_view, placement
 from common.vram.cards import ProcessId
+from common.vram.lease_beside import NONE_BARRED
 from common.vram.lease_decision import Decision, Watch
 from common.vram.lease_facts import EpochOpened, FurtherCard, Granted, LeaseRecord, Unparked, Unreserved
 from common.vram.lease_outcomes import next_fence
@@ -31,8 +31,6 @@ from common.vram.lease_room import NOTHING_QUEUED, Need
 from common.vram.lease_state import LeaseState
 from common.vram.lease_view import Explained
 from common.vram.placement import Candidate, Choice, Wish
-
-NONE_BARRED: Final[Mapping[str, str]] = {}
 
 
 def admit(
@@ -83,7 +81,8 @@ def evict_for(
     if choice.barred or choice.outcome == "never":
         return Decision(reply=placement.refusal(wish, choice))
     sleeper = asleep.lease_id if asleep else ""
-    need = Need(asked.lease_id, wish, asked.priority, patience_s, draining, sleeper, owner)
+    beside = lease_beside.of(asked)
+    need = Need(asked.lease_id, wish, asked.priority, patience_s, draining, sleeper, owner, beside)
     return lease_room.make(state, need, choice.cards or choice.seen, now, at, kept, queued)
 
 
@@ -111,8 +110,8 @@ def plan(
 def short_of_host(state: LeaseState, asked: AdmitLease) -> str:
     """Why the host's RAM, disk or cores do not do for the request by now, in place of what a lease that it wakes has of them."""
     asleep = lease_known.asleep(state, asked, lease_known.under(state, asked))
-    own = asleep.lease_id if asleep else ""
-    return state.resources.fits(asked.ram_bytes, asked.disk_bytes, asked.cpu_cores, own)
+    short = lease_beside.shortage(state, asked, asked.lease_id, asleep.lease_id if asleep else "")
+    return "" if short is None else short.reason
 
 
 def _wish(asked: AdmitLease, asleep: LeaseRecord | None) -> Wish:
@@ -154,7 +153,7 @@ def choose(
     if missing_files:
         barred = {state.host: f"it lacks {', '.join(missing_files)}"}
     elif asked.ram_bytes or asked.disk_bytes or asked.cpu_cores:
-        cards, oversized = _on_the_host(state, asked, cards, asleep)
+        cards, oversized = lease_beside.as_open(state, asked, cards, lease_id, asleep.lease_id if asleep else "")
         barred = oversized
     chosen = placement.picks(wish, cards, kept, barred)
     if chosen:
@@ -176,22 +175,9 @@ def _where_its_owner_may(state: LeaseState, process: ProcessId, cards: Sequence[
     return seen
 
 
-def _on_the_host(
-    state: LeaseState, asked: AdmitLease | PlanLease, cards: Sequence[Candidate], asleep: LeaseRecord | None
-) -> tuple[Sequence[Candidate], Mapping[str, str]]:
-    """The cards as open as the host's RAM, disk and cores allow, or why they never could be."""
-    own = asleep.lease_id if asleep else ""
-    short = state.resources.shortage(asked.ram_bytes, asked.disk_bytes, asked.cpu_cores, own)
-    if short is None:
-        return cards, NONE_BARRED
-    if short.never:
-        return cards, {state.host: short.reason}
-    return [msgspec.structs.replace(card, grantable_bytes=0, problem=short.reason) for card in cards], NONE_BARRED
-
-
 def _refuse(state: LeaseState, asked: AdmitLease, wish: Wish, choice: Choice, at: Timestamp) -> Decision:
     note = lease_view.choice_note(asked, choice, at)
-    for_good = choice.outcome == "never" and asked.lease_id in state.reservations
+    for_good = choice.outcome == "never" and state.has_room(asked.lease_id)
     facts = (Unreserved(asked.lease_id),) if for_good else ()
     return Decision(facts=facts, reply=placement.refusal(wish, choice), instructions=(note,))
 
@@ -289,9 +275,8 @@ def _let_in(
     rooms = state.reservations.get(asked.lease_id)
     weighed = next(iter(rooms.values())).weighed if rooms else ()
     note = lease_view.choice_note(asked, choice, at, victims=weighed)
-    unreserved = (Unreserved(asked.lease_id),) if rooms else ()
     return Decision(
-        facts=(*opened, Granted(record), *unreserved),
+        facts=(*opened, Granted(record), *_unreserved(state, asked)),
         reply=lease_view.granted(record, state.host, asked.ttl_s),
         instructions=(*watch, lease_view.announce_grant(state, record, now), note),
     )
@@ -337,4 +322,4 @@ def _wake(
 
 
 def _unreserved(state: LeaseState, asked: AdmitLease) -> tuple[Unreserved, ...]:
-    return (Unreserved(asked.lease_id),) if asked.lease_id in state.reservations else ()
+    return (Unreserved(asked.lease_id),) if state.has_room(asked.lease_id) else ()

@@ -236,6 +236,18 @@ class Reserved(msgspec.Struct, frozen=True, tag="room-reserved"):
     within_s: float = 0.0
 
 
+class HostReserved(msgspec.Struct, frozen=True, tag="host-room-reserved"):
+    """So much of the host's RAM, disk and cores is kept for a lease id, beyond what the lease `own`, which it wakes, has."""
+
+    lease_id: str
+    model: str
+    ram_bytes: int
+    disk_bytes: int
+    cpu_cores: float
+    until: float
+    own: str = ""
+
+
 class Unreserved(msgspec.Struct, frozen=True, tag="room-unreserved"):
     """Nothing is kept for the lease id any more."""
 
@@ -261,6 +273,7 @@ Fact: TypeAlias = (
     | Quarantined
     | QuarantineLifted
     | Reserved
+    | HostReserved
     | Unreserved
     | Forgotten
 )

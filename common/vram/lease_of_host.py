@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from common.api.supervisor import AdmitLease
+from common.vram import lease_beside
 from common.vram.lease_state import LeaseState
 from common.vram.placement import Candidate, Choice, Wish
 
@@ -17,7 +18,7 @@ def choose(state: LeaseState, asked: AdmitLease, wish: Wish, missing_files: Sequ
     """What would happen to the request now: `grant`, `wait` for host RAM, disk or cores, or `never`."""
     if missing_files:
         return Choice("never", None, 0, _why(state, wish, f"it lacks {', '.join(missing_files)}"), wish, ())
-    short = state.resources.shortage(asked.ram_bytes, asked.disk_bytes, asked.cpu_cores)
+    short = lease_beside.shortage(state, asked, asked.lease_id)
     if short is not None:
         reason, oversized = _why(state, wish, short.reason), (state.host,) if short.never else ()
         return Choice("never" if short.never else "wait", None, 0, reason, wish, (), oversized=oversized)

@@ -20,9 +20,10 @@ from common.api.decisions import CardVerdict, Decided, Victim
 from common.api.supervisor import MakeRoom, RoomPromised
 from common.api.words import Timestamp
 from common.errors import Conflict, NotFound, Unavailable
-from common.vram import lease_evictions, lease_view, placement, ranking
+from common.vram import lease_beside, lease_evictions, lease_view, placement, ranking
 from common.vram.cards import ProcessId
 from common.vram.demand import want
+from common.vram.lease_beside import Beside
 from common.vram.lease_decision import Decision, Instruction
 from common.vram.lease_facts import Expiring, Fact, LeaseRecord, Reserved, Unreserved
 from common.vram.lease_state import LeaseState, key_of
@@ -30,6 +31,8 @@ from common.vram.placement import Candidate, Choice, Wish
 from common.vram.ranking import Ranked, Site
 
 NOTHING_QUEUED: Final[Mapping[str, float]] = {}
+PATIENCE_S: Final = 30.0
+"""How long what was made free for a request is kept, after the last time that way was made for it."""
 WEIGHED: Final = 16
 """Of more cards than these, only those that are likeliest to cost little are weighed at first."""
 
@@ -38,6 +41,7 @@ class Need(msgspec.Struct, frozen=True):
     """A request for which room is to be made.
 
     `asleep` is a lease of its own that it wakes; that never goes for it, nor do those that would go with `owner`, its process.
+    `beside` is what it wants of the host beside its cards, which is kept for it too.
     """
 
     lease_id: str
@@ -47,6 +51,7 @@ class Need(msgspec.Struct, frozen=True):
     draining: bool = False
     asleep: str = ""
     owner: ProcessId | None = None
+    beside: Beside = lease_beside.NOTHING
 
 
 def make_room(state: LeaseState, asked: MakeRoom, now: float, at: Timestamp) -> Decision:
@@ -62,8 +67,11 @@ def make_room(state: LeaseState, asked: MakeRoom, now: float, at: Timestamp) -> 
     if card is None:
         return Decision(reply=NotFound(f"{state.host} knows no card {asked.card_uuid}", card_uuid=asked.card_uuid))
     wish = Wish(asked.model, asked.bytes, state.host, card.uuid, 1, asked.exclusive)
-    need = Need(asked.lease_id, wish, asked.priority, asked.patience_s)
-    return make(state, need, [card], now, at)
+    cards, never = lease_beside.as_open(state, asked, [card], asked.lease_id)
+    if never:
+        return Decision(reply=placement.refusal(wish, placement.choose(wish, cards, barred=never, oversized=never)))
+    need = Need(asked.lease_id, wish, asked.priority, asked.patience_s, beside=lease_beside.of(asked))
+    return make(state, need, cards, now, at)
 
 
 def make(
@@ -90,7 +98,7 @@ def make(
     ids = tuple(record.lease_id for record in going)
     rooms = [_reserved(need, each.site.card.uuid, now, ids, choice.victims, seconds) for each in ranked]
     return Decision(
-        facts=(*decision.facts, *rooms),
+        facts=(*decision.facts, *rooms, *_beside(need, now)),
         reply=RoomPromised(victims=list(choice.victims), within_s=seconds),
         instructions=decision.instructions,
     )
@@ -178,16 +186,15 @@ def expire(
 
 def forget_room(state: LeaseState, lease_id: str) -> Decision:
     """Keeps nothing for the lease id any more; the leases that were to go for it go all the same."""
-    return Decision(facts=(Unreserved(lease_id),) if lease_id in state.reservations else ())
+    return Decision(facts=(Unreserved(lease_id),) if state.has_room(lease_id) else ())
 
 
 def late_rooms(state: LeaseState, now: float) -> tuple[Unreserved, ...]:
-    """The reservations whose time has run out."""
-    return tuple(
-        Unreserved(lease_id)
-        for lease_id, rooms in state.reservations.items()
-        if all(room.until <= now for room in rooms.values())
-    )
+    """The reservations whose time has run out, on all cards and beside them."""
+    until = {lease_id: max(room.until for room in rooms.values()) for lease_id, rooms in state.reservations.items()}
+    for lease_id, room in state.host_rooms.items():
+        until[lease_id] = max(room.until, until.get(lease_id, room.until))
+    return tuple(Unreserved(lease_id) for lease_id, late in until.items() if late <= now)
 
 
 def _likeliest(state: LeaseState, cards: Sequence[Candidate]) -> Sequence[Candidate]:
@@ -237,7 +244,7 @@ def _promised(state: LeaseState, need: Need, ranked: Sequence[Ranked], now: floa
     again = [msgspec.structs.replace(room, until=now + need.patience_s) for room in rooms.values()]
     room = rooms[ranked[0].site.card.uuid]
     promise = RoomPromised(victims=list(room.weighed), within_s=room.within_s)
-    return Decision(facts=tuple(again), reply=promise)
+    return Decision(facts=(*again, *_beside(need, now)), reply=promise)
 
 
 def _chosen(state: LeaseState, need: Need, ranked: Sequence[Ranked]) -> list[str]:
@@ -252,6 +259,11 @@ def _reserved(
 ) -> Reserved:
     wish, until = need.wish, now + need.patience_s
     return Reserved(need.lease_id, card_uuid, wish.need_bytes, wish.exclusive, until, ids, tuple(weighed), seconds)
+
+
+def _beside(need: Need, now: float) -> tuple[Fact, ...]:
+    until = now + need.patience_s
+    return lease_beside.kept(need.beside, need.lease_id, need.wish.model, until, need.asleep)
 
 
 def _reserved_alone(state: LeaseState, need: Need, card: Candidate) -> bool:

@@ -31,6 +31,7 @@ from common.vram.lease_facts import (
     Fact,
     Forgotten,
     Granted,
+    HostReserved,
     LeaseRecord,
     Marked,
     Quarantine,
@@ -60,7 +61,7 @@ class LeaseState:
     `deadlines` holds only the leases that a TTL can end: those without a process pinned on this host. `owned` names the leases
     and quarantines of each pinned process, `users` the shares of each lease, `alike` the leases with bytes of each model and
     config. `used_at` is when each was last used, the longest unused first. `aliases` are the parked leases that were asked for
-    under other ids, `reservations` what is kept by lease id and card.
+    under other ids, `reservations` what is kept by lease id and card, `host_rooms` what is kept of the host beside its cards.
     """
 
     def __init__(self, host: str, policy: LedgerPolicy = DEFAULT, footprints: Footprints | None = None) -> None:
@@ -80,6 +81,7 @@ class LeaseState:
         self.aliases: dict[str, str] = {}
         self.quarantines: dict[str, Quarantine] = {}
         self.reservations: dict[str, dict[str, Reserved]] = {}
+        self.host_rooms: dict[str, HostReserved] = {}
         self.demand = Demand()
         self.horizon = Horizon()
         self.used_at: dict[str, float] = {}
@@ -104,6 +106,10 @@ class LeaseState:
         if owner.pid and owner.start_time and (not owner.host or owner.host == self.host):
             return ProcessId(owner.pid, owner.start_time)
         return None
+
+    def has_room(self, lease_id: str) -> bool:
+        """Whether anything is kept for the lease id, on cards or beside them."""
+        return lease_id in self.reservations or lease_id in self.host_rooms
 
     def in_use(self, record: LeaseRecord) -> bool:
         """Whether its holder says so, or anybody shares it."""
@@ -239,7 +245,14 @@ class LeaseState:
         self.reservations.setdefault(fact.lease_id, {})[fact.card_uuid] = fact
         self.book.reserve(fact.card_uuid, fact.lease_id, Room(fact.bytes, fact.exclusive))
 
+    def _host_reserved(self, fact: HostReserved, _now: float) -> None:
+        self.host_rooms[fact.lease_id] = fact
+        wanted = fact.ram_bytes, fact.disk_bytes, fact.cpu_cores
+        self.resources.keep(fact.lease_id, *wanted, own=fact.own, model=fact.model)
+
     def _unreserved(self, fact: Unreserved, _now: float) -> None:
+        if self.host_rooms.pop(fact.lease_id, None) is not None:
+            self.resources.keep_nothing(fact.lease_id)
         for uuid in self.reservations.pop(fact.lease_id, {}):
             self.book.unreserve(uuid, fact.lease_id)
 
@@ -265,6 +278,7 @@ _FOLDS: Final[dict[type, Callable[[LeaseState, Any, float], None]]] = {
     Quarantined: LeaseState._quarantined,
     QuarantineLifted: LeaseState._lifted,
     Reserved: LeaseState._reserved,
+    HostReserved: LeaseState._host_reserved,
     Unreserved: LeaseState._unreserved,
     Forgotten: LeaseState._forgotten,
     **dict.fromkeys(CHANGED, LeaseState._changed),

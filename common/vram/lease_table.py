@@ -1,16 +1,15 @@
 """The one writer's table of the leases on one host's cards: what is granted, shared, evicted, corrected, ended and refused.
 
-Decisions and facts are apart. A deciding method changes nothing: it returns a Decision with the facts to be committed,
-the reply, and the instructions to carry out once they are. `apply` folds a fact in, and is called for
-every fact in order, before the next decision. Measurements are no facts: `measure` takes them in directly,
-and nothing of them is kept over a restart.
+Decisions and facts are apart. A deciding method changes nothing: it returns a Decision with the facts to be committed, the
+reply, and the instructions to carry out once they are. `apply` folds a fact in, and is called for every fact in order, before
+the next decision. Measurements are no facts: `measure` takes them in directly, and nothing of them is kept over a restart.
 
-How a lease ends. A lease whose owner process is pinned on this host (pid and start time) lives as long as that process
-does; `owner_died` ends it. Any other lease ends when its TTL runs out without a renewal, and is never revived. A lease that
-others share outlives its holder's letting go until the last of them has ended; a share ends with the lease that it shares.
-A lease that has to go (`make_room`, `evict_for`, `evict`) expires: nothing is admitted to it any more, an order goes out for
-its owner, and `evicted`, `parked` or `quarantined` says what the card showed. The leases of a card that is gone from the
-bus end after a grace; a card that could not be read, or a missing measurement, ends none.
+How a lease ends. A lease whose owner process is pinned on this host (pid and start time) lives as long as that process does;
+`owner_died` ends it. Any other ends when its TTL runs out without a renewal, and is never revived. A lease that others share
+outlives its holder's letting go until the last of them has ended; a share ends with the lease that it shares. A lease that has
+to go (`make_room`, `evict_for`, `evict`) expires: nothing is admitted to it any more, an order goes out for its owner, and
+`evicted`, `parked` or `quarantined` says what the card showed. The leases of a card that is gone from the bus end after a
+grace; a card that could not be read, or a missing measurement, ends none.
 
 How a shell drives it:
 
@@ -43,6 +42,7 @@ from common.store.protocol import RecordStore
 from common.vram import (
     footprint,
     lease_admission,
+    lease_beside,
     lease_changes,
     lease_ending,
     lease_evictions,
@@ -55,9 +55,10 @@ from common.vram.cards import CardSample, ProcessId
 from common.vram.demand import Demand, Horizon
 from common.vram.eviction import Resident
 from common.vram.footprint import FootprintPolicy, Footprints
+from common.vram.lease_beside import Wanted
 from common.vram.lease_decision import Decision, Evict
 from common.vram.lease_facts import EpochOpened, Fact, Forgotten
-from common.vram.lease_room import NOTHING_QUEUED
+from common.vram.lease_room import NOTHING_QUEUED, PATIENCE_S
 from common.vram.lease_state import LeaseState
 from common.vram.ledger import DEFAULT, LedgerPolicy
 from common.vram.placement import Candidate
@@ -83,9 +84,7 @@ class LeaseTable:
         policy: LedgerPolicy = DEFAULT,
         footprints: Footprints | None = None,
     ) -> LeaseTable:
-        """The table that the store holds; every TTL starts anew, and an epoch must be opened.
-
-        `footprints` are what is learned of models, read here and kept by whoever measures.
+        """The table that the store holds; every TTL starts anew, and an epoch must be opened. `footprints` are read here.
 
         Raises CorruptRecord, and StorageUnavailable while the store cannot be read.
         """
@@ -151,6 +150,10 @@ class LeaseTable:
         """What the host has beside its cards, and what is leased of it."""
         return self._state.resources.view(self._state.host)
 
+    def keep_of_host(self, wanted: Wanted, lease_id: str, model: str, until: float, own: str = "") -> Decision:
+        """Keeps of the host's RAM, disk and cores what others go for, for that lease id; `own` is the lease that it wakes."""
+        return lease_beside.keep(self._state, wanted, lease_id, model, until, own)
+
     def short_of_host(self, asked: AdmitLease) -> str:
         """Why the host's RAM, disk or cores do not do for the request by now, or the empty string."""
         return lease_admission.short_of_host(self._state, asked)
@@ -212,15 +215,15 @@ class LeaseTable:
         asked: AdmitLease,
         now: float,
         at: Timestamp,
-        patience_s: float = 30.0,
+        patience_s: float = PATIENCE_S,
         kept: Collection[str] = (),
         queued: Mapping[str, float] = NOTHING_QUEUED,
         draining: bool = False,
     ) -> Decision:
         """Makes room for a request that `admit` refused with `no_capacity`, where that costs least; as `make_room` else.
 
-        `queued` are the seconds of loading that go on and wait by card. `draining`: leases in use may have to go too, when
-        their use ends; nobody new is let in to them meanwhile.
+        `queued` are the seconds of loading that go on and wait by card. `draining`: leases in use may have to go too, when their
+        use ends; nobody new is let in to them meanwhile. What it wants of host RAM, disk and cores is kept for it as well.
         """
         return lease_admission.evict_for(self._state, asked, now, at, patience_s, kept, queued, draining)
 

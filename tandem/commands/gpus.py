@@ -13,7 +13,7 @@ from tandem.exits import Exit
 from tandem.options import with_host, with_json
 
 HEADERS = ("CARD", "NAME", "TOTAL", "FREE", "HELD", "STRANGERS", "NAMELESS", "LEASED", "KEPT", "GRANTABLE", "UUID", "")
-BESIDE = ("HOST", "BESIDE", "TOTAL", "USED", "AVAILABLE", "LEASED", "GRANTABLE", "")
+BESIDE = ("HOST", "BESIDE", "TOTAL", "USED", "AVAILABLE", "LEASED", "KEPT", "GRANTABLE", "")
 
 
 @click.command()
@@ -35,7 +35,7 @@ def command(host: str, as_json: bool) -> Exit:
     show(found.cards)
     if found.hosts:
         output.say()
-        output.table(BESIDE, [line for host in found.hosts for line in beside(host)], right=tuple(range(2, 7)))
+        output.table(BESIDE, [line for host in found.hosts for line in beside(host)], right=tuple(range(2, 8)))
     for name, why in found.missing.items():
         output.note(f"cards of {name} are missing: {why}")
     return Exit.OK
@@ -82,15 +82,17 @@ def particulars(card: Card) -> Iterator[str]:
 
 def beside(host: HostMemory) -> Iterator[tuple[object, ...]]:
     """What a host has beside its cards, a line each; cores are only promised, so nobody says how many are used."""
+    ram = (host.ram_leased_bytes, host.ram_reserved_bytes, host.ram_grantable_bytes)
+    disk = (host.disk_leased_bytes, host.disk_reserved_bytes, host.disk_grantable_bytes)
     tiers = (
-        ("RAM", host.ram_total_bytes, host.ram_available_bytes, host.ram_leased_bytes, host.ram_grantable_bytes),
-        ("disk", host.disk_total_bytes, host.disk_available_bytes, host.disk_leased_bytes, host.disk_grantable_bytes),
+        ("RAM", host.ram_total_bytes, host.ram_available_bytes, ram),
+        ("disk", host.disk_total_bytes, host.disk_available_bytes, disk),
     )
-    for name, total, available, leased, grantable in tiers:
-        figures = (total, total - available, available, leased, grantable)
+    for name, total, available, promised in tiers:
+        figures = (total, total - available, available, *promised)
         yield host.host, name, *map(output.size, figures), host.reason
-    grantable_cores = max(0.0, host.cpu_ceiling_cores - host.cpu_leased_cores)
-    cores = (host.cpu_leased_cores, grantable_cores)
+    grantable_cores = max(0.0, host.cpu_ceiling_cores - host.cpu_leased_cores - host.cpu_reserved_cores)
+    cores = (host.cpu_leased_cores, host.cpu_reserved_cores, grantable_cores)
     yield host.host, "cores", f"{host.cpu_total_cores:g}", "", "", *(f"{each:.4g}" for each in cores), ""
 
 

@@ -90,12 +90,14 @@ def test_what_a_host_has_beside_its_cards_adds_up() -> None:
         cpu_total_cores=16.0,
         cpu_ceiling_cores=12.8,
         cpu_leased_cores=2.0,
+        ram_reserved_bytes=4 * GIB,
+        cpu_reserved_cores=1.5,
         reason="RAM and disk could not be measured: no /proc",
     )
     assert list(gpus.beside(host)) == [
-        ("mainpc", "RAM", "64.0 GiB", "34.0 GiB", "30.0 GiB", "8.0 GiB", "19.0 GiB", host.reason),
-        ("mainpc", "disk", "100.0 GiB", "30.0 GiB", "70.0 GiB", "1.0 GiB", "64.0 GiB", host.reason),
-        ("mainpc", "cores", "16", "", "", "2", "10.8", ""),
+        ("mainpc", "RAM", "64.0 GiB", "34.0 GiB", "30.0 GiB", "8.0 GiB", "4.0 GiB", "19.0 GiB", host.reason),
+        ("mainpc", "disk", "100.0 GiB", "30.0 GiB", "70.0 GiB", "1.0 GiB", "0 B", "64.0 GiB", host.reason),
+        ("mainpc", "cores", "16", "", "", "2", "1.5", "9.3", ""),
     ]
 
 

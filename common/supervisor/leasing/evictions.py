@@ -29,14 +29,13 @@ from common.supervisor.leasing.writer import LeaseWriter
 from common.vram.cards import ProcessId
 from common.vram.ladder import Outcome
 from common.vram.lease_decision import Decision, EvictionOrder
+from common.vram.lease_room import PATIENCE_S
 from common.vram.placement import Candidate
 from common.vram.rungs import LadderPolicy
 
 AGAIN_S: Final = 1.0
 SOONEST_S: Final = 0.02
 """Way is made anew for a caller at most this often; once a lease has become idle, which may help, the second."""
-PATIENCE_S: Final = 30.0
-"""How long what was made free for a caller is kept, after the last time that way was made for it."""
 
 
 class Evictions:

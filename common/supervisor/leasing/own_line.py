@@ -14,15 +14,17 @@ import msgspec
 
 from common.api.decisions import Explain
 from common.api.gpus import Card
-from common.api.host_memory import HostMemory
 from common.api.leases import Lease, LeaseChanged, LeaseGranted, MarkLease, Owner, ReleaseLease
 from common.api.supervisor import AdmitLease, RoomPromised
 from common.errors import NoCapacity, NotFound, StaleFence, TandemError
 from common.service.shell import Shell
 from common.supervisor.leasing.writer import LeaseWriter
 from common.vram.demand import Demand, Horizon
+from common.vram.lease_beside import Wanted
 from common.vram.lease_decision import Decision
+from common.vram.lease_room import PATIENCE_S
 from common.vram.placement import Candidate
+from common.vram.resources import Spare
 
 
 class Teller(Protocol):
@@ -153,10 +155,23 @@ class OwnLine:
         """The cards as placement sees them."""
         return self._writer.table.candidates(self._now())
 
-    def host_memory(self) -> HostMemory:
-        """What the host has beside its cards, its RAM as it is at this moment: what an ended lease gave back counts at once."""
+    def host_spare(self, lease_id: str) -> Spare | None:
+        """What the request could have of the host beside its cards, its RAM as it is at this moment: what ended counts at once.
+
+        Below zero by what others have or were promised beyond it; None where the host could not be measured.
+        """
         self._writer.see_ram()
-        return self._writer.table.host_memory()
+        return self._writer.table.resources.spare(lease_id)
+
+    def keep_of_host(self, wanted: Wanted, lease_id: str, model: str, own: str = "") -> None:
+        """Keeps of the host's RAM, disk and cores what others go for, for a while; `own` is the lease that the request wakes."""
+        self._writer.make_sound()
+        self._record(self._writer.table.keep_of_host(wanted, lease_id, model, self._now() + PATIENCE_S, own))
+
+    def forget_room(self, lease_id: str) -> None:
+        """Keeps nothing for the request any more; what goes for it goes all the same."""
+        self._writer.make_sound()
+        self._record(self._writer.table.forget_room(lease_id))
 
     @property
     def demand(self) -> Demand:

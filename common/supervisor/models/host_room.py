@@ -2,7 +2,7 @@
 
 They are weighed as for room on a card (common/vram/eviction.py): those that have to leave a card for it anyway go first, then the
 cheapest until it fits, and then each that turned out not to be needed stays. Never one in use, pinned, or of a higher priority
-than the request; and nobody where the host could not be measured. It ends nobody.
+than the request. It ends nobody.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from collections.abc import Collection, Iterable, Sequence
 
 import msgspec
 
-from common.api.host_memory import HostMemory
 from common.api.leases import Lease
 from common.config.models import Needs
 from common.vram.eviction import Resident, price
+from common.vram.resources import Spare
 
 
 class Amounts(msgspec.Struct, frozen=True):
@@ -39,13 +39,12 @@ class Amounts(msgspec.Struct, frozen=True):
         return any(lacking > 0 and has > 0 for lacking, has in held)
 
 
-def lacking(needs: Needs, host: HostMemory, leases: Iterable[Lease], own: str = "") -> Amounts:
-    """What the host lacks for these needs in place of what the lease `own` has, when all has gone that has to go already."""
-    found = Amounts(
-        int(needs.ram) - host.ram_grantable_bytes,
-        int(needs.disk) - host.disk_grantable_bytes,
-        needs.cpus - (host.cpu_ceiling_cores - host.cpu_leased_cores),
-    )
+def lacking(needs: Needs, spare: Spare, leases: Iterable[Lease], own: str = "") -> Amounts:
+    """What the host lacks for these needs in place of what the lease `own` has, when all has gone that has to go already.
+
+    `spare` is what the request could have by now.
+    """
+    found = Amounts(int(needs.ram) - spare.ram_bytes, int(needs.disk) - spare.disk_bytes, needs.cpus - spare.cpu_cores)
     wanted = Amounts(
         found.ram if needs.ram else 0.0, found.disk if needs.disk else 0.0, found.cpus if needs.cpus else 0.0
     )
@@ -57,7 +56,7 @@ def lacking(needs: Needs, host: HostMemory, leases: Iterable[Lease], own: str = 
 
 def who_goes(
     needs: Needs,
-    host: HostMemory,
+    spare: Spare,
     leases: Sequence[Lease],
     priority: int,
     horizon_s: float,
@@ -68,9 +67,7 @@ def who_goes(
 
     `own` is the lease of the model itself, where it sleeps; `leaving` are those that have to leave a card for it.
     """
-    if host.reason:
-        return []
-    left = lacking(needs, host, leases, own)
+    left = lacking(needs, spare, leases, own)
     able = [lease for lease in leases if lease.lease_id != own and _may_go(lease, priority) and left.eased_by(lease)]
     chosen: list[Lease] = []
     for lease in sorted(able, key=lambda each: (each.lease_id not in leaving, _price(each, horizon_s), each.lease_id)):

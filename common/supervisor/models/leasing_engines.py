@@ -11,7 +11,7 @@ from typing import Final
 
 from common.api.leases import Lease, LeaseGranted, LeaseProgress, Owner
 from common.api.supervisor import AdmitLease
-from common.errors import TandemError
+from common.errors import NoCapacity, TandemError
 from common.gpu.process_identity import this_process
 from common.ids import new_id
 from common.service.shell import Shell
@@ -55,6 +55,7 @@ class EngineLeases:
         self._line = line
         self._loads = loads
         self._waited_for: dict[str, AdmitLease] = {}
+        self._next_ids: dict[str, str] = {}
 
     def live(self) -> list[Lease]:
         """Those there are, in the order of their grants."""
@@ -63,6 +64,10 @@ class EngineLeases:
     def waited_for(self, name: str) -> AdmitLease | None:
         """The lease for which the model's load waits; None where none does."""
         return self._waited_for.get(name)
+
+    def next_id(self, name: str) -> str:
+        """The id under which the model's next load asks for its lease, the same until that is granted or ended by an error."""
+        return self._next_ids.setdefault(name, new_id("lease", self._rng))
 
     async def for_load(self, managed: Managed, begin: Begin) -> tuple[LeaseGranted, ProcessId]:
         """The lease, hanging on this supervisor until the engine's process is known."""
@@ -82,9 +87,13 @@ class EngineLeases:
         hears = Hears(lambda reason: self._roster.hears(model.name, reason))
         self._waited_for[model.name] = asked
         try:
-            return await self._line.acquire(asked, wait_s, hears, asked_at), process
+            granted = await self._line.acquire(asked, wait_s, hears, asked_at)
+        except NoCapacity:
+            self._next_ids[model.name] = asked.lease_id  # what is kept under it meanwhile is its next load's
+            raise
         finally:
             self._waited_for.pop(model.name, None)
+        return granted, process
 
     async def for_found(self, managed: Managed, owner: ProcessId, missing_bytes: int, card_uuid: str) -> LeaseGranted:
         """The lease of an engine that has its model loaded already, for what is not on the card yet; it waits for nothing."""
@@ -98,6 +107,7 @@ class EngineLeases:
             self._line.release(lease_id)
 
     def _request(self, managed: Managed, owner: Owner, need_bytes: int, card_uuid: str) -> AdmitLease:
-        lease_id, seconds = new_id("lease", self._rng), managed.seconds(self._footprints)[0]
+        lease_id, seconds = self.next_id(managed.model.name), managed.seconds(self._footprints)[0]
+        del self._next_ids[managed.model.name]
         priority = managed.begun.priority if managed.begun is not None else managed.model.priority
         return lease_request(managed.model, lease_id, self._identity, owner, need_bytes, card_uuid, seconds, priority)

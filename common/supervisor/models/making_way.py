@@ -1,7 +1,8 @@
 """Idle engines put away for a model that waits for its host's RAM, disk or cores, and what those who wait are told of that.
 
 Who goes is host_room.py's to say. For a model that needs a card too it is all or nothing: nobody goes before the card is to be
-had as well, and no lease leaves the card for it (common/vram) before the host has room. So nobody goes in vain.
+had as well, and no lease leaves the card for it (common/vram) before the host has room. What they give back is kept for the
+model until its lease is granted, or nobody wants it any more. So nobody goes in vain.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from common.supervisor.models.host_room import lacking, who_goes
 from common.supervisor.models.managed import Managed
 from common.supervisor.models.roster import Roster
 from common.supervisor.models.running import Engines
+from common.vram.lease_beside import Beside
 
 
 class MakingWay:
@@ -25,13 +27,20 @@ class MakingWay:
         self._roster = roster
         self._engines = engines
         self._line = line
+        self._kept: dict[str, str] = {}
 
     def look(self, now: float) -> None:
         """Has those go who are to go by now, and takes down what each load lacks of its host."""
         for managed in self._roster:
+            name = managed.model.name
             if managed.lacks_host:
-                self._have_go(managed, managed.urgency)
-            self._roster.short_of_host(managed.model.name, self._short(managed, now))
+                self._kept[name] = lease_id = self._engines.leases.next_id(name)
+                self._have_go(managed, managed.urgency, lease_id)
+            elif name in self._kept and not managed.asked_for:
+                with suppress(TandemError):  # the store takes nothing now; the next turn tries again
+                    self._line.forget_room(self._kept[name])
+                    del self._kept[name]
+            self._roster.short_of_host(name, self._short(managed, now))
 
     def _short(self, managed: Managed, now: float) -> str:
         """What a load that waits for its lease on a card lacks of the host, and what becomes of that; empty: nothing."""
@@ -46,17 +55,30 @@ class MakingWay:
         if leaving is None:
             return f"{short}; nobody goes for that while no card can be had for {managed.model.name}"
         own = managed.held.lease_id if managed.held is not None else ""
-        self._have_go(managed, asked.priority, own, leaving)
-        if lacking(managed.model.needs, self._line.host_memory(), self._engines.leases.live(), own).short:
+        self._have_go(managed, asked.priority, asked.lease_id, own, leaving)
+        if self._lacks(managed, asked.lease_id, own):
             return f"{short}; no idle engine that may go for it holds enough of that"
         return f"{short}; idle engines go for it"
 
-    def _have_go(self, managed: Managed, priority: int, own: str = "", leaving: Collection[str] = ()) -> None:
-        """Puts idle engines away that hold what the model lacks, where that is enough."""
-        line, leases = self._line, self._engines.leases.live()
-        horizon_s = line.horizon.seconds
-        for lease in who_goes(managed.model.needs, line.host_memory(), leases, priority, horizon_s, own, leaving):
-            victim = self._roster.of_lease(lease.lease_id)
-            if victim is not None:
-                with suppress(TandemError):  # the store takes nothing now; the next turn tries again
+    def _lacks(self, managed: Managed, lease_id: str, own: str) -> bool:
+        """Whether the host will have too little for it when all has gone that has to go."""
+        spare = self._line.host_spare(lease_id)
+        return spare is None or lacking(managed.model.needs, spare, self._engines.leases.live(), own).short
+
+    def _have_go(
+        self, managed: Managed, priority: int, lease_id: str, own: str = "", leaving: Collection[str] = ()
+    ) -> None:
+        """Puts idle engines away that hold what the model lacks, where that is enough, and keeps that for its lease."""
+        line, leases, needs = self._line, self._engines.leases.live(), managed.model.needs
+        spare = line.host_spare(lease_id)
+        if spare is None:
+            return  # nobody goes on a host that could not be measured
+        going = who_goes(needs, spare, leases, priority, line.horizon.seconds, own, leaving)
+        if not going and self._lacks(managed, lease_id, own):
+            return
+        with suppress(TandemError):  # the store takes nothing now; the next turn tries again
+            line.keep_of_host(Beside(int(needs.ram), int(needs.disk), needs.cpus), lease_id, managed.model.name, own)
+            for lease in going:
+                victim = self._roster.of_lease(lease.lease_id)
+                if victim is not None:
                     self._engines.put_away(victim, f"makes room for {managed.model.name}", to_stop=True)

@@ -40,7 +40,7 @@ shapes = st.fixed_dictionaries(
         "config": st.sampled_from(["", "q4"]),
         "model": st.sampled_from(["whisper", "llama"]),
         "unload": st.sampled_from([None, UNLOADER, SLEEPER]),
-        "ram_bytes": st.sampled_from([0, 4 * GIB]),
+        "ram_bytes": st.sampled_from([0, 4 * GIB, 9 * GIB]),
         "idempotency_key": st.sampled_from(["", "", "k"]),
     },
 )
@@ -190,10 +190,12 @@ class Leases(RuleBasedStateMachine):
         card=st.sampled_from(["a", "b"]),
         exclusive=st.booleans(),
         patience=st.sampled_from([5.0, 60.0]),
+        ram=st.sampled_from([0, 6, 16]),
     )
-    def make_room(self, lease_id: str, size: int, card: str, exclusive: bool, patience: float) -> None:
+    def make_room(self, lease_id: str, size: int, card: str, exclusive: bool, patience: float, ram: int) -> None:
         before = self.leases()
-        decision = self.bench.room(lease_id, size, card, exclusive=exclusive and size == 2, patience_s=patience)
+        alone = exclusive and size == 2
+        decision = self.bench.room(lease_id, size, card, exclusive=alone, patience_s=patience, ram_bytes=ram * GIB)
         self.told(decision, before)
 
     @rule(lease_id=wants, size=rooms, more=shapes, draining=st.booleans())
@@ -223,6 +225,8 @@ class Leases(RuleBasedStateMachine):
     @rule(how=st.sampled_from(["evicted", "parked", "quarantined"]), left=st.sampled_from([0, 1, 2]), data=st.data())
     def an_eviction_ends(self, how: str, left: int, data: st.DataObject) -> None:
         order = data.draw(st.sampled_from([each.order for each in self.table.pending_evictions()]))
+        if how == "parked" and self.table.not_parked(order.lease_ids):
+            how = "evicted"  # whose weights would not fit into host RAM is not put to sleep
         self.release_bytes(order, 0 if how == "evicted" else left)
         now, ids = self.bench.now, order.lease_ids
         if how == "evicted":
@@ -328,7 +332,9 @@ class Leases(RuleBasedStateMachine):
 
     @invariant()
     def the_host_leases_what_its_leases_say(self) -> None:
-        assert self.table.host_memory().ram_leased_bytes == sum(each.ram_bytes for each in self.leases().values())
+        host = self.table.host_memory()
+        assert host.ram_leased_bytes == sum(each.ram_bytes for each in self.leases().values())
+        assert host.ram_leased_bytes + host.ram_reserved_bytes <= host.ram_ceiling_bytes
 
     def teardown(self) -> None:
         again = LeaseTable.restored("mainpc", self.bench.store, self.bench.now)

@@ -6,7 +6,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from common.vram.amount import GIB
 from common.vram.cards import ProcessId
-from common.vram.resources import HostAccount, ResourcePolicy
+from common.vram.resource_tier import ResourcePolicy
+from common.vram.resources import HostAccount
 
 RAM, DISK = 64 * GIB, 1_000 * GIB
 
@@ -214,6 +215,64 @@ def test_the_view_adds_up() -> None:
     assert view.reason == ""
 
 
+def test_what_is_kept_for_a_request_nobody_else_gets_and_it_is_told() -> None:
+    host = account()
+    host.keep("want", ram=40 * GIB, disk=GIB, cpu=1.5, model="qwen")
+    assert host.fits(ram=40 * GIB, room="want") == ""
+    assert host.fits(ram=11 * GIB) == ""
+    short = host.shortage(ram=12 * GIB)
+    assert short is not None
+    assert (short.free, short.never) == (int(0.8 * RAM) - 40 * GIB, False)
+    assert short.reason == (
+        "12.0 GiB of host RAM needed; 11.2 GiB free; 51.2 GiB of 64.0 GiB may be leased; kept for requests: qwen 40.0 GiB"
+    )
+    assert host.parks("asleep", 12 * GIB).startswith("cannot be parked: 12.0 GiB of host RAM needed; 11.2 GiB free")
+    view = host.view("pc2")
+    assert (view.ram_reserved_bytes, view.disk_reserved_bytes, view.cpu_reserved_cores) == (40 * GIB, GIB, 1.5)
+    assert view.ram_grantable_bytes == int(0.8 * RAM) - 40 * GIB
+    host.keep("want", ram=10 * GIB)
+    host.keep_nothing("want")
+    host.keep_nothing("want")
+    assert host.fits(ram=51 * GIB) == ""
+    assert host.view("pc2").ram_reserved_bytes == 0
+
+
+def test_of_two_reservations_the_earlier_is_served_first_with_what_was_kept_for_it() -> None:
+    host = account()
+    host.put("old", ram=30 * GIB)
+    host.keep("first", ram=20 * GIB)
+    host.keep("second", ram=30 * GIB)
+    assert host.fits(ram=20 * GIB, room="first") == ""
+    assert host.fits(ram=30 * GIB, room="second")
+    assert host.fits(ram=21 * GIB, room="first"), "what is more than was kept for it is the second's"
+    host.keep("first", ram=15 * GIB)
+    assert host.fits(ram=15 * GIB, room="first") == "", "it keeps its place"
+    host.drop("old")
+    assert host.fits(ram=30 * GIB, room="second") == ""
+
+
+def test_what_a_lease_has_already_is_not_kept_once_more_for_its_waking() -> None:
+    host = account()
+    host.put("asleep", ram=30 * GIB)
+    host.keep("want", ram=50 * GIB, own="asleep")
+    assert host.view("pc2").ram_reserved_bytes == 20 * GIB
+    assert host.fits(ram=50 * GIB, lease_id="asleep", room="want") == ""
+    host.keep("want", ram=10 * GIB, own="asleep")
+    assert host.view("pc2").ram_reserved_bytes == 0
+
+
+def test_what_a_request_could_have_is_below_zero_by_what_others_were_promised_beyond_it() -> None:
+    assert HostAccount(RAM, DISK).spare() is None
+    host = HostAccount(RAM, DISK)
+    look(host)
+    assert host.spare() == (int(0.8 * RAM), int(0.8 * DISK), 0.0)
+    host = account()
+    host.put("going", ram=40 * GIB)
+    host.keep("want", ram=30 * GIB, cpu=2.0)
+    assert host.spare("want") == (int(0.8 * RAM) - 40 * GIB, int(0.8 * DISK), 12.8)
+    assert host.spare("other") == (int(0.8 * RAM) - 70 * GIB, int(0.8 * DISK), 10.8)
+
+
 class HostMachine(RuleBasedStateMachine):
     """A host of 100 whose strangers are steady and whose leases take what they were promised, when they like."""
 
@@ -223,6 +282,7 @@ class HostMachine(RuleBasedStateMachine):
         self.promised: dict[str, int] = {}
         self.taken: dict[str, int] = {}
         self.shown: dict[str, int] = {}
+        self.kept: dict[str, int] = {}
         self.left_behind = 0
         self.strangers = 0
 
@@ -253,6 +313,26 @@ class HostMachine(RuleBasedStateMachine):
             self.promised[name] = wanted
             self.taken[name] = min(wanted, self.taken.get(name, 0))
 
+    @rule(name=st.sampled_from("abcd"), wanted=st.integers(1, 60))
+    def keep(self, name: str, wanted: int) -> None:
+        """Room is made for a request, as far as there is room, or more of it by those who go."""
+        if not self.host.fits(ram=wanted, room=name):
+            self.host.keep(name, ram=wanted)
+            self.kept[name] = wanted
+
+    @rule(name=st.sampled_from("abcd"), part=st.floats(0.2, 1.5))
+    def grant_what_was_kept(self, name: str, part: float) -> None:
+        wanted = int(part * self.kept.get(name, 0))
+        if wanted and name not in self.promised and not self.host.fits(ram=wanted, room=name):
+            self.host.put(name, ram=wanted)
+            self.promised[name], self.taken[name] = wanted, 0
+            self.forget(name)
+
+    @rule(name=st.sampled_from("abcd"))
+    def forget(self, name: str) -> None:
+        self.host.keep_nothing(name)
+        self.kept.pop(name, None)
+
     @rule(name=st.sampled_from("abcd"), part=st.floats(0, 1))
     def take(self, name: str, part: float) -> None:
         if name in self.promised:
@@ -274,12 +354,14 @@ class HostMachine(RuleBasedStateMachine):
     def the_sum_is_within_what_there_is(self) -> None:
         view = self.host.view("h")
         assert view.ram_leased_bytes == sum(self.promised.values()) <= view.ram_ceiling_bytes
-        assert 0 <= view.ram_grantable_bytes <= view.ram_ceiling_bytes - view.ram_leased_bytes
+        assert view.ram_reserved_bytes == sum(self.kept.values())
+        assert 0 <= view.ram_grantable_bytes <= view.ram_ceiling_bytes - view.ram_leased_bytes - view.ram_reserved_bytes
         assert view.ram_others_bytes >= 0
 
     @invariant()
-    def every_lease_can_take_all_that_it_was_promised(self) -> None:
-        assert self.strangers + self.left_behind + sum(self.promised.values()) <= 100
+    def every_lease_can_take_all_that_it_was_promised_and_every_request_what_is_kept_for_it(self) -> None:
+        promised = sum(self.promised.values()) + sum(self.kept.values())
+        assert self.strangers + self.left_behind + promised <= 100
 
 
 HostMachine.TestCase.settings = settings(max_examples=50, stateful_step_count=30, deadline=None)

@@ -18,7 +18,7 @@ class Books:
     def __init__(self, account: HostAccount, available_bytes: int) -> None:
         self.available_bytes = available_bytes
         self.account = account
-        self.table = SimpleNamespace(host_memory=lambda: account.view("h"))
+        self.table = SimpleNamespace(resources=account)
 
     def see_ram(self) -> None:
         self.account.ram_now(self.available_bytes)
@@ -38,7 +38,7 @@ def test_host_ram_that_an_ended_lease_gave_back_is_there_before_the_next_look_so
     books = Books(account, 30 * GIB)
     shell: Any = SimpleNamespace(clock=SimpleNamespace(monotonic=lambda: 0.0))
     line = OwnLine(shell, "h", cast("LeaseWriter", books), cast("Any", None), lambda _: None)
-    assert line.host_memory().ram_grantable_bytes == 20 * GIB
+    assert line.host_spare("b") == (20 * GIB, int(0.8 * GIB), 0.0)
     account.drop("a")
     books.available_bytes = 60 * GIB
-    assert line.host_memory().ram_grantable_bytes == 50 * GIB
+    assert line.host_spare("b") == (50 * GIB, int(0.8 * GIB), 0.0)

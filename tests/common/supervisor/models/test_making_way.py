@@ -9,7 +9,6 @@ from typing import Any
 import psutil
 import pytest
 
-from common.api.host_memory import HostMemory
 from common.api.leases import Lease
 from common.api.supervisor import AdmitLease
 from common.config.models import Model, Needs
@@ -19,9 +18,11 @@ from common.supervisor.leasing.serving import DRAIN_AFTER_S
 from common.supervisor.models.making_way import MakingWay
 from common.supervisor.models.managed import Managed
 from common.vram.demand import Horizon
+from common.vram.lease_beside import Beside
+from common.vram.resources import Spare
 from tests.common.supervisor.lives import until
 from tests.common.supervisor.models.lab import GIB, Lab, lab, model
-from tests.common.supervisor.models.test_host_room import held, host
+from tests.common.supervisor.models.test_host_room import held, spare
 from tests.common.supervisor.models.test_roster import Desk
 from tests.common.supervisor.models.test_roster import model as entry
 
@@ -105,7 +106,7 @@ async def test_one_that_holds_both_goes_alone(tmp_path: Path) -> None:
 
 
 class Ledger:
-    """What the host's ledger says: host RAM is short, and the card can be had or not. Who is put away is noted."""
+    """What the host's ledger says: host RAM is short, and the card can be had or not. It notes who goes and what is kept."""
 
     def __init__(self, desk: Desk, *there: Lease) -> None:
         self.desk = desk
@@ -113,19 +114,37 @@ class Ledger:
         self.leaving: frozenset[str] | None = frozenset()
         self.drains: list[bool] = []
         self.refuses = False
+        self.spare: Spare | None = spare()
         self.gone: list[str] = []
+        self.kept: dict[str, tuple[int, str]] = {}
+        self.waits = True
         self.horizon = Horizon()
         self.leases = self
         self.way = MakingWay(desk.roster, self, self)  # type: ignore[arg-type]
 
-    def waited_for(self, name: str) -> AdmitLease:
+    def waited_for(self, name: str) -> AdmitLease | None:
+        if not self.waits:
+            return None
         return AdmitLease(model=name, bytes=GIB, lease_id=f"new-{name}", ram_bytes=8 * GIB)
 
     def live(self) -> list[Lease]:
         return self.there
 
-    def host_memory(self) -> HostMemory:
-        return host()
+    def next_id(self, name: str) -> str:
+        return f"next-{name}"
+
+    def host_spare(self, lease_id: str) -> Spare | None:
+        return self.spare
+
+    def keep_of_host(self, wanted: Beside, lease_id: str, model: str, own: str) -> None:
+        if self.refuses:
+            raise StorageUnavailable("the disk is full")
+        self.kept[lease_id] = (wanted.ram_bytes, model)
+
+    def forget_room(self, lease_id: str) -> None:
+        if self.refuses:
+            raise StorageUnavailable("the disk is full")
+        del self.kept[lease_id]
 
     def short_of_host(self, asked: AdmitLease) -> str:
         return "8 GiB of host RAM needed"
@@ -138,6 +157,7 @@ class Ledger:
         if self.refuses:
             raise StorageUnavailable("the disk is full")
         assert to_stop, "one that slept would keep its RAM"
+        assert self.kept, "what it gives back is kept before it goes"
         self.gone.append(f"{managed.model.name}: {reason}")
 
     def look(self) -> str:
@@ -191,3 +211,45 @@ def test_nobody_goes_for_what_is_loaded_without_anybody_who_asks() -> None:
     ledger.desk.ask("b", ticket="preload b", preload=True)
     assert ledger.look() == ""
     assert ledger.gone == []
+
+
+def test_what_is_given_back_is_kept_for_the_lease_that_is_waited_for_and_for_nothing_in_vain() -> None:
+    ledger = waits_beside_an_idle_one()
+    ledger.there = [held("l-a", 4)]
+    ledger.look()
+    assert (ledger.kept, ledger.gone) == ({}, []), "what would not be enough goes for nobody"
+    ledger.there = [held("l-a", 8)]
+    ledger.look()
+    assert ledger.kept == {"new-b": (8 * GIB, "b")}
+    ledger.kept.clear()
+    ledger.there = [held("l-a", 8, state="expiring")]
+    ledger.look()
+    assert ledger.kept == {"new-b": (8 * GIB, "b")}, "for as long as those go who are enough"
+
+
+def test_nobody_goes_on_a_host_that_could_not_be_measured() -> None:
+    ledger = waits_beside_an_idle_one()
+    ledger.spare = None
+    assert ledger.look().endswith("no idle engine that may go for it holds enough of that")
+    assert (ledger.kept, ledger.gone) == ({}, [])
+
+
+def test_for_a_model_without_a_card_it_is_kept_until_nobody_asks_for_it() -> None:
+    needs = Needs(ram=Size(8 * GIB))
+    desk = Desk(entry("a", needs=needs), entry("b", 0, needs=needs))
+    desk.loaded("a")
+    desk.ask("b")
+    desk.does()
+    desk.roster.no_room("b", "8 GiB of host RAM needed", desk.now)
+    ledger = Ledger(desk, held("l-a", 8))
+    ledger.waits = False
+    ledger.look()
+    assert (ledger.gone, ledger.kept) == (["a: makes room for b"], {"next-b": (8 * GIB, "b")})
+    desk.roster.leave("t2")
+    ledger.refuses = True
+    ledger.look()
+    ledger.refuses = False
+    assert ledger.kept
+    ledger.look()
+    assert ledger.kept == {}
+    ledger.look()
