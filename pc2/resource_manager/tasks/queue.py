@@ -1,4 +1,4 @@
-"""The task queue: decides what is accepted, who gets it, what a broken run means, and how everything ends.
+"""The task queue: decides what is accepted, when it is given away, what a broken run means, and how everything ends.
 
 Every method is a decision: it reads the book, changes nothing but the idempotency keys it claims, and returns facts and
 instructions. The shell, in one turn of its loop, applies the facts to the book and writes their rows; once the group is
@@ -24,16 +24,14 @@ from typing import Any, Final
 
 from msgspec import msgpack
 
-from common.api.models import ModelReady
 from common.api.tasks import LimitTasks, SubmitTask, TaskState
 from common.clock import Rng
-from common.dispatch.provider import Offer, Offers
-from common.dispatch.rule import Candidate, Chosen, Nobody, Reason, Wait, Wish, choose
-from common.errors import Cancelled, Code, Conflict, DeadlineExceeded, Interrupted, Overloaded, TandemError, TooLarge
+from common.dispatch.provider import Offers
+from common.errors import Cancelled, Code, Conflict, DeadlineExceeded, Interrupted, TandemError
 from common.resilience.idempotency import Answered, Scope, digest
-from common.resilience.share import has_share
-from pc2.resource_manager.tasks.book import TaskBook, metadata_bytes
-from pc2.resource_manager.tasks.lines import line_of
+from pc2.resource_manager.tasks.admission import admit, size_of
+from pc2.resource_manager.tasks.book import TaskBook
+from pc2.resource_manager.tasks.giving import give
 from pc2.resource_manager.tasks.loans import Loans
 from pc2.resource_manager.tasks.retry import verdict
 from pc2.resource_manager.tasks.task import (
@@ -47,15 +45,12 @@ from pc2.resource_manager.tasks.task import (
     Moment,
     Replayed,
     ResultDropped,
-    Send,
     Settled,
     Stalled,
-    Started,
     Task,
     Withdraw,
 )
 
-NOBODY: Final = "no agent offers it; it waits for one"
 VERB: Final = "submit_task"
 
 
@@ -92,8 +87,8 @@ class Tasks:
             if isinstance(claim, Answered):
                 return Submitted(claim.reply.decode(), True, Decision())
         try:
-            size = self._size(asked, payload)
-            self._admit(asked.capability, asked.model, size, identity)
+            size = size_of(asked, payload, self._limits)
+            admit(self._book, asked.capability, asked.model, size, identity)
         except TandemError:
             self._book.replies.abandon(scope)
             raise
@@ -115,7 +110,7 @@ class Tasks:
             raise Conflict(
                 f"task {task_id} is {task.state}; only one that failed, died, expired or was cancelled is replayed"
             )
-        self._admit(task.capability, task.model, task.size, task.identity)
+        admit(self._book, task.capability, task.model, task.size, task.identity)
         return Decision((Replayed(task_id),))
 
     def limit(self, asked: LimitTasks) -> Decision:
@@ -133,8 +128,10 @@ class Tasks:
         task_id = self._book.lines.next()
         if task_id is None:
             return Decision()
-        task = self._book.entries[task_id].task
-        given = self._give(task, moment, offers)
+        entry = self._book.entries[task_id]
+        if entry.deadline <= moment.now:
+            return self._stop(entry.task, "expired", DeadlineExceeded(_late(entry.task)))
+        given = give(self._book, self._loans, entry.task, moment, offers)
         return Decision((given,)) if isinstance(given, Stalled) else given
 
     def answered(self, task_id: str, run: int, result: Any) -> Decision:
@@ -223,106 +220,6 @@ class Tasks:
             model=asked.model,
         )
 
-    def _admit(self, capability: str, model: str, size: int, identity: str) -> None:
-        book, limits = self._book, self._limits
-        if len(book.arrivals) >= limits.capabilities and line_of(capability, model) not in book.arrivals:
-            self._refuse(f"tasks wait or run for {len(book.arrivals)} capabilities; {limits.capabilities} are allowed")
-        waiting, active = book.waiting(capability), book.active()
-        if waiting >= limits.queued:
-            self._refuse(f"{waiting} tasks wait for {capability!r}; {limits.queued} are allowed")
-        if active >= limits.active:
-            self._refuse(f"{active} tasks wait or run; {limits.active} are allowed")
-        if book.active_bytes + size > limits.active_bytes:
-            self._refuse(
-                f"tasks that wait or run hold {book.active_bytes} bytes and this one has {size}; "
-                f"{limits.active_bytes} are allowed"
-            )
-        self._share(capability, size, identity)
-
-    def _share(self, capability: str, size: int, identity: str) -> None:
-        """One identity leaves room for others."""
-        book, limits, shares = self._book, self._limits, self._book.shares
-        line = f"tasks that wait for {capability!r}"
-        rooms = (
-            (line, shares.waiting.of(identity, capability), book.waiting(capability), limits.queued, 1),
-            ("tasks that wait or run", shares.active.of(identity), book.active(), limits.active, 1),
-            (
-                "bytes of tasks that wait or run",
-                shares.bytes.of(identity),
-                book.active_bytes,
-                limits.active_bytes,
-                size,
-            ),
-        )
-        for what, held, taken, total, wanted in rooms:
-            if not has_share(held, taken, total, wanted):
-                self._refuse(f"{identity} has {held} of the {taken} {what}; what is left of {total} is for others")
-
-    def _size(self, asked: SubmitTask, payload: bytes) -> int:
-        """The bytes that the task holds while it is active; TooLarge when its payload or its metadata is."""
-        limits, metadata = self._limits, metadata_bytes(asked.metadata)
-        if len(payload) > limits.payload_bytes:
-            raise TooLarge(f"the payload has {len(payload)} bytes; {limits.payload_bytes} are allowed")
-        if metadata > limits.metadata_bytes:
-            raise TooLarge(f"the metadata has {metadata} bytes; {limits.metadata_bytes} are allowed")
-        return len(payload) + metadata
-
-    def _refuse(self, message: str) -> None:
-        raise Overloaded(message, retry_after_ms=self._limits.retry_after_ms)
-
-    def _give(self, task: Task, moment: Moment, offers: Offers) -> Decision | Stalled:
-        """The task goes to an agent, or is over, or why it has to wait."""
-        book = self._book
-        deadline = book.entries[task.task_id].deadline
-        if deadline <= moment.now:
-            return self._stop(task, "expired", DeadlineExceeded(_late(task)))
-        bound, running = book.bounds.get(task.capability), book.running[task.capability]
-        if bound is not None and running >= bound:
-            return Stalled(line_of(task.capability, task.model), f"{running} run; {bound} may run at a time")
-        offer = offers(task.capability)
-        load = book.load
-        candidates = [each.candidate(load.in_flight(each.name), load.last_used(each.name)) for each in offer.providers]
-        if task.model:
-            return self._give_with_model(task, moment, offer, candidates)
-        match choose(_wish(task), candidates, moment.now):
-            case Chosen(name):
-                return self._send(task, name, offer, moment)
-            case Wait(_, detail):
-                return Stalled(task.capability, detail)
-            case _:
-                return Stalled(task.capability, NOBODY)
-
-    def _give_with_model(
-        self, task: Task, moment: Moment, offer: Offer, candidates: Collection[Candidate]
-    ) -> Decision | Stalled:
-        lent = self._loans.lent(task.model)
-        hosts = {candidate.host for candidate in candidates}
-        by_host = {
-            host: choose(_wish(task), [each for each in candidates if each.host == host], moment.now) for host in hosts
-        }
-        here = by_host.get(lent.host, Nobody()) if lent is not None else choose(_wish(task), candidates, moment.now)
-        if lent is not None and isinstance(here, Chosen):
-            return self._send(task, here.name, offer, moment, lent)
-        free = frozenset(host for host, answer in by_host.items() if isinstance(answer, Chosen))
-        busy = (host for host, answer in by_host.items() if isinstance(answer, Wait) and answer.reason is Reason.BUSY)
-        match here:
-            case Wait(_, detail):
-                why = detail
-            case Chosen():
-                why = self._loans.reason(task.model)
-            case _:
-                why = f"{task.model} is on {lent.host}, where no agent offers it" if lent and hosts else NOBODY
-        return Stalled(line_of(task.capability, task.model), why, free, free.union(busy), task.priority)
-
-    def _send(self, task: Task, name: str, offer: Offer, moment: Moment, lent: ModelReady | None = None) -> Decision:
-        entry = self._book.entries[task.task_id]
-        verb = next(each.verb for each in offer.providers if each.name == name)
-        fields = fields_for(task, entry.payload, lent)
-        deadline = min(entry.deadline, moment.now + task.timeout_s)
-        return Decision(
-            (Started(task.task_id, name),), (Send(task.task_id, task.runs + 1, name, verb, fields, deadline),)
-        )
-
     def _seq(self, task_id: str) -> int:
         return self._book.entries[task_id].task.seq
 
@@ -340,30 +237,6 @@ class Tasks:
     def _stop(self, task: Task, state: TaskState, error: TandemError) -> Decision:
         end = Ended(task.task_id, state, error.code, error.message)
         return Decision((end,), (Withdraw(task.task_id, task.runs),) if task.state == "running" else ())
-
-
-def fields_for(task: Task, payload: bytes, lent: ModelReady | None = None) -> dict[str, Any]:
-    """What the agent's verb is called with: an object's fields, or any other payload as `data`, and what tells the task.
-
-    With a model on loan, where that answers too.
-    """
-    fields = msgpack.decode(payload)
-    if not isinstance(fields, dict):
-        fields = {} if fields is None else {"data": fields}
-    told: dict[str, Any] = {"task_id": task.task_id, "attempt": task.attempts + 1}
-    if lent is not None:
-        told["model"] = {
-            "name": task.model,
-            "url": lent.url,
-            "upstream": lent.upstream,
-            "host": lent.host,
-            "engine": lent.engine,
-        }
-    return {"request_id": task.task_id} | fields | told
-
-
-def _wish(task: Task) -> Wish:
-    return Wish(task.host, frozenset(task.tried))
 
 
 def _late(task: Task) -> str:

@@ -2,26 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
-from common.errors import (
-    Cancelled,
-    Conflict,
-    DeadlineExceeded,
-    IdempotencyMismatch,
-    Internal,
-    NotFound,
-    Overloaded,
-    TooLarge,
-    Unavailable,
-)
-from pc2.resource_manager.tasks import view
+from common.errors import Cancelled, Conflict, DeadlineExceeded, IdempotencyMismatch, Internal, Overloaded, Unavailable
 from pc2.resource_manager.tasks.limits import Limits
-from pc2.resource_manager.tasks.queue import fields_for
-from pc2.resource_manager.tasks.task import Ended, Forgotten, Moment, Started, Task, Withdraw
-from tests.pc2.resource_manager.tasks.bench import EPOCH, Bench, provider
+from pc2.resource_manager.tasks.task import Ended, Started, Withdraw
+from tests.pc2.resource_manager.tasks.bench import Bench, provider
 
 
 def test_the_more_urgent_goes_first_and_waiting_makes_urgent() -> None:
@@ -58,48 +44,6 @@ def test_a_line_that_waits_holds_up_no_other() -> None:
     song = bench.submit("sing", priority=10)
     assert [send.task_id for send in bench.dispatch()] == [song]
     assert bench.book.lines.stalls == {"say": "no agent offers it; it waits for one"}
-
-
-def test_why_a_task_waits_is_told() -> None:
-    bench = Bench(say=[provider()])
-    bench.submit()
-    waiting = bench.submit()
-    bench.dispatch()
-    assert bench.status(waiting).reason == "every agent is at its limit (1 at 1 in flight)"
-
-
-def test_a_send_ends_with_the_attempts_time_or_the_tasks() -> None:
-    bench = Bench(say=[provider(concurrency=9)])
-    bench.submit(timeout_s=5.0)
-    bench.submit(timeout_s=5.0, deadline_s=2.0)
-    first, second = bench.dispatch()
-    assert (first.deadline, second.deadline) == (bench.now + 5.0, bench.now + 2.0)
-
-
-@pytest.mark.parametrize(
-    ("payload", "expected"),
-    [
-        ({"text": "hi"}, {"text": "hi"}),
-        ({"request_id": "mine"}, {"request_id": "mine"}),
-        ("hi", {"data": "hi"}),
-        (None, {}),
-    ],
-)
-def test_an_agent_gets_the_payloads_fields_and_what_tells_the_task(payload: Any, expected: dict[str, Any]) -> None:
-    bench = Bench(say=[provider()])
-    task_id = bench.submit(payload=payload)
-    (send,) = bench.dispatch()
-    assert send.fields == {"request_id": task_id} | expected | {"task_id": task_id, "attempt": 1}
-
-
-def test_an_attempt_that_failed_goes_to_another_agent() -> None:
-    bench = Bench(Limits(backoff_s=0.001), say=[provider("a"), provider("b")])
-    bench.submit()
-    (send,) = bench.dispatch()
-    assert send.agent_name == "a"
-    bench.fail(send, Internal("no"))
-    bench.advance(1.0)
-    assert [each.agent_name for each in bench.dispatch()] == ["b"]
 
 
 def test_an_agent_that_refuses_twice_is_remembered_once() -> None:
@@ -205,94 +149,6 @@ def test_only_what_ended_undone_is_replayed() -> None:
         bench.replay(task_id)
 
 
-def test_a_replay_finds_the_queue_full_as_a_new_task_does() -> None:
-    bench = Bench(Limits(queued=1))
-    first = bench.submit()
-    bench.cancel(first)
-    bench.submit()
-    with pytest.raises(Overloaded):
-        bench.replay(first)
-
-
-def test_the_queue_is_bounded_for_each_capability_in_all_and_in_bytes() -> None:
-    bench = Bench(Limits(queued=2, active=3, active_bytes=1_024, payload_bytes=1_024, retry_after_ms=5))
-    bench.submit()
-    bench.submit()
-    with pytest.raises(Overloaded, match="2 tasks wait for 'say'; 2 are allowed") as refused:
-        bench.submit()
-    assert refused.value.retry_after_ms == 5
-    with pytest.raises(TooLarge):
-        bench.submit("sing", "x" * 1_100)
-    with pytest.raises(Overloaded, match="1024 are allowed"):
-        bench.submit("sing", "x" * 1_020)
-    bench.submit("sing")
-    with pytest.raises(Overloaded, match="3 tasks wait or run; 3 are allowed"):
-        bench.submit("dance")
-
-
-def test_one_identity_leaves_room_for_others_in_the_line_in_all_and_in_bytes() -> None:
-    bench = Bench(Limits(queued=8, active=16, active_bytes=4_096), say=[provider(concurrency=2)])
-    mine = [bench.submit() for _ in range(6)]
-    with pytest.raises(
-        Overloaded, match="me has 6 of the 6 tasks that wait for 'say'; what is left of 8 is for others"
-    ):
-        bench.submit()
-    bench.restart()
-    with pytest.raises(Overloaded, match="me has 6 of the 6"):
-        bench.submit()
-    bench.submit(identity="you")
-    bench.dispatch()
-    assert bench.submit()
-    for _ in range(5):
-        bench.submit("sing")
-    with pytest.raises(
-        Overloaded, match="me has 12 of the 13 tasks that wait or run; what is left of 16 is for others"
-    ):
-        bench.submit("sing")
-    for task_id in mine:
-        bench.cancel(task_id)
-    bench.submit("dance", "x" * 3_000)
-    with pytest.raises(Overloaded, match="bytes of tasks that wait or run; what is left of 4096 is for others"):
-        bench.submit("dance", "x" * 400)
-    bench.submit("dance", "x" * 400, identity="you")
-    bench.check()
-
-
-def test_metadata_is_for_small_things() -> None:
-    bench = Bench(Limits(metadata_bytes=32))
-    bench.submit(metadata={"k": 1})
-    with pytest.raises(TooLarge, match="the metadata has 45 bytes; 32 are allowed"):
-        bench.submit(metadata={"k": "x" * 40})
-
-
-def test_metadata_counts_where_bytes_are_bounded() -> None:
-    bench = Bench(Limits(active_bytes=1_024, kept_bytes=600), say=[provider(concurrency=9)])
-    for _ in range(2):
-        bench.submit(metadata={"k": "x" * 500})
-    bench.check()
-    with pytest.raises(Overloaded, match="1024 are allowed"):
-        bench.submit(metadata={"k": "x" * 500})
-    for send in bench.dispatch():
-        bench.answer(send)
-    bench.advance(1.0)
-    assert len(bench.book.kept) == 1
-    bench.check()
-
-
-def test_tasks_wait_for_so_many_capabilities_and_a_new_one_finds_room_when_one_is_done() -> None:
-    bench = Bench(Limits(capabilities=2))
-    first = bench.submit("say")
-    bench.submit("sing")
-    bench.submit("say")
-    with pytest.raises(Overloaded, match="tasks wait or run for 2 capabilities; 2 are allowed"):
-        bench.submit("dance")
-    bench.cancel(first)
-    with pytest.raises(Overloaded):
-        bench.submit("dance")
-    bench.cancel("task-3")
-    bench.submit("dance")
-
-
 def test_a_refused_task_leaves_its_key_free() -> None:
     bench = Bench(Limits(queued=1))
     first = bench.submit()
@@ -306,25 +162,6 @@ def test_a_refused_task_leaves_its_key_free() -> None:
         bench.submit(payload="another", idempotency_key="k")
     bench.restart()
     assert bench.submit(idempotency_key="k") == task_id
-
-
-def test_a_bound_holds_tasks_back_and_letting_go_wakes_them() -> None:
-    bench = Bench(say=[provider(concurrency=9)])
-    bench.limit("say", 1)
-    bench.submit()
-    bench.submit()
-    (first,) = bench.dispatch()
-    assert bench.book.lines.stalls == {"say": "1 run; 1 may run at a time"}
-    bench.answer(first)
-    (second,) = bench.dispatch()
-    bench.answer(second)
-    bench.limit("say", 0)
-    bench.submit()
-    assert bench.dispatch() == []
-    bench.restart()
-    assert bench.dispatch() == []
-    bench.limit("say", None)
-    assert len(bench.dispatch()) == 1
 
 
 def test_ended_tasks_are_kept_for_their_time_and_undone_ones_for_longer() -> None:
@@ -433,21 +270,6 @@ def test_a_key_is_free_again_after_its_day_and_only_its_last_use_is_stored() -> 
     assert bench.submit(idempotency_key="k") == second
 
 
-def test_the_lines_are_shown_with_what_holds_them_up() -> None:
-    bench = Bench(say=[provider()])
-    bench.limit("sing", 3)
-    bench.submit()
-    bench.submit(delay_s=9.0)
-    bench.submit()
-    bench.dispatch()
-    bench.advance(2.0)
-    bench.dispatch()
-    say, sing = view.queues(bench.book, {"say": 1}, bench.wall)
-    assert (say.queued, say.delayed, say.running, say.agents, say.oldest_s) == (2, 1, 1, 1, 2.0)
-    assert (say.limit, say.reason) == (None, "every agent is at its limit (1 at 1 in flight)")
-    assert (sing.queued, sing.oldest_s, sing.limit) == (0, 0.0, 3)
-
-
 def test_a_task_that_joins_a_line_that_waits_wakes_nobody() -> None:
     bench = Bench()
     bench.submit()
@@ -474,61 +296,3 @@ def test_after_a_failed_commit_the_calls_that_are_still_heard_go_on() -> None:
     assert [fact.task_id for fact in decision.facts if isinstance(fact, Ended | Started)] == []
     bench.perform(decision)
     assert (bench.state(first.task_id), bench.state(second.task_id)) == ("running", "queued")
-
-
-def test_listing_shows_what_changed_last_first() -> None:
-    bench = Bench(say=[provider()], sing=[provider("b")])
-    one, two, three = bench.submit(), bench.submit("sing"), bench.submit()
-    bench.dispatch()
-
-    def shown(state: Any = None, capability: str = "", limit: int = 10) -> list[str]:
-        return [entry.task.task_id for entry in bench.book.latest(state, capability, limit)]
-
-    assert shown("queued") == [three]
-    assert shown("running") == [two, one]
-    assert shown(capability="say") == [one, three]
-    assert shown(limit=1) == [two]
-    assert bench.book.oldest_s(EPOCH + 5.0) == 5.0
-    assert bench.book.oldest_s(EPOCH + 5.0, "dance") == 0.0
-
-
-def test_what_cannot_be_is_refused_with_the_tasks_story() -> None:
-    bench = Bench(say=[provider()])
-    task_id = bench.submit()
-    moment = Moment(bench.now, bench.wall)
-    with pytest.raises(Internal, match="cannot finish: it is queued; say, priority 50, from me, attempt 0 of 3, run 0"):
-        bench.book.apply(Ended(task_id, "done"), moment)
-    with pytest.raises(Internal, match="cannot start: it never was, or is forgotten"):
-        bench.book.apply(Started("task-0", "a"), moment)
-    with pytest.raises(Internal, match="cannot be forgotten"):
-        bench.book.apply(Forgotten(task_id, 1), moment)
-    with pytest.raises(NotFound):
-        bench.cancel("task-0")
-
-
-def test_a_task_is_accepted_once() -> None:
-    bench = Bench()
-    bench.submit()
-    bench.names = 0
-    with pytest.raises(Internal, match="accepted before"):
-        bench.submit()
-
-
-def test_progress_is_the_last_part_that_is_not_too_large_and_of_this_run() -> None:
-    bench = Bench(Limits(progress_bytes=10, backoff_s=0.001), say=[provider()])
-    task_id = bench.submit()
-    (send,) = bench.dispatch()
-    bench.book.hear(task_id, 5)
-    bench.book.hear(task_id, "x" * 20)
-    assert (bench.status(task_id).progress, bench.status(task_id).parts) == (5, 2)
-    bench.fail(send, Internal("no"))
-    bench.advance(1.0)
-    bench.dispatch()
-    assert (bench.status(task_id).progress, bench.status(task_id).parts) == (None, 0)
-
-
-def test_fields_are_made_without_a_queue() -> None:
-    task = Task(
-        task_id="t", seq=1, capability="say", priority=50, max_attempts=1, timeout_s=1.0, retain_s=1.0, queued_at=0.0, run_at=0.0
-    )  # fmt: skip
-    assert fields_for(task, b"\xc0") == {"request_id": "t", "task_id": "t", "attempt": 1}
