@@ -17,7 +17,15 @@ Port = Annotated[int, Meta(ge=1, le=65535)]
 MaybePort = Annotated[int, Meta(ge=0, le=65535, description="0: none")]
 Priority = Annotated[int, Meta(ge=0, le=100, description="higher first")]
 Seconds = Annotated[float, Meta(ge=0, le=31_536_000, description="seconds")]
-Name = Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.:/@ -]*\Z")]
+Name = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=128,
+        pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.:/@ -]*\Z",
+        description="letters, digits, spaces and _.:/@- after a letter, a digit or _",
+    ),
+]
 Host = Annotated[str, Meta(min_length=1, max_length=253)]
 Id = Annotated[str, Meta(min_length=1, max_length=128)]
 Key = Annotated[str, Meta(max_length=256, description="an idempotency key; empty: none")]

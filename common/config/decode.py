@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, get_args, get_origin
 
 import msgspec
+from msgspec import Meta
 from msgspec.structs import FieldInfo, fields
 
 from common.config.document import Document, Place, Problem
@@ -137,12 +138,18 @@ def _named(value: object) -> str:
 def _plain(message: str, value: object) -> str:
     if message.startswith("Invalid enum value"):
         return f"{value!r} is not a choice here"
+    if " matching regex " in message:
+        return f"{value!r} is no name"
     text = message.replace("`", "").replace("Expected", "expected")
     return text if ", got" in text or not text.startswith("expected") else f"{text}, not {value!r}"
 
 
 def _mend(value: object, type_: Any) -> str:
-    bare = get_args(type_)[0] if get_origin(type_) is Annotated else type_
+    bare, *metas = get_args(type_) if get_origin(type_) is Annotated else (type_,)
+    if bare is str and isinstance(value, str):
+        return "; ".join(
+            meta.description for meta in metas if isinstance(meta, Meta) and meta.pattern and meta.description
+        )
     if get_origin(bare) is not None and all(isinstance(choice, (str, int)) for choice in get_args(bare)):
         return f"one of {', '.join(str(choice) for choice in get_args(bare))}"
-    return "put it in quotes" if bare is str and not isinstance(value, (str, list, dict)) and value is not None else ""
+    return "put it in quotes" if bare is str and not isinstance(value, (list, dict)) and value is not None else ""

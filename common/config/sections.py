@@ -13,7 +13,15 @@ from msgspec import Meta
 from common.config.units import Duration, Size
 
 PortOrChosen = Annotated[int, Meta(ge=0, le=65_535, description="0: chosen by the system")]
-Label = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*\Z")]
+Label = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=64,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*\Z",
+        description="letters, digits and _.- after a letter or digit",
+    ),
+]
 MIB = 1024 * 1024
 
 

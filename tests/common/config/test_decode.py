@@ -44,7 +44,12 @@ def test_a_good_file_becomes_typed_values_with_defaults() -> None:
         ({"lisen": 1}, "lisen: unknown key (did you mean listen?)"),
         ({"zzzzz": 1}, "zzzzz: unknown key (known here: version, host"),
         ({"version": 2}, "version: 2 is not a choice here (one of 1)"),
-        ({"host": "a b"}, "host: expected str matching regex"),
+        ({"host": "a b"}, "host: 'a b' is no name (letters, digits and _.- after a letter or digit)"),
+        ({"host": ""}, "host: expected str of length >= 1, not '' (letters, digits and _.- after a letter"),
+        (
+            {"models": [{"name": "*"}]},
+            "models[0].name: '*' is no name (letters, digits, spaces and _.:/@- after a letter, a",
+        ),
         ({"host": 5}, "host: expected str, got int (put it in quotes)"),
         ({"supervisor": {"port": 70_000}}, "supervisor.port: expected int <= 65535, not 70000"),
         ({"supervisor": 5}, "supervisor: expected a mapping, got a number (write port, events_port"),
