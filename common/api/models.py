@@ -162,7 +162,11 @@ WINDOW_BYTES: Final = 2**20
 
 
 class PaceModel(Message, frozen=True):
-    """Whoever reads an answer of `ask_model` under this share has taken so many bytes of it in all."""
+    """Whoever reads an answer of `ask_model` under this share has taken so many bytes of it in all.
+
+    It is told again, with what was taken by then, until it was answered: whoever did not hear it sends nothing more. Less than
+    was told before is an old message, and changes nothing.
+    """
 
     lease_id: Id
     fencing_token: Count

@@ -2,7 +2,7 @@
 
 Model servers listen on loopback alone, so what is for another host goes encrypted to its supervisor, which asks the engine there
 (`ask_model`) and streams the answer back. Bodies are passed on as they come, and as fast as the client takes them: it is told
-how much of the answer was taken, and sends no more than a window ahead of that (`pace_model`).
+how much of the answer was taken, and sends no more than a window ahead of that (`pace_model`, pacing.py).
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ from typing import Final
 
 import aiohttp
 
-from common.api.models import ASK_MODEL, PACE_MODEL, WINDOW_BYTES, AskModel, ModelBytes, ModelReady, PaceModel
+from common.api.models import ASK_MODEL, PACE_MODEL, AskModel, ModelBytes, ModelReady, PaceModel
 from common.client.aio import AsyncClient
 from common.errors import DeadlineExceeded, Interrupted, TandemError, Unavailable
+from main_pc.front.pacing import Progress
 
 CONNECT_S: Final = 5.0
 SILENCE_S: Final = 600.0
 """How long an engine may say nothing at all, be it before its first byte or in between."""
 LONGEST_S: Final = 3_600.0
-TOLD_EVERY_BYTES: Final = WINDOW_BYTES // 4
-PACE_S: Final = 5.0
+PACE_S: Final = 3.0
+"""How long it is waited for a word that news of what was taken was heard."""
 
 _NOT_PASSED_BACK: Final = frozenset(
     {"connection", "keep-alive", "transfer-encoding", "content-length", "content-encoding", "server", "date", "trailer"}
@@ -127,20 +128,19 @@ class Passing:
             reader=f"answer {next(self._readers)}",
         )
         target = f"Supervisor/{ready.host}"
-        async with aclosing(self._client.stream(target, ASK_MODEL, asked, timeout_s=LONGEST_S)) as items:
+        progress = Progress(lambda taken: self._pace(target, asked, taken))
+        stream = self._client.stream(target, ASK_MODEL, asked, timeout_s=LONGEST_S)
+        async with aclosing(stream) as items, progress.telling():
             first = await self._first(items)
 
             async def chunks() -> AsyncIterator[bytes]:
-                taken = told = 0
                 if first.data:
                     yield first.data
-                    taken = len(first.data)
+                    progress.took(len(first.data))
                 async for item in items:
                     if item.data:
                         yield item.data
-                        taken += len(item.data)
-                    if taken - told >= TOLD_EVERY_BYTES and await self._pace(target, asked, taken):
-                        told = taken
+                        progress.took(len(item.data))
 
             yield EngineAnswer(first.http_status, headers_back(first.headers), chunks())
 

@@ -42,6 +42,7 @@ class Fakes:
     listed: list[models.Model] = field(default_factory=list)
     flood: int = 0
     paced: dict[str, int] = field(default_factory=dict)
+    lost: int = 0
     told: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def use(self, asked: models.UseModel, call: Call) -> models.ModelReady:
@@ -75,6 +76,9 @@ class Fakes:
 
     def pace(self, told: models.PaceModel, _call: Call) -> Empty:
         assert told.taken_bytes >= self.paced.get(told.reader, 0)
+        if self.lost and told.taken_bytes >= models.WINDOW_BYTES:
+            self.lost -= 1
+            raise BadRequest("lost")
         self.paced[told.reader] = told.taken_bytes
         self.told.set()
         return Empty()
@@ -209,6 +213,13 @@ async def test_a_long_answer_of_another_host_comes_as_fast_as_it_is_said_to_be_t
     async with house.session.post(f"{house.url}/v1/chat/completions", json={"model": "far", "messages": []}) as answer:
         assert len(await answer.read()) == 3 * models.WINDOW_BYTES
     assert house.fakes.paced == {house.fakes.asked[-1].reader: 3 * models.WINDOW_BYTES}
+
+
+async def test_a_long_answer_goes_on_though_the_news_that_its_window_was_taken_is_lost(house: House) -> None:
+    house.fakes.flood, house.fakes.lost = 2, 2
+    async with house.session.post(f"{house.url}/v1/chat/completions", json={"model": "far", "messages": []}) as answer:
+        assert len(await answer.read()) == 2 * models.WINDOW_BYTES
+    assert house.fakes.lost == 0
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/chat"])
