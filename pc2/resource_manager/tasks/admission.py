@@ -27,23 +27,23 @@ def size_of(asked: SubmitTask, payload: bytes, limits: Limits) -> int:
 
 def admit(book: TaskBook, capability: str, model: str, size: int, identity: str) -> None:
     """Overloaded when the queue is full for a task of so many bytes, or this identity has its share of it."""
-    limits = book.limits
-    if len(book.arrivals) >= limits.capabilities and line_of(capability, model) not in book.arrivals:
-        _refuse(limits, f"tasks wait or run for {len(book.arrivals)} capabilities; {limits.capabilities} are allowed")
-    waiting, active = book.waiting(capability), book.active()
+    limits, lines = book.limits, book.active.arrivals
+    if len(lines) >= limits.capabilities and line_of(capability, model) not in lines:
+        _refuse(limits, f"tasks wait or run for {len(lines)} capabilities; {limits.capabilities} are allowed")
+    waiting, active = book.waiting(capability), book.standing.active
     if waiting >= limits.queued:
         _refuse(limits, f"{waiting} tasks wait for {capability!r}; {limits.queued} are allowed")
     if active >= limits.active:
         _refuse(limits, f"{active} tasks wait or run; {limits.active} are allowed")
-    if book.active_bytes + size > limits.active_bytes:
-        held = f"tasks that wait or run hold {book.active_bytes} bytes and this one has {size}"
+    if book.active.bytes + size > limits.active_bytes:
+        held = f"tasks that wait or run hold {book.active.bytes} bytes and this one has {size}"
         _refuse(limits, f"{held}; {limits.active_bytes} are allowed")
     _leave_room(book, capability, size, identity)
 
 
 def _leave_room(book: TaskBook, capability: str, size: int, identity: str) -> None:
     """One identity leaves room for others."""
-    limits, shares = book.limits, book.shares
+    limits, shares = book.limits, book.active.shares
     line, active, held_bytes = (
         f"tasks that wait for {capability!r}",
         "tasks that wait or run",
@@ -51,8 +51,8 @@ def _leave_room(book: TaskBook, capability: str, size: int, identity: str) -> No
     )
     rooms = (
         (line, shares.waiting.of(identity, capability), book.waiting(capability), limits.queued, 1),
-        (active, shares.active.of(identity), book.active(), limits.active, 1),
-        (held_bytes, shares.bytes.of(identity), book.active_bytes, limits.active_bytes, size),
+        (active, shares.active.of(identity), book.standing.active, limits.active, 1),
+        (held_bytes, shares.bytes.of(identity), book.active.bytes, limits.active_bytes, size),
     )
     for what, held, taken, total, wanted in rooms:
         if not has_share(held, taken, total, wanted):

@@ -2,15 +2,13 @@
 
 Every change enters through `apply`; each state follows from the one before by the table in `task`, and a fact that does not
 fit raises with the task's whole story. Nothing here grows slower with the number of tasks: who is next, what is due and what
-may be forgotten are agendas, and tasks are counted as they move. Calls to agents are counted apart from tasks: an agent whose
-task was cancelled is still busy until its call is settled.
+may be forgotten are agendas, and tasks are counted as they move.
 
 It decides nothing, sends nothing and reads no clock.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from math import inf
 from typing import Any
 
@@ -18,11 +16,10 @@ from msgspec import Struct, msgpack
 
 from common.api.tasks import TaskState
 from common.dispatch.ageing import rank
-from common.dispatch.agenda import Agenda
-from common.dispatch.load import Call, Load
 from common.errors import Internal, NotFound
 from common.resilience.idempotency import Replies, ReplyForgotten, ReplyKept
-from common.resilience.share import Shares
+from pc2.resource_manager.tasks.active import Active
+from pc2.resource_manager.tasks.calls import Calls
 from pc2.resource_manager.tasks.kept import Kept
 from pc2.resource_manager.tasks.limits import Limits
 from pc2.resource_manager.tasks.lines import Lines, line_of, parts_of
@@ -74,19 +71,14 @@ class TaskBook:
         """Knows nothing any more."""
         self.entries: dict[str, Entry] = {}
         self.replies = Replies()
-        self.load = Load()
         self.bounds: dict[str, int] = {}
         self.standing = Standing()
-        self.running: Counter[str] = Counter()
+        self.active = Active()
+        self.calls = Calls()
         self.lines = Lines()
         self.wants = Wants()
         self.kept = Kept()
-        self.deadlines = Agenda()
-        self.arrivals: dict[str, Agenda] = {}
-        self.active_bytes = 0
-        self.shares = Shares()
         self.next_seq = 1
-        self._line_of_call: dict[Call, str] = {}
 
     def become(self, other: TaskBook) -> None:
         """Knows what the other book knows, which is nobody's any more."""
@@ -154,23 +146,13 @@ class TaskBook:
         """Tasks of the capability that are queued."""
         return self.standing.number("queued", capability)
 
-    def active(self) -> int:
-        """Tasks waiting or running."""
-        return self.standing.counts["queued"] + self.standing.counts["running"]
-
     def lines_known(self) -> set[str]:
         """The lines that have tasks waiting or running, or a limit."""
-        return {*self.arrivals, *self.bounds}
+        return {*self.active.arrivals, *self.bounds}
 
     def queued(self, line: str) -> int:
         """Tasks of the line that are queued."""
         return len(self.lines.ready.get(line, ())) + self.lines.late[line]
-
-    def oldest_s(self, wall: float, line: str | None = None) -> float:
-        """The age of the oldest task that is waiting or running, in seconds; 0 where there is none."""
-        agendas = self.arrivals.values() if line is None else filter(None, [self.arrivals.get(line)])
-        oldest = min((first[0] for agenda in agendas if (first := agenda.first()) is not None), default=wall)
-        return max(0.0, wall - oldest)
 
     def latest(self, state: TaskState | None, capability: str, limit: int) -> list[Entry]:
         """The tasks of this state and capability (None, empty: of any), what changed last first."""
@@ -214,10 +196,7 @@ class TaskBook:
         entry = self._move(fact.task_id, TO_END[fact.state])
         task = entry.task
         task.code, task.error, task.ended_at = fact.code, fact.error, moment.wall
-        self.active_bytes -= task.size
-        self.shares.weigh(-1, task.identity, task.size)
-        self.deadlines.drop(task.task_id)
-        self._leave_arrivals(task)
+        self.active.drop(task)
         entry.result, entry.progress = fact.result, None
         if fact.state == "done":
             entry.payload = b""
@@ -258,14 +237,10 @@ class TaskBook:
                 pass  # the replies took it in when they decided it
 
     def _settle(self, fact: Settled) -> None:
-        self.load.settle((fact.task_id, fact.run))
-        line = self._line_of_call.pop((fact.task_id, fact.run))
+        line = self.calls.settle((fact.task_id, fact.run))
         capability, model = parts_of(line)
         if model:
             self.wants.settle(line)
-        self.running[capability] -= 1
-        if not self.running[capability]:
-            del self.running[capability]
         self.lines.wake((capability,))
 
     def _stall(self, fact: Stalled, moment: Moment) -> None:
@@ -311,33 +286,19 @@ class TaskBook:
     def _enter(self, task: Task) -> None:
         self.standing.enter(task.task_id, task.state, task.capability)
         if task.state == "queued":
-            self.shares.stand(1, task.identity, task.capability)
+            self.active.shares.stand(1, task.identity, task.capability)
 
     def _exit(self, task: Task) -> None:
         self.standing.leave(task.task_id, task.state, task.capability)
         if task.state == "queued":
-            self.shares.stand(-1, task.identity, task.capability)
+            self.active.shares.stand(-1, task.identity, task.capability)
 
     def _activate(self, entry: Entry, moment: Moment) -> None:
         task = entry.task
-        self.active_bytes += task.size
-        self.shares.weigh(1, task.identity, task.size)
         entry.rank = rank(task.priority, moment.now - max(0.0, moment.wall - task.queued_at), self.limits.ageing_s)
         if task.deadline_at:
             entry.deadline = moment.now + min(task.deadline_s, task.deadline_at - moment.wall)
-            self.deadlines.put(task.task_id, entry.deadline)
-        line = line_of(task.capability, task.model)
-        arrivals = self.arrivals.get(line)
-        if arrivals is None:
-            arrivals = self.arrivals[line] = Agenda()
-        arrivals.put(task.task_id, task.queued_at)
-
-    def _leave_arrivals(self, task: Task) -> None:
-        line = line_of(task.capability, task.model)
-        arrivals = self.arrivals[line]
-        arrivals.drop(task.task_id)
-        if not arrivals:
-            del self.arrivals[line]
+        self.active.add(task, entry.deadline)
 
     def _line_up(self, entry: Entry, moment: Moment) -> None:
         task = entry.task
@@ -355,12 +316,9 @@ class TaskBook:
             self.wants.empty(line)
 
     def _call(self, task: Task) -> None:
-        call = (task.task_id, task.runs)
-        self.load.begin(call, task.agent_name)
-        self.running[task.capability] += 1
-        line = self._line_of_call[call] = line_of(task.capability, task.model)
+        self.calls.begin(task)
         if task.model:
-            self.wants.begin(line)
+            self.wants.begin(line_of(task.capability, task.model))
 
     def _keep(self, entry: Entry, moment: Moment) -> None:
         task = entry.task

@@ -165,7 +165,7 @@ class Dispatching:
 
     def agent_lost(self, agent_name: str) -> None:
         """The agent is gone with what it worked on; while nothing can be committed, its calls are heard out instead."""
-        calls = self._book.load.calls_to(agent_name)
+        calls = self._book.calls.to(agent_name)
         if calls and self._journal.able:
             self.take(self._tasks.agent_lost(agent_name), lambda: self._calls.lose(calls))
 
@@ -215,7 +215,7 @@ class Dispatching:
         if self._must_resume:
             self._resume()
         for call, outcome in list(self._unreported.items()):
-            if call in self._book.load.calls:
+            if call in self._book.calls:
                 self._report(call, outcome)
             elif not self._journal.dirty:
                 del self._unreported[call]

@@ -25,10 +25,10 @@ NOBODY: Final = "no agent offers it; it waits for one"
 
 def give(book: TaskBook, loans: Loans, task: Task, moment: Moment, offers: Offers) -> Decision | Stalled:
     """The task goes to an agent, or why it has to wait."""
-    bound, running = book.bounds.get(task.capability), book.running[task.capability]
+    bound, running = book.bounds.get(task.capability), book.calls.running[task.capability]
     if bound is not None and running >= bound:
         return Stalled(line_of(task.capability, task.model), f"{running} run; {bound} may run at a time")
-    offer, load = offers(task.capability), book.load
+    offer, load = offers(task.capability), book.calls.load
     candidates = [each.candidate(load.in_flight(each.name), load.last_used(each.name)) for each in offer.providers]
     if task.model:
         return _give_with_model(book, loans, task, moment, offer, candidates)

@@ -157,7 +157,7 @@ class Tasks:
 
     def agent_lost(self, agent_name: str) -> Decision:
         """The agent died or was replaced: what it worked on is tried again while attempts are left."""
-        calls = self._book.load.calls_to(agent_name)
+        calls = self._book.calls.to(agent_name)
         return self._interrupt(calls, f"{agent_name} went away while it worked on this")
 
     def resume(self, live: Collection[tuple[str, int]] = ()) -> Decision:
@@ -165,14 +165,14 @@ class Tasks:
 
         None is after a restart; after a failed commit the shell still hears the calls that it has open.
         """
-        deaf = [call for call in self._book.load.calls if call not in live]
+        deaf = [call for call in self._book.calls if call not in live]
         return self._interrupt(deaf, "ResourceManager restarted while this was running")
 
     # what time brings about; each concerns one task, and is made again while it has facts
 
     def expire(self, now: float) -> Decision:
         """Ends a task whose deadline has come."""
-        task_id = self._book.deadlines.due(now)
+        task_id = self._book.active.deadlines.due(now)
         if task_id is None:
             return Decision()
         task = self._book.entries[task_id].task
@@ -224,7 +224,7 @@ class Tasks:
         return self._book.entries[task_id].task.seq
 
     def _settled(self, task_id: str, run: int) -> tuple[Fact, ...]:
-        return (Settled(task_id, run),) if (task_id, run) in self._book.load.calls else ()
+        return (Settled(task_id, run),) if (task_id, run) in self._book.calls else ()
 
     def _interrupt(self, calls: Iterable[tuple[str, int]], why: str) -> Decision:
         facts: list[Fact] = []

@@ -102,25 +102,25 @@ class TaskService:
             lambda: float(book.standing.counts["dead"]),
         )
         gauge("tandem_tasks_kept", "Ended tasks that are kept.", lambda: float(len(book.kept)))
-        gauge("tandem_tasks_bytes", "Bytes of payload and metadata that wait or run.", lambda: float(book.active_bytes))
+        gauge("tandem_tasks_bytes", "Bytes of payload and metadata that wait or run.", lambda: float(book.active.bytes))
         gauge("tandem_tasks_models", "Models on loan for tasks, by the loan's state.", lambda: self._lent, ("state",))
         gauge("tandem_tasks_oldest_seconds", "Age of the oldest task not ended.", lambda: self._oldest_s)
 
     def _measure(self) -> None:
         """Look at what a scrape, in a thread of its own, may not walk through itself."""
         book = self._book
-        capabilities = {parts_of(line)[0] for line in book.arrivals}
+        capabilities = {parts_of(line)[0] for line in book.active.arrivals}
         lines = {capability: book.waiting(capability) for capability in capabilities}
         named = sorted(lines, key=lambda capability: (-lines[capability], capability))[:LABELS]
         queued, running = Counter[str](), Counter[str]()
         for capability, waiting in lines.items():
             label = capability if len(lines) <= LABELS or capability in named else OTHERS
             queued[label] += waiting
-            running[label] += book.running[capability]
+            running[label] += book.calls.running[capability]
         self._queued = {(label,): float(count) for label, count in queued.items()}
         self._running = {(label,): float(count) for label, count in running.items()}
         self._lent = {(state,): float(count) for state, count in self._loans.states().items()}
-        self._oldest_s = book.oldest_s(self._shell.clock.wall())
+        self._oldest_s = book.active.oldest_s(self._shell.clock.wall())
 
     # the verbs
 

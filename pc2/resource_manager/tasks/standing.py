@@ -45,6 +45,11 @@ class Standing:
         if not line:
             del self._lines[place]
 
+    @property
+    def active(self) -> int:
+        """How many wait or run."""
+        return self.counts["queued"] + self.counts["running"]
+
     def number(self, state: TaskState, capability: str) -> int:
         """How many tasks of the capability are in this state."""
         return len(self._lines.get((state, capability), ()))

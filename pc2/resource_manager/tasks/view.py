@@ -60,9 +60,9 @@ def _queue(book: TaskBook, line: str, agents: dict[str, int], wall: float, with_
         model=model,
         queued=book.queued(line),
         delayed=book.lines.late[line],
-        running=book.wants.running(line) if model else book.running[capability] - with_model,
+        running=book.wants.running(line) if model else book.calls.running[capability] - with_model,
         agents=agents.get(capability, 0),
-        oldest_s=book.oldest_s(wall, line),
+        oldest_s=book.active.oldest_s(wall, line),
         limit=book.bounds.get(capability),
         reason=book.lines.stalls.get(line, ""),
     )

@@ -201,30 +201,30 @@ class Bench:
         assert {line for of in lines._with_model.values() for line in of} == {
             line for line in lines.ready if "\n" in line
         }
-        calls = [entry_line for entry_line in book._line_of_call.values() if "\n" in entry_line]
+        calls = [entry_line for entry_line in book.calls._lines.values() if "\n" in entry_line]
         assert all(book.wants.running(line) == calls.count(line) for line in {*calls, *book.wants._wants})
         for line, want in book.wants._wants.items():
             assert line in lines.ready or (want.running and not want.able), "a want of nobody is kept"
-        for line, agenda in book.arrivals.items():
+        for line, agenda in book.active.arrivals.items():
             assert all(
                 line_of(book.entries[each].task.capability, book.entries[each].task.model) == line
                 for each in agenda._entries
             )
             assert book.queued(line) == sum(states[each] == "queued" for each in agenda._entries)
         running = {(name, book.entries[name].task.runs) for name, state in states.items() if state == "running"}
-        assert running <= book.load.calls.keys()
-        assert sum(book.running.values()) == len(book.load.calls)
+        assert running <= book.calls.load.calls.keys()
+        assert sum(book.calls.running.values()) == len(book.calls.load.calls)
         active = [entry for entry in book.entries.values() if entry.task.state in ACTIVE]
-        assert book.active_bytes == sum(entry.task.size for entry in active)
+        assert book.active.bytes == sum(entry.task.size for entry in active)
         for identity in {entry.task.identity for entry in book.entries.values()}:
             own = [entry.task for entry in active if entry.task.identity == identity]
-            assert book.shares.active.of(identity) == len(own)
-            assert book.shares.bytes.of(identity) == sum(task.size for task in own)
+            assert book.active.shares.active.of(identity) == len(own)
+            assert book.active.shares.bytes.of(identity) == sum(task.size for task in own)
             for capability in {task.capability for task in own}:
                 waiting = [task for task in own if (task.state, task.capability) == ("queued", capability)]
-                assert book.shares.waiting.of(identity, capability) == len(waiting)
-        assert book.active() == len(active) == sum(len(agenda) for agenda in book.arrivals.values())
-        assert set(book.deadlines._entries) == {entry.task.task_id for entry in active if entry.task.deadline_at}
+                assert book.active.shares.waiting.of(identity, capability) == len(waiting)
+        assert book.standing.active == len(active) == sum(len(agenda) for agenda in book.active.arrivals.values())
+        assert set(book.active.deadlines._entries) == {entry.task.task_id for entry in active if entry.task.deadline_at}
         ended = [entry for entry in book.entries.values() if entry.task.state not in ACTIVE]
         assert set(book.kept._sizes) == {entry.task.task_id for entry in ended}
         assert book.kept.bytes == sum(

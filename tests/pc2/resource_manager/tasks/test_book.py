@@ -60,8 +60,8 @@ def test_listing_shows_what_changed_last_first() -> None:
     assert shown("running") == [two, one]
     assert shown(capability="say") == [one, three]
     assert shown(limit=1) == [two]
-    assert bench.book.oldest_s(EPOCH + 5.0) == 5.0
-    assert bench.book.oldest_s(EPOCH + 5.0, "dance") == 0.0
+    assert bench.book.active.oldest_s(EPOCH + 5.0) == 5.0
+    assert bench.book.active.oldest_s(EPOCH + 5.0, "dance") == 0.0
 
 
 def test_the_lines_are_shown_with_what_holds_them_up() -> None:

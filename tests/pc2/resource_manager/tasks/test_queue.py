@@ -80,9 +80,9 @@ def test_what_comes_after_the_end_changes_nothing_but_the_agents_place() -> None
     (send,) = bench.dispatch()
     bench.cancel(task_id)
     assert bench.withdrawn == [Withdraw(task_id, 1)]
-    assert bench.book.load.in_flight("a") == 1
+    assert bench.book.calls.load.in_flight("a") == 1
     bench.fail(send, Cancelled("withdrawn"))
-    assert bench.book.load.in_flight("a") == 0
+    assert bench.book.calls.load.in_flight("a") == 0
     assert bench.answer(send).facts == ()
     assert bench.state(task_id) == "cancelled"
 
@@ -108,7 +108,7 @@ def test_an_answer_after_the_task_was_cancelled_frees_the_agent_alone() -> None:
     bench.cancel(task_id)
     bench.answer(send)
     assert bench.state(task_id) == "cancelled"
-    assert not bench.book.load.calls
+    assert not bench.book.calls.load.calls
 
 
 def test_losing_an_agent_settles_the_calls_of_tasks_that_are_over() -> None:
@@ -117,7 +117,7 @@ def test_losing_an_agent_settles_the_calls_of_tasks_that_are_over() -> None:
     bench.dispatch()
     bench.cancel(task_id)
     bench.lose("a")
-    assert not bench.book.load.calls
+    assert not bench.book.calls.load.calls
     assert bench.state(task_id) == "cancelled"
 
 

@@ -80,7 +80,7 @@ class QueueMachine(RuleBasedStateMachine):
             assert send.fields["task_id"] == send.task_id
             self.has_its_model(send)
         for name, agent in self.here.items():
-            assert self.bench.book.load.in_flight(name) <= agent.concurrency
+            assert self.bench.book.calls.load.in_flight(name) <= agent.concurrency
 
     def has_its_model(self, send: Send) -> None:
         task = self.bench.book.entries[send.task_id].task
@@ -201,7 +201,7 @@ class QueueMachine(RuleBasedStateMachine):
             for send in list(bench.open.values()):
                 bench.answer(send)
             bench.check()
-        assert bench.book.active() == 0
+        assert bench.book.standing.active == 0
         bench.lend()
         assert len(bench.loans) == 0
 
