@@ -38,11 +38,12 @@ END_FILE: Final = "end.json"
 
 
 class LeftContainer(NamedTuple):
-    """One of an earlier life: `command` and its id end it."""
+    """One of an earlier life: `command` and its id end it; `folder` remembers it."""
 
     name: str
     container_id: str
     command: list[str]
+    folder: Path
 
     @property
     def by_hand(self) -> str:
@@ -87,15 +88,22 @@ class EngineContainers:
             return None
 
     def left(self) -> list[LeftContainer]:
-        """What an earlier life may have left running; asked once, for it is forgotten here."""
-        found = [left for folder in _folders(self._folder) if (left := _left(folder)) is not None]
-        shutil.rmtree(self._folder, ignore_errors=True)
+        """What an earlier life may have left running; folders of which no container came are forgotten here."""
+        found = []
+        for folder in _folders(self._folder):
+            left = _left(folder)
+            if left is None:
+                shutil.rmtree(folder, ignore_errors=True)
+            else:
+                found.append(left)
         return found
 
     async def end(self, left: Iterable[LeftContainer]) -> None:
-        """Ends those that run on."""
+        """Ends those that run on; one that has ended is forgotten, any other is the next life's to end."""
         for each in left:
             ended = await end_left(each.container_id, each.command)
+            if ended is not False:
+                shutil.rmtree(each.folder, ignore_errors=True)
             if ended:
                 self._log.warning("the container of %s had been left running, and was ended", each.name)
             elif ended is not None:
@@ -128,7 +136,7 @@ class ContainerGuard:
 def _left(folder: Path) -> LeftContainer | None:
     try:
         cidfile, *command = msgspec.json.decode((folder / END_FILE).read_bytes(), type=list[str])
-        return LeftContainer(folder.name.partition(OF)[0], Path(cidfile).read_text().strip(), command)
+        return LeftContainer(folder.name.partition(OF)[0], Path(cidfile).read_text().strip(), command, folder)
     except (OSError, ValueError):
         return None  # it was killed before there was a container
 

@@ -86,8 +86,8 @@ def test_folders_of_which_no_container_came_are_forgotten(tmp_path: Path) -> Non
             (tmp_path / "containers" / name / END_FILE).write_bytes(msgspec.json.encode(told))
     containers = EngineContainers(tmp_path / "containers")
     assert containers.left() == []
-    assert not (tmp_path / "containers").exists()
-    assert containers.left() == []
+    assert list((tmp_path / "containers").iterdir()) == []
+    assert EngineContainers(tmp_path / "none").left() == []
 
 
 def counting(tmp_path: Path) -> list[str]:
@@ -185,7 +185,7 @@ async def test_a_container_that_an_earlier_life_left_is_ended_by_the_next(tmp_pa
     ("runs_on", "told"),
     [(False, "had been left running, and was ended"), (True, "was left running, and could not be ended")],
 )
-async def test_whether_a_container_that_was_left_has_ended_is_seen_and_not_taken_from_its_engine(
+async def test_whether_a_container_that_was_left_has_ended_is_seen_and_one_that_has_not_is_the_next_lifes_to_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, runs_on: bool, told: str
 ) -> None:
     words = counting(tmp_path)
@@ -193,6 +193,12 @@ async def test_whether_a_container_that_was_left_has_ended_is_seen_and_not_taken
     monkeypatch.setattr(cgroups, "members", lambda _: [1] if runs_on or not over.exists() else [])
     monkeypatch.setattr(container, "STOP_S", 0.05)
     containers = EngineContainers(tmp_path / "containers")
-    await containers.end([LeftContainer("boxed", "abc", words[1:])])
+    folder = tmp_path / "containers" / "boxed@lease-1"
+    folder.mkdir(parents=True)
+    (folder / END_FILE).write_bytes(msgspec.json.encode(words))
+    left = containers.left()
+    assert left == containers.left() == [LeftContainer("boxed", "abc", words[1:], folder)], "it may be killed by now"
+    await containers.end(left)
     assert over.read_text() == "kill abc\n"
     assert f"the container of boxed {told}" in caplog.text
+    assert containers.left() == (left if runs_on else [])
