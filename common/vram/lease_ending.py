@@ -22,6 +22,9 @@ from common.vram.lease_facts import REASONS, End, Fact, GivenBack, LeaseRecord, 
 from common.vram.lease_state import LeaseState
 
 NO_NOTES: Final[Mapping[str, Note]] = {}
+REMEMBERED_S: Final = 86_400.0
+REMEMBERED: Final = 100_000
+"""How long, and for how many ended leases, an id and an idempotency key stay taken."""
 
 
 def end(
@@ -125,6 +128,17 @@ def expiring(record: LeaseRecord) -> TandemError:
     """The refusal of what would revive a lease that has to go."""
     text = f"lease {record.lease_id} is expiring: {record.reason}"
     return StaleFence(text, lease_id=record.lease_id, state=record.state, reason=record.reason)
+
+
+def forgettable(state: LeaseState, now: float) -> tuple[str, ...]:
+    """The ended leases beyond REMEMBERED_S and REMEMBERED."""
+    old: list[str] = []
+    surplus = len(state.past) - REMEMBERED
+    for lease_id, past in state.past.items():
+        if len(old) >= surplus and now - past.since <= REMEMBERED_S:
+            break
+        old.append(lease_id)
+    return tuple(old)
 
 
 def overdue(state: LeaseState, lease_id: str, now: float) -> bool:

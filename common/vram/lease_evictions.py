@@ -13,7 +13,8 @@ from typing import Final
 import msgspec
 
 from common.api.decisions import Victim
-from common.api.leases import Unload
+from common.api.leases import Lease, Unload
+from common.vram import lease_view
 from common.vram.amount import MIB
 from common.vram.cards import ProcessId
 from common.vram.eviction import Resident
@@ -29,6 +30,7 @@ ASLEEP_FLOOR_BYTES: Final = 512 * MIB
 ASLEEP_FRACTION: Final = 0.1
 """A sleeping owner may keep the larger of these on a card, and at most half of what it held."""
 ASLEEP: Final = "asleep already"
+FOR_GOOD: Final = "the host's RAM, disk or cores that it holds are wanted"
 HIGHEST_PRIORITY: Final = 100
 SPARED: Final = "its process also serves {}, and has no verb to give this one back alone"
 
@@ -40,9 +42,13 @@ def held_bytes(state: LeaseState, record: LeaseRecord, card_uuid: str) -> int:
 
 def not_parked(state: LeaseState, record: LeaseRecord, others_bytes: int = 0) -> str:
     """Why its weights may not stay in host RAM beside `others_bytes` parked with it; empty where they may."""
-    if record.parked_bytes:
-        return ASLEEP
+    if why := _stays_awake(record):
+        return why
     return state.resources.parks(record.lease_id, record.bytes * len(record.places) + others_bytes)
+
+
+def _stays_awake(record: LeaseRecord) -> str:
+    return ASLEEP if record.parked_bytes else FOR_GOOD if record.for_good else ""
 
 
 def residual_bytes(state: LeaseState, record: LeaseRecord, held: int) -> int:
@@ -84,6 +90,19 @@ def residents(state: LeaseState, card_uuid: str, priority: int, now: float) -> l
     return [
         resident(state, record, max(record.bytes, seen.get(each, UNSEEN).measured_bytes), priority, now)
         for each, record in ((each, live[each]) for each in state.book.tenants(card_uuid))
+    ]
+
+
+def beside_cards(state: LeaseState, priority: int, now: float) -> list[Lease]:
+    """Every lease but shares as an eviction for what the host has beside its cards weighs it, as `resident` has it on a card."""
+    return [
+        msgspec.structs.replace(
+            lease_view.lease(state, record, now),
+            pinned=record.pinned or bool(needed_for(state, record, priority)),
+            load_s=load_s(state, record),
+        )
+        for record in state.live.values()
+        if not record.shares
     ]
 
 
@@ -232,7 +251,7 @@ def _order(state: LeaseState, records: Sequence[LeaseRecord], card_uuid: str, go
 def not_parked_together(state: LeaseState, records: Sequence[LeaseRecord], beside_bytes: int = 0) -> str:
     """Why the weights of all of them together may not stay in host RAM, with those that are on their way there already."""
     beside = beside_bytes + sum(record.bytes * len(record.places) for record in records[1:])
-    return not_parked(state, records[0], beside) or next((ASLEEP for record in records[1:] if record.parked_bytes), "")
+    return not_parked(state, records[0], beside) or next(filter(None, map(_stays_awake, records[1:])), "")
 
 
 def _longest_s(order: EvictionOrder) -> float:

@@ -46,8 +46,9 @@ class LeaseRecord(msgspec.Struct, frozen=True, kw_only=True):
     `bytes` are counted on each of its cards: as asked, as corrected, or what a parked one keeps. `body` is what the idempotency
     key stands for; `base_bytes` the nameless bytes on the first card at the grant (ledger). `shares` names the lease whose
     bytes it uses. `parked_bytes` are its weights in host RAM. `reason` says why it is expiring (for `for_lease`, at an expected
-    cost of `lost_s` seconds of load) or was corrected. `given_back`: its holder let go of it while others share it. `asked_as`
-    is the lease id under which a parked one was last asked for, `slept_token` the token that its holder had when it was parked.
+    cost of `lost_s` seconds of load; `for_good`: not to sleep) or was corrected. `given_back`: its holder let go of it while
+    others share it. `asked_as` is the lease id under which a parked one was last asked for, `slept_token` the token that its
+    holder had when it was parked.
     """
 
     lease_id: str
@@ -82,6 +83,7 @@ class LeaseRecord(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     for_lease: str = ""
     lost_s: float = 0.0
+    for_good: bool = False
     given_back: bool = False
     asked_as: str = ""
     slept_token: int = 0

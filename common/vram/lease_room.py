@@ -162,8 +162,12 @@ def expire(
     weighed: Sequence[Victim] = (),
     card_uuid: str = "",
     decided: Decided = "expiring",
+    for_good: bool = False,
 ) -> tuple[Decision, float]:
-    """Marks leases expiring, orders their eviction where nobody uses them, and says how long that may take."""
+    """Marks leases expiring, orders their eviction where nobody uses them, and says how long that may take.
+
+    `for_good`: they are not put to sleep.
+    """
     facts: list[Fact] = []
     instructions: list[Instruction] = []
     idle: list[LeaseRecord] = []
@@ -172,7 +176,9 @@ def expire(
         idle_s = state.idle_s(record, now)
         chance = want(state.demand.gap(key_of(record)), idle_s, state.horizon.seconds)
         lost_s = chance * lease_evictions.load_s(state, record)
-        gone = msgspec.structs.replace(record, state="expiring", reason=reason, for_lease=for_lease, lost_s=lost_s)
+        gone = msgspec.structs.replace(
+            record, state="expiring", reason=reason, for_lease=for_lease, lost_s=lost_s, for_good=for_good
+        )
         facts.append(Expiring(gone, idle_s))
         note = lease_view.note(
             gone, state.host, decided, reason, at, victims=weighed, expected_bytes=_expected(state, gone, card_uuid)

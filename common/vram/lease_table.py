@@ -30,7 +30,6 @@ After a commit that failed, throw the table away and restore another: a new epoc
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Final
 
 from common.api.decisions import Decided, LeasePlan, PlanLease, Rung
 from common.api.gpus import Card
@@ -63,10 +62,6 @@ from common.vram.lease_state import LeaseState
 from common.vram.ledger import DEFAULT, LedgerPolicy
 from common.vram.placement import Candidate
 from common.vram.resources import HostAccount
-
-REMEMBERED_S: Final = 86_400.0
-REMEMBERED: Final = 100_000
-"""How long, and for how many ended leases, an id and an idempotency key stay taken."""
 
 
 class LeaseTable:
@@ -170,6 +165,10 @@ class LeaseTable:
         """The leases on the card as an eviction for people weighs them."""
         return lease_evictions.residents(self._state, card_uuid, lease_evictions.HIGHEST_PRIORITY, now)
 
+    def beside_cards(self, priority: int, now: float) -> list[Lease]:
+        """The leases but shares as an eviction for the host's RAM, disk or cores weighs them; who must stay is told as pinned."""
+        return lease_evictions.beside_cards(self._state, priority, now)
+
     def plan(
         self,
         asked: PlanLease,
@@ -232,16 +231,24 @@ class LeaseTable:
         return lease_room.forget_room(self._state, lease_id)
 
     def evict(
-        self, lease_ids: Sequence[str], reason: str, now: float, at: Timestamp, *, yielded: bool = False
+        self,
+        lease_ids: Sequence[str],
+        reason: str,
+        now: float,
+        at: Timestamp,
+        *,
+        yielded: bool = False,
+        for_good: bool = False,
     ) -> Decision:
         """Has these leases go, those in use when their use ends, and with them what ends with their processes.
 
-        `yielded`: to a stranger. Left alone are shares, leases unknown or expiring already, and those whose process is needed
-        for another lease and cannot be asked for this one alone.
+        `yielded`: to a stranger. `for_good`: not to sleep, for what is wanted is the host's and not the card's. Left alone are
+        shares, leases unknown or expiring already, and those whose process is needed for another lease and cannot be asked for
+        this one alone.
         """
         decided: Decided = "yielded" if yielded else "expiring"
         going = lease_evictions.able_to_go(self._state, lease_ids)
-        return lease_room.expire(self._state, going, reason, now, at, decided=decided)[0]
+        return lease_room.expire(self._state, going, reason, now, at, decided=decided, for_good=for_good)[0]
 
     def not_parked(self, lease_ids: Sequence[str], beside_bytes: int = 0) -> str:
         """Why the weights of these leases may not go into host RAM now, beside those on their way there; empty: they may."""
@@ -303,7 +310,7 @@ class LeaseTable:
     def expire(self, now: float, at: Timestamp) -> Decision:
         """Ends what time ends: late leases and reservations, leases of lost cards, quarantines whose bytes are gone.
 
-        It also forgets ended leases beyond REMEMBERED_S and REMEMBERED.
+        It also forgets ended leases that ended long ago, or many leases ago (lease_ending.forgettable).
         """
         state = self._state
         lost = state.book.lost(now)
@@ -316,7 +323,7 @@ class LeaseTable:
         lifted = lease_outcomes.lifted(state, now)
         decisions = [lease_ending.end(state, over, "expired", now, at, lifted=lifted)]
         decisions += [lease_ending.let_go(state, each, "expired", now, at) for each in shared]
-        rooms, old = lease_room.late_rooms(state, now), self._forgettable(now)
+        rooms, old = lease_room.late_rooms(state, now), lease_ending.forgettable(state, now)
         facts = [fact for each in decisions for fact in each.facts]
         return Decision(
             facts=(*facts, *rooms, *((Forgotten(old),) if old else ())),
@@ -329,12 +336,3 @@ class LeaseTable:
         records = [self._state.live[each] for each in hung if each in self._state.live]
         lifted = [each for each in hung if each in self._state.quarantines]
         return lease_ending.end(self._state, records, "owner-died", now, at, lifted=lifted)
-
-    def _forgettable(self, now: float) -> tuple[str, ...]:
-        old: list[str] = []
-        surplus = len(self._state.past) - REMEMBERED
-        for lease_id, past in self._state.past.items():
-            if len(old) >= surplus and now - past.since <= REMEMBERED_S:
-                break
-            old.append(lease_id)
-        return tuple(old)

@@ -104,12 +104,12 @@ class OwnLine:
         asked = ReleaseLease(lease_id=lease_id, fencing_token=self.find(lease_id).fencing_token)
         self._record(self._writer.table.release(asked, self._now(), self._shell.clock.timestamp()))
 
-    def evict(self, lease_ids: Sequence[str], reason: str) -> None:
-        """Has these leases go, those in use when their use ends."""
+    def evict(self, lease_ids: Sequence[str], reason: str, *, for_good: bool = False) -> None:
+        """Has these leases go, those in use when their use ends; `for_good`: not to sleep in host RAM."""
         self._writer.make_sound()
         self._writer.see_ram()
         at = self._shell.clock.timestamp()
-        self._record(self._writer.table.evict(lease_ids, reason, self._now(), at))
+        self._record(self._writer.table.evict(lease_ids, reason, self._now(), at, for_good=for_good))
 
     def short_of_host(self, asked: AdmitLease) -> str:
         """Why the host's RAM, disk or cores do not do for the request at this moment; empty: they do."""
@@ -142,6 +142,10 @@ class OwnLine:
         """What the card showed to come back when this lease was evicted or put to sleep last; 0 where it was not."""
         told = self._writer.receipts.explain(Explain(subject=lease_id)).receipts
         return next((each.returned_bytes for each in told if each.decision in ("evicted", "parked")), 0)
+
+    def beside_cards(self, priority: int) -> list[Lease]:
+        """The leases but shares, as they are weighed for what is wanted of the host beside its cards."""
+        return self._writer.table.beside_cards(priority, self._now())
 
     def leases(self) -> list[Lease]:
         """The live leases."""

@@ -1,4 +1,4 @@
-"""Who goes for a model where its host's RAM, disk or cores are short: idle engines that hold some of that.
+"""Who goes for a model where its host's RAM, disk or cores are short: idle leases, of engines or agents, that hold some of that.
 
 They are weighed as for room on a card (common/vram/eviction.py): those that have to leave a card for it anyway go first, then the
 cheapest until it fits, and then each that turned out not to be needed stays. Never one in use, pinned, or of a higher priority

@@ -1,8 +1,9 @@
-"""Idle engines put away for a model that waits for its host's RAM, disk or cores, and what those who wait are told of that.
+"""Idle leases had go for a model that waits for its host's RAM, disk or cores, and what those who wait are told of that.
 
-Who goes is host_room.py's to say. For a model that needs a card too it is all or nothing: nobody goes before the card is to be
-had as well, and no lease leaves the card for it (common/vram) before the host has room. What they give back is kept for the
-model until its lease is granted, or nobody wants it any more. So nobody goes in vain.
+Who goes is host_room.py's to say: engines are stopped, agents' leases evicted by the ladder. For a model that needs a card too
+it is all or nothing: nobody goes before the card is to be had as well, and no lease leaves the card for it (common/vram) before
+the host has room. What they give back is kept for the model until its lease is granted, or nobody wants it any more. So nobody
+goes in vain.
 """
 
 from __future__ import annotations
@@ -56,29 +57,31 @@ class MakingWay:
             return f"{short}; nobody goes for that while no card can be had for {managed.model.name}"
         own = managed.held.lease_id if managed.held is not None else ""
         self._have_go(managed, asked.priority, asked.lease_id, own, leaving)
-        if self._lacks(managed, asked.lease_id, own):
-            return f"{short}; no idle engine that may go for it holds enough of that"
-        return f"{short}; idle engines go for it"
+        if self._lacks(managed, asked.priority, asked.lease_id, own):
+            return f"{short}; nobody idle who may go for it holds enough of that"
+        return f"{short}; who is idle goes for it"
 
-    def _lacks(self, managed: Managed, lease_id: str, own: str) -> bool:
+    def _lacks(self, managed: Managed, priority: int, lease_id: str, own: str) -> bool:
         """Whether the host will have too little for it when all has gone that has to go."""
         spare = self._line.host_spare(lease_id)
-        return spare is None or lacking(managed.model.needs, spare, self._engines.leases.live(), own).short
+        return spare is None or lacking(managed.model.needs, spare, self._line.beside_cards(priority), own).short
 
     def _have_go(
         self, managed: Managed, priority: int, lease_id: str, own: str = "", leaving: Collection[str] = ()
     ) -> None:
-        """Puts idle engines away that hold what the model lacks, where that is enough, and keeps that for its lease."""
-        line, leases, needs = self._line, self._engines.leases.live(), managed.model.needs
+        """Has idle leases go that hold what the model lacks, where that is enough, and keeps that for its lease."""
+        line, leases, needs = self._line, self._line.beside_cards(priority), managed.model.needs
         spare = line.host_spare(lease_id)
         if spare is None:
             return  # nobody goes on a host that could not be measured
         going = who_goes(needs, spare, leases, priority, line.horizon.seconds, own, leaving)
-        if not going and self._lacks(managed, lease_id, own):
+        if not going and self._lacks(managed, priority, lease_id, own):
             return
         with suppress(TandemError):  # the store takes nothing now; the next turn tries again
             line.keep_of_host(Beside(int(needs.ram), int(needs.disk), needs.cpus), lease_id, managed.model.name, own)
             for lease in going:
-                victim = self._roster.of_lease(lease.lease_id)
+                victim, why = self._roster.of_lease(lease.lease_id), f"makes room for {managed.model.name}"
                 if victim is not None:
-                    self._engines.put_away(victim, f"makes room for {managed.model.name}", to_stop=True)
+                    self._engines.put_away(victim, why, to_stop=True)
+                else:
+                    line.evict([lease.lease_id], why, for_good=True)

@@ -11,7 +11,7 @@ from common.vram.amount import GIB
 from common.vram.lease_beside import Beside
 from common.vram.lease_facts import Expiring
 from common.vram.resources import Spare
-from tests.common.vram.table_lab import AT, SLEEPER, Bench, orders, refused
+from tests.common.vram.table_lab import AT, SLEEPER, UNLOADER, Bench, orders, refused
 
 
 def reserved(bench: Bench) -> int:
@@ -157,3 +157,40 @@ def test_nobody_goes_for_vram_while_the_host_is_short_beside_what_is_kept_for_an
     decision = bench.commit(bench.table.evict_for(asked, bench.now, AT))
     assert "kept for requests: llama 40.0 GiB" in refused(decision, NoCapacity).message
     assert not [fact for fact in decision.facts if isinstance(fact, Expiring)]
+
+
+def test_every_lease_is_weighed_for_what_the_host_has_beside_its_cards_as_it_is_on_a_card() -> None:
+    bench = Bench(a=24).with_host(ram=64)
+    bench.loaded("agents", 4, 1, ram_bytes=10 * GIB)
+    bench.loaded("engine", 4, 2, model="tts", load_s=3.0, pinned=True)
+    bench.grant("user", 4, 2, model="tts", share=True)
+    bench.loaded("beside", 2, 3, model="a")
+    bench.loaded("high", 2, 3, model="b", priority=90)
+    bench.loaded("alone", 2, 4, model="a", unload=UNLOADER)
+    bench.loaded("higher", 2, 4, model="b", priority=90)
+    weighed = {each.lease_id: each for each in bench.table.beside_cards(50, bench.now)}
+    stays = {lease_id: each.pinned for lease_id, each in weighed.items()}
+    assert stays == {"agents": False, "engine": True, "beside": True, "high": False, "alone": False, "higher": False}
+    assert (weighed["agents"].ram_bytes, weighed["engine"].load_s) == (10 * GIB, 3.0)
+    assert weighed["agents"].load_s > 0.0, "nobody said how long its load takes, and it is not for nothing"
+    assert not {each.lease_id: each for each in bench.table.beside_cards(90, bench.now)}["beside"].pinned
+
+
+def test_who_goes_for_host_ram_is_not_put_to_sleep_in_it() -> None:
+    bench = Bench(a=24).with_host(ram=64)
+    for lease_id in ("one", "two"):
+        bench.loaded(lease_id, 5, 1, unload=SLEEPER, ram_bytes=2 * GIB)
+    bench.use("a", 1, 10)
+    bench.look()
+    decision = bench.commit(bench.table.evict(["two"], "makes room for llama", bench.now, AT, for_good=True))
+    (order,) = orders(decision)
+    assert (order.lease_ids, order.residual_bytes) == (("two",), 0)
+    assert order.not_parked == "the host's RAM, disk or cores that it holds are wanted"
+    assert bench.table.not_parked(["two"]) == bench.table.not_parked(["one", "two"]) == order.not_parked
+    assert bench.table.not_parked(["one"]) == ""
+    bench.restart()
+    bench.with_host(ram=64)
+    (again,) = bench.table.pending_evictions()
+    assert again.order.not_parked == order.not_parked, "a restart puts nobody to sleep either"
+    bench.evicted("two", n=5)
+    assert bench.table.host_memory().ram_leased_bytes == 2 * GIB

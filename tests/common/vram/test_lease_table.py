@@ -27,9 +27,10 @@ from common.vram.cards import CardSample, ProcessId, ProcessUse
 from common.vram.demand import ModelKey
 from common.vram.fencing import COUNTERS, Fence, parse
 from common.vram.lease_decision import Announce, Decision, Note, Unwatch, Watch
+from common.vram.lease_ending import REMEMBERED_S
 from common.vram.lease_facts import EpochOpened, Forgotten, Granted, LeaseRecord, rows
 from common.vram.lease_state import LeaseState
-from common.vram.lease_table import REMEMBERED_S, LeaseTable
+from common.vram.lease_table import LeaseTable
 from common.vram.lease_view import body_of
 from common.vram.ledger import capacity
 
@@ -451,7 +452,7 @@ def test_ended_leases_are_forgotten_after_a_day_and_their_keys_are_free() -> Non
 
 
 def test_no_more_ended_leases_are_remembered_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("common.vram.lease_table.REMEMBERED", 1)
+    monkeypatch.setattr("common.vram.lease_ending.REMEMBERED", 1)
     host = Host()
     for n in range(3):
         host.release(f"lease-{n}", host.granted(f"lease-{n}").fencing_token)

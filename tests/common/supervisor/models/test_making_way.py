@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ async def test_an_idle_engine_goes_for_one_that_needs_its_host_ram_beside_a_card
         await until(lambda: "of host RAM needed" in it.managed("b").short)
         short = it.managed("b").short
         assert "leased: a" in short
-        assert short.endswith("no idle engine that may go for it holds enough of that")
+        assert short.endswith("nobody idle who may go for it holds enough of that")
         assert it.state("a") == "ready", "who is in use goes for nobody"
         await it.back(first)
         told, ready = await waiting
@@ -88,7 +89,7 @@ async def test_no_lease_leaves_the_card_while_the_host_ram_cannot_be_had(tmp_pat
         used = await it.use("busy")
         await it.back(await it.use("idle"))
         waiting = asyncio.create_task(it.use("b"))
-        await until(lambda: "no idle engine" in it.managed("b").short)
+        await until(lambda: "nobody idle" in it.managed("b").short)
         assert await it.states() == {"busy": "ready", "idle": "ready", "b": "queued"}
         await it.back(used)
         await it.back(await waiting)
@@ -103,6 +104,30 @@ async def test_one_that_holds_both_goes_alone(tmp_path: Path) -> None:
         await it.back(await it.use("cheap"))
         await it.back(await it.use("b"))
         assert await it.states() == {"both": "absent", "cheap": "ready", "b": "ready"}
+
+
+async def test_an_agent_that_holds_host_ram_and_does_nothing_goes_for_a_model_that_needs_it(tmp_path: Path) -> None:
+    async with lab(tmp_path, [in_ram("b")], cards_gib=(24,)) as it:
+        agent = await asyncio.create_subprocess_exec("sleep", "600")
+        try:
+            owner = {"agent_name": "indexer", "host": "h", "pid": agent.pid}
+            asked = {"model": "index", "bytes": GIB, "ram_bytes": int(half().ram), "owner": owner}
+            lease = await it.host.ask("acquire_lease", **asked)
+            assert lease["status"] == "success", lease
+            waiting = asyncio.create_task(it.use("b"))
+            await until(lambda: "nobody idle" in it.managed("b").short)
+            assert "leased: index" in it.managed("b").short
+            assert agent.returncode is None, "who is in use goes for nobody"
+            held = {"lease_id": lease["lease_id"], "fencing_token": lease["fencing_token"]}
+            await it.host.ask("mark_lease", **held, in_use=False)
+            await it.back(await waiting)
+            assert await asyncio.wait_for(agent.wait(), 60) == -signal.SIGTERM
+            assert "expiring: makes room for b" in await reasons(it, "index")
+            assert (await it.decisions("index"))[-1] == "evicted"
+        finally:
+            if agent.returncode is None:
+                agent.kill()
+                await agent.wait()
 
 
 class Ledger:
@@ -127,8 +152,13 @@ class Ledger:
             return None
         return AdmitLease(model=name, bytes=GIB, lease_id=f"new-{name}", ram_bytes=8 * GIB)
 
-    def live(self) -> list[Lease]:
+    def beside_cards(self, priority: int) -> list[Lease]:
         return self.there
+
+    def evict(self, lease_ids: list[str], reason: str, *, for_good: bool) -> None:
+        assert for_good, "one that slept would keep its RAM"
+        assert self.kept, "what it gives back is kept before it goes"
+        self.gone += [f"{lease_id}: {reason}" for lease_id in lease_ids]
 
     def next_id(self, name: str) -> str:
         return f"next-{name}"
@@ -180,10 +210,10 @@ def test_nobody_goes_before_the_card_is_to_be_had_as_well() -> None:
     assert ledger.look() == "8 GiB of host RAM needed; nobody goes for that while no card can be had for b"
     assert ledger.gone == []
     ledger.leaving = frozenset()
-    assert ledger.look().endswith("no idle engine that may go for it holds enough of that")
+    assert ledger.look().endswith("nobody idle who may go for it holds enough of that")
     assert ledger.gone == ["a: makes room for b"]
     ledger.there = [held("l-a", 8, state="expiring")]
-    assert ledger.look() == "8 GiB of host RAM needed; idle engines go for it"
+    assert ledger.look() == "8 GiB of host RAM needed; who is idle goes for it"
     assert ledger.gone == ["a: makes room for b"]
 
 
@@ -230,7 +260,7 @@ def test_what_is_given_back_is_kept_for_the_lease_that_is_waited_for_and_for_not
 def test_nobody_goes_on_a_host_that_could_not_be_measured() -> None:
     ledger = waits_beside_an_idle_one()
     ledger.spare = None
-    assert ledger.look().endswith("no idle engine that may go for it holds enough of that")
+    assert ledger.look().endswith("nobody idle who may go for it holds enough of that")
     assert (ledger.kept, ledger.gone) == ({}, [])
 
 
@@ -253,3 +283,10 @@ def test_for_a_model_without_a_card_it_is_kept_until_nobody_asks_for_it() -> Non
     ledger.look()
     assert ledger.kept == {}
     ledger.look()
+
+
+def test_a_lease_that_is_no_models_goes_as_an_engine_does() -> None:
+    ledger = waits_beside_an_idle_one()
+    ledger.there = [held("agents", 8)]
+    ledger.look()
+    assert ledger.gone == ["agents: makes room for b"]
