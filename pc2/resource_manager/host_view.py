@@ -70,12 +70,13 @@ class HostView:
         alike.pop(lease.lease_id, None)
         if not alike:
             self.alike.pop(key, None)
+        shown = lease.lease_id in self.shown
+        self.shown.discard(lease.lease_id)
         for uuid in residents.cards_of(lease):
             self.tenants.get(uuid, {}).pop(lease.lease_id, None)
-        self.caps.pop(lease.card_uuid, None)
-        if lease.lease_id in self.shown:
-            self.shown.remove(lease.lease_id)
-            self.freed[lease.card_uuid] = self.freed.get(lease.card_uuid, 0) + lease.bytes
+            self.caps.pop(uuid, None)
+            if shown:
+                self.freed[uuid] = self.freed.get(uuid, 0) + lease.bytes
 
     def forget_leases(self) -> None:
         """Its whole table is told anew."""

@@ -257,6 +257,16 @@ def test_a_refusal_is_believed_no_more_when_a_lease_on_that_card_ended() -> None
     assert free(fleet) == [20]
 
 
+def test_of_a_lease_of_several_cards_that_ended_each_gets_its_bytes_back_and_is_believed_again() -> None:
+    fleet = fleet_with(card(12), card(10, uuid="GPU-b"))
+    both = msgspec.structs.replace(lease("wide", 8), card_uuids=["GPU-a", "GPU-b"])
+    fleet.changed("mainpc", LeaseChanged(change="granted", lease=both), 1.0)
+    fleet.sampled("mainpc", sampled(card(4), card(2, uuid="GPU-b")), 1.0)
+    fleet.cap("mainpc", "GPU-b", GIB)
+    fleet.changed("mainpc", LeaseChanged(change="released", lease=both), 1.0)
+    assert free(fleet, 1.0) == [12, 10]
+
+
 def test_a_lease_that_may_return_is_on_no_card() -> None:
     fleet = fleet_with(card(20))
     fleet.changed("mainpc", changed("lease-1", gib=8), 1.0)
