@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -22,7 +22,6 @@ from common.errors import NotFound, TandemError, Unavailable
 from common.gpu.process_identity import MACHINE, this_machine
 from common.gpu.simulated import SIMULATED_CARDS_VARIABLE
 from common.ids import new_id
-from common.reporting.handler import REPORTED
 from common.reporting.reporter import ErrorReporter
 from common.service.shell import Shell, ShellSettings
 from common.store.open import open_store
@@ -54,14 +53,13 @@ from common.supervisor.leasing.card_leases import CardLeases
 from common.supervisor.leasing.restarting import FileOwners
 from common.supervisor.links.keeper import Keeper
 from common.supervisor.links.links import Links
-from common.supervisor.listing import process_of
 from common.supervisor.models.service import ManagedModels
 from common.supervisor.outside import Outside
 from common.supervisor.probing import Prober
 from common.supervisor.processes import Processes
+from common.supervisor.showing import Showing
 from common.supervisor.startup_file import read_again
 from common.supervisor.verbs import Verbs
-from common.supervisor.vitals import ProcessUses, busy_pct, host_vitals
 from common.supervisor.whereabouts import LOOPBACK, neighbours, outward
 from common.supervisor.witness import Witness
 from common.telemetry.system_clock import SystemClock
@@ -70,7 +68,6 @@ SERVICE: Final = "Supervisor"
 OWN_LOG: Final = "supervisor"
 LOOK_S: Final = 0.25
 """How often the first start is judged by the clock alone."""
-TELL_S: Final = 0.1
 
 
 class Supervisor:
@@ -92,7 +89,6 @@ class Supervisor:
         self._config = config
         self._home = home
         self._settings = settings
-        self._show = show
         self._environ = dict(environ)
         ports = startup.supervisor
         keeper = Keeper(home.root.parent, startup, SystemClock())
@@ -113,15 +109,15 @@ class Supervisor:
         self._begun_at = self._now()
         self._witness = Witness(self.reporter, startup.host, self.shell.clock)
         self._desk = Desk(startup, self.shell.rng, self._begun_at)
+        self._showing = Showing(
+            self.shell, self._desk, home.root, show, self._state, self.elapsed_s, self.links.unjoined
+        )
         self._first_start = FirstStart()
         self._start_over: asyncio.Future[Verdict] = self.shell.loop.create_future()
         self._finished = asyncio.Event()
         self._stop_asked = False
         self._events: deque[Event] = deque()
-        self._telling: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._uses = ProcessUses()
-        self._cpu_pct = busy_pct()
         self._prober = Prober(self.shell.context, self.shell.clock)
         self._processes: Processes | None = None
         self._models = ManagedModels(
@@ -136,7 +132,7 @@ class Supervisor:
         Conflict where a port is taken; whatever is raised, `close` is to follow.
         """
         await self._open_leases()
-        Verbs(self.shell, self.ask, self._list, self._vitals, self._log_file).add_routes()
+        Verbs(self.shell, self.ask, self._showing.processes, self._showing.vitals, self._log_file).add_routes()
         self._models.add_routes()
         self._outside.add_routes()
         await self.shell.open(ready=False)
@@ -156,7 +152,7 @@ class Supervisor:
         self._judge_start()
         self.shell.set_ready()
         self._outside.follow(self._feed)
-        self.shell.every(self._startup.vitals_interval_s, self._sample)
+        self.shell.every(self._startup.vitals_interval_s, self._showing.sample)
         self.shell.every(LOOK_S, self._judge_start)
 
     @property
@@ -203,9 +199,9 @@ class Supervisor:
 
     async def close(self) -> None:
         """Ends what still runs and closes everything; the home is given back last."""
-        for timer in (self._timer, self._telling):
-            if timer is not None:
-                timer.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._showing.close()
         await self._models.close()
         if self._leases is not None:
             await self._leases.close()
@@ -285,11 +281,11 @@ class Supervisor:
                 case Kill(name):
                     processes.kill(name)
                 case Changed(name, was, now):
-                    self._publish(name, was, now)
+                    self._changed(name, was, now)
                 case OperationEnded():
                     self._log_end(instruction)
                 case Finished():
-                    self._tell()
+                    self._showing.tell()
                     self.shell.spawn(self._finish(), "stopping engines")
 
     async def _finish(self) -> None:
@@ -321,20 +317,12 @@ class Supervisor:
             reason = f"the probe failed: {error}"
         self._feed(Probed(name, life, self._now(), not reason, reason))
 
-    def _publish(self, name: str, was: Phase, now: Phase) -> None:
+    def _changed(self, name: str, was: Phase, now: Phase) -> None:
         standing = self._desk.standing(name, self._now())
-        self.shell.problems.pop(f"process {name}", None)
-        if now == "crash-looping":
-            problem = self.shell.problems[f"process {name}"] = f"{name} is crash-looping: {standing.last_exit}"
-            extra = {"stderr_tail": list(standing.stderr_tail), REPORTED: True}  # each of its ends was
-            self.shell.log.error("%s", problem, extra=extra)
-        else:
-            self.shell.log.info("%s went from %s to %s %s", name, was, now, standing.waiting_for or standing.last_exit)
         if was == "draining" and standing.late:
             self._witness.late(name, standing.last_exit, standing.stderr_tail)
         self._judge_start()
-        process = next(self._shown([standing]))
-        self.shell.publisher.publish(api.PROCESS_CHANGED, name, api.ProcessChanged(process=process, was=was))
+        self._showing.changed(standing, was, now)
 
     def _log_end(self, ended: OperationEnded) -> None:
         outcome = "done" if ended.succeeded else f"not done: {ended.reason}"
@@ -345,44 +333,15 @@ class Supervisor:
             verdict = self._first_start.verdict(self._desk.standings(self._now()), self._now())
             if verdict != "starting":
                 self._start_over.set_result(verdict)
-                self._tell()
+                self._showing.tell()
 
     def _tell_soon(self) -> None:
-        """Many changes at once are told as one."""
-        if self._telling is None:
-            self._telling = self.shell.loop.call_later(TELL_S, self._tell)
+        self._showing.tell_soon()
 
-    def _tell(self) -> None:
-        if self._telling is not None:
-            self._telling.cancel()
-            self._telling = None
-        verdict = self._start_over.result() if self._start_over.done() else "starting"
-        state: State = "stopping" if self._stop_asked else verdict
-        told = Progress(
-            host=self._startup.host,
-            state=state,
-            elapsed_s=self.elapsed_s(),
-            processes=list(self._list()),
-            unjoined=self.links.unjoined(),
-        )
-        self._show(told)
-
-    def _list(self) -> Iterator[api.Process]:
-        return self._shown(self._desk.standings(self._now()))
-
-    def _shown(self, standings: Iterable[Standing]) -> Iterator[api.Process]:
-        at, wall = self._now(), self.shell.clock.wall()
-        return (process_of(one, self._uses.of(one.entry.name), at, wall) for one in standings)
-
-    def _sample(self) -> None:
-        at = self._now()
-        running = {one.entry.name: one.launched.pid for one in self._desk.standings(at) if one.launched}
-        self._uses.sample(running, at)
-        self._cpu_pct = busy_pct()
-        self.shell.publisher.publish(api.VITALS_SAMPLED, self._startup.host, self._vitals())
-
-    def _vitals(self) -> api.Vitals:
-        return host_vitals(self._startup.host, self._home.root, self._cpu_pct)
+    def _state(self) -> State:
+        if self._stop_asked:
+            return "stopping"
+        return self._start_over.result() if self._start_over.done() else "starting"
 
     def _log_file(self, name: str) -> Path | None:
         try:

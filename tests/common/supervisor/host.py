@@ -90,13 +90,13 @@ class Host:
         self.supervisor = Supervisor(startup, claimed, settings, self.shown.append, surroundings)
 
     def process(self, name: str) -> Process:
-        return next(process for process in self.supervisor._list() if process.name == name)
+        return next(process for process in self.supervisor._showing.processes() if process.name == name)
 
     def pid(self, name: str) -> int:
         return self.process(name).pid
 
     def phases(self) -> dict[str, str]:
-        return {process.name: process.phase for process in self.supervisor._list()}
+        return {process.name: process.phase for process in self.supervisor._showing.processes()}
 
     @property
     def token(self) -> str:

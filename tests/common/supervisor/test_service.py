@@ -129,7 +129,7 @@ async def test_a_bare_client_reads_logs_vitals_and_cards(tmp_path: Path) -> None
         assert vitals["processes"] > 1
         (card,) = (await host.ask("get_gpus"))["cards"]
         assert (card["name"], card["total_bytes"], card["simulated"]) == ("small", 8 * 2**30, True)
-        host.supervisor._sample()
+        host.supervisor._showing.sample()
         (process,) = (await host.ask("list_processes"))["processes"]
         assert process["rss_bytes"] > 0
         assert process["uptime_s"] > 0
