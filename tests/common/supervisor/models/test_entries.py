@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from common.supervisor.models.entries import Entries
-from tests.common.supervisor.models.test_roster import model
+from tests.common.supervisor.models.desk import model
 
 
 def test_what_is_newly_to_be_preloaded_is_told_once() -> None:

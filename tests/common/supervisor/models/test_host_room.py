@@ -12,7 +12,7 @@ from common.config.models import Needs
 from common.config.units import Size
 from common.supervisor.models.host_room import lacking, who_goes
 from common.vram.resources import Spare
-from tests.common.supervisor.models.test_roster import GIB, lease
+from tests.common.supervisor.models.desk import GIB, lease
 
 HORIZON_S = 600.0
 

@@ -22,10 +22,10 @@ from common.vram.demand import Horizon
 from common.vram.lease_beside import Beside
 from common.vram.resources import Spare
 from tests.common.supervisor.lives import until
+from tests.common.supervisor.models.desk import Desk
+from tests.common.supervisor.models.desk import model as entry
 from tests.common.supervisor.models.lab import GIB, Lab, lab, model
 from tests.common.supervisor.models.test_host_room import held, spare
-from tests.common.supervisor.models.test_roster import Desk
-from tests.common.supervisor.models.test_roster import model as entry
 
 pytestmark = pytest.mark.usefixtures("wrappers")
 

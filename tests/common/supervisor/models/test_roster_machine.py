@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from common.errors import TandemError
 from common.supervisor.models.instructions import Abandon, Begin, Refuse, Serve
 from common.supervisor.models.managed import Asked, Held, Serving
-from tests.common.supervisor.models.test_roster import GIB, Desk, lease, model
+from tests.common.supervisor.models.desk import GIB, Desk, lease, model
 
 NAMES = st.sampled_from(["a", "b", "cpu", "pair"])
 CAPACITY_GIB = 12.0
