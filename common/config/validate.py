@@ -1,18 +1,17 @@
-"""What the parts of startup files say about each other: names, ports, addresses, dependencies, commands; never reads anything.
+"""What the parts of startup files say about each other: names, ports, dependencies, commands; never reads anything.
 
 Several hosts' files may be judged together, as when all of them run on one machine: then a dependency across hosts must
-exist, a circle through two files shows, and hosts that share an address share its ports.
+exist, a circle through two files shows, and hosts that share an address share its ports. What an address may be is for
+`address_rules`, what a model may be for `model_rules`.
 """
 
 from __future__ import annotations
 
-import ipaddress
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from common.config import model_rules
+from common.config import address_rules, model_rules
 from common.config.document import Document, Place, Problem
 from common.config.schema import Entry, Startup, qualified
 from common.config.sections import Launched
@@ -48,8 +47,6 @@ OWN_NAME: Final = "supervisor"
 KEY_NAMES: Final = frozenset({"relay", "host", "operator", "keyring", "trust"})
 """A process's key lies in a file of its name; these are the host's own files beside it."""
 
-HOST_NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*")
-
 ENTRY_MINIMA: Final[tuple[tuple[tuple[str, str], float, str], ...]] = (
     (("health", "timeout_s"), 0.01, "10ms"),
     (("health", "ready_within_s"), 0.1, "100ms"),
@@ -75,7 +72,7 @@ def judge(candidates: Sequence[Candidate], machine: Machine) -> list[Problem]:
     found: list[Problem] = []
     for candidate in candidates:
         found += _names(candidate)
-        found += _addresses(candidate)
+        found += address_rules.judge(candidate.document, candidate.startup)
         found += _commands(candidate, machine)
         found += _places(candidate, machine)
         found += _texts(candidate)
@@ -128,62 +125,6 @@ def _names(candidate: Candidate) -> Iterator[Problem]:
             line = candidate.document.line((*first[entry.name], "name"))
             message = f"{entry.name} is already the name of line {line}'s process"
             yield candidate.document.problem((*place, "name"), message, "names are unique on a host")
-
-
-def _addresses(candidate: Candidate) -> Iterator[Problem]:
-    document, startup = candidate.document, candidate.startup
-    if document.at(("listen",)) == []:
-        yield document.problem(("listen",), "no address to listen on", "write [127.0.0.1], or leave it out")
-    for index, address in enumerate(startup.listen):
-        yield from _address(document, ("listen", index), address)
-    for name, peer in startup.peers.items():
-        if name == startup.host:
-            yield document.problem(("peers", name), f"{name} is this host itself", "list only the others")
-        else:
-            yield from _peer_address(document, name, peer.address, startup.listen)
-
-
-def _address(document: Document, place: Place, address: str) -> Iterator[Problem]:
-    parsed = _parsed(address)
-    if address == "*" or (parsed is not None and parsed.is_unspecified):
-        yield document.problem(place, f"{address} would listen everywhere", "list each address explicitly")
-    elif parsed is None:
-        yield document.problem(place, f"{address!r} is not an IP address", "write one of this host's own addresses")
-    elif parsed.version == 6:
-        yield document.problem(place, f"{address} is an IPv6 address, which is not served", "write an IPv4 address")
-    elif parsed.is_multicast:
-        yield document.problem(place, f"{address} is no host's address", "write one of this host's own addresses")
-
-
-def _peer_address(document: Document, name: str, address: str, listen: Sequence[str]) -> Iterator[Problem]:
-    place: Place = ("peers", name, "address")
-    parsed = _parsed(address)
-    if document.at(place) == "":
-        yield document.problem(place, "the address is empty", "write the peer's address")
-    elif not address:
-        return  # told as a wrong type, or as missing
-    elif address == "*" or (parsed is not None and (parsed.is_unspecified or parsed.is_multicast)):
-        yield document.problem(place, f"{address} is no host's address", "write the peer's address")
-    elif parsed is not None and parsed.version == 6:
-        yield document.problem(place, f"{address} is an IPv6 address, which is not reached", "write an IPv4 address")
-    elif parsed is None and HOST_NAME.fullmatch(address) is None:
-        wrong = f"{address!r} is neither an IP address nor a host's name"
-        yield document.problem(place, wrong, "write the peer's address")
-    elif not _is_loopback(address) and all(_is_loopback(own) for own in listen):
-        wrong = f"{name} at {address} cannot reach this host, which listens on loopback alone"
-        yield document.problem(place, wrong, "list this host's own address under listen")
-
-
-def _parsed(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        return ipaddress.ip_address(address)
-    except ValueError:
-        return None
-
-
-def _is_loopback(address: str) -> bool:
-    parsed = _parsed(address)
-    return address == "localhost" or (parsed is not None and parsed.is_loopback)
 
 
 def _commands(candidate: Candidate, machine: Machine) -> Iterator[Problem]:
