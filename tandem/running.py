@@ -29,7 +29,7 @@ from common.ids import new_id
 from common.telemetry.system_clock import system_rng
 from tandem import card_names
 from tandem.asking import TIMEOUT_S, hosts, keeper_of, settings
-from tandem.child import Child
+from tandem.child import FORWARDED, Child
 from tandem.exits import Exit, exit_for
 from tandem.here import hosts_here
 from tandem.holding import Asking, Holding
@@ -103,6 +103,16 @@ async def run(order: Order, teller: Teller) -> Report:
         report.exit_code = _ENDS.get(type(error)) or exit_for(error)
         report.error = error_document(error)["error"]
         teller.failed(error_line(error), report.error)
+    return report
+
+
+async def run_whole(order: Order, teller: Teller) -> Report:
+    """The same as the last thing that a process does: no signal that comes later changes how it ends.
+
+    An owner that is asked to end may be asked twice, and the loop's end would leave the second to the system.
+    """
+    report = await run(order, teller)
+    signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
     return report
 
 

@@ -68,7 +68,7 @@ def command(
     refuse_detached(words)
     if report is not None:
         prepare(report)
-    from tandem.running import Order, run
+    from tandem.running import Order, run_whole
     from tandem.telling import Teller
 
     order = Order(
@@ -80,7 +80,7 @@ def command(
         host=host,
         preemptible=preemptible,
     )
-    ended = asyncio.run(run(order, Teller(quiet, as_json)))
+    ended = asyncio.run(run_whole(order, Teller(quiet, as_json)))
     if report is not None:
         report.write_text(output.json_document(ended, indented=True) + "\n")
     return ended.exit_code

@@ -115,6 +115,28 @@ async def test_it_exits_as_the_command_does(script: str, code: int, fabric: Fabr
     assert not fabric.leases
 
 
+async def test_a_signal_that_comes_when_all_is_done_does_not_change_how_it_ends(fabric: Fabric) -> None:
+    late = """if True:
+        import asyncio.unix_events, os, signal
+        from tandem.cli import main
+
+        class Loop(asyncio.unix_events.SelectorEventLoop):
+            def close(self):
+                super().close()
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        asyncio.unix_events._UnixDefaultEventLoopPolicy._loop_factory = Loop
+        main()
+    """
+    words = ("run", "--vram", "1GiB", "--", "sh", "-c", "exit 3")
+    environ = os.environ | fabric.environ()
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", late, *words, env=environ, stdin=DEVNULL, stdout=PIPE, stderr=PIPE
+    )
+    _, err = await asyncio.wait_for(process.communicate(), PATIENCE_S)
+    assert process.returncode == 3, err.decode()
+
+
 async def test_a_command_that_cannot_run_takes_no_lease(fabric: Fabric, tandem: Tandem, tmp_path: Path) -> None:
     plain = tmp_path / "plain"
     plain.write_text("x")
