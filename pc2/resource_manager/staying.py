@@ -70,9 +70,11 @@ class Staying:
         name = str(next(self._names))
         stay = self._here[name] = _Stay(call, self._shell.loop.create_future())
         ends = [self._shell.loop.call_later(wait_s + _TICK_S, self.turns.tick)] if wait_s else []
-        left_s = call.patience_s(self._now(), inf)
-        if left_s < inf:
-            ends.append(self._shell.loop.call_later(left_s + 2 * _TICK_S, self.turns.tell, OutOfTime(name)))
+        left_s, patience_s = call.budget_s(self._now(), inf), call.patience_s(self._now(), inf)
+        if (
+            left_s < inf
+        ):  # a supervisor's last word on its own line comes before ours, and both within the answer's time
+            ends.append(self._shell.loop.call_later((left_s + patience_s) / 2, self.turns.tell, OutOfTime(name)))
         try:
             self.turns.tell(Asked(name, self._completed(asked, wait_s), call.identity))
             granted = await stay.over

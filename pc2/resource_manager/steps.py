@@ -241,12 +241,12 @@ class Steps:
         return Unavailable(text, retry_after_ms=retry_after_ms, lease_id=request.lease_id, behind=behind)
 
     def last_word(self, request: Request) -> TandemError:
-        """What a caller is told whose time ends while its request goes on."""
-        if request.state is not State.WAITING:
+        """What a caller is told whose time ends while its request goes on; one for whom room is being made is next in line."""
+        waits = request.state is State.WAITING
+        if not waits and not request.room_s:
             return self.silent(request)
-        asked, wish = request.asked, request.wish
-        choice = self.choose(wish, asked.priority, request.asked_at, request.barred, request.oversized)
-        return self._refusal(request, choice, self.queue.position(request.lease_id))
+        choice = self.choose(request.wish, request.asked.priority, request.asked_at, request.barred, request.oversized)
+        return self._refusal(request, choice, self.queue.position(request.lease_id) if waits else 1)
 
     def start_over(self, request: Request, lease_id: str) -> None:
         """Ends a request whose lease was given back; whoever asked again meanwhile has a new one, under a new lease id."""

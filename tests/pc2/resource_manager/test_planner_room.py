@@ -13,7 +13,7 @@ from common.api.leases import AcquireLease, Lease, LeaseChanged, LeaseGranted, L
 from common.api.words import Cursor
 from common.errors import NoCapacity, NotFound, TandemError, TooLarge
 from common.vram.amount import GIB
-from pc2.resource_manager.events import Admitted, Asked, CardsSeen, HostBack, LeaseSeen, Withdrawn
+from pc2.resource_manager.events import Admitted, Asked, CardsSeen, HostBack, LeaseSeen, OutOfTime, Withdrawn
 from pc2.resource_manager.instructions import AskSupervisor, Progress, Reply, ReplyError, WithdrawAsk
 from tests.pc2.resource_manager.bench import AT, Bench
 
@@ -196,6 +196,16 @@ def test_what_its_supervisor_refused_is_not_asked_again_before_it_says_more() ->
     assert made.all(AskSupervisor) == []
     made.cards("mainpc", 2)
     assert made.one(AskSupervisor).attempt == 2
+
+
+def test_a_caller_whose_time_ends_while_room_is_made_is_told_what_is_lacking_and_the_eviction_is_called_off() -> None:
+    made = bench(lease("old", "mainpc", 20))
+    ask(made, "c1", 15)
+    asked = made.one(AskSupervisor)
+    made.feed(OutOfTime("c1"))
+    refused = made.error(NoCapacity)
+    assert (refused.details["need_bytes"], refused.details["position"]) == (15 * GIB, 1)
+    assert made.one(WithdrawAsk) == WithdrawAsk(asked.request.lease_id)
 
 
 def test_a_caller_that_leaves_calls_the_eviction_off() -> None:
